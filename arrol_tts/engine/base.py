@@ -1,0 +1,178 @@
+"""What every engine offers: questions in, traces out, scored and stopped on the way."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from arrol_tts.stopping import TraceSpec
+from arrol_tts.trace import FinishReason, Trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to sample: ``id`` is distinct among the questions of a call."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample.
+
+    Args:
+        n: traces per question.
+        temperature: 0 is greedy.
+        top_p: nucleus share in (0, 1].
+        top_k: 0 is off.
+        max_tokens: limit on generated tokens of a trace.
+        seed: traces depend on the seed, the question's id and the sample's number only, not on what
+            else is in the batch (but for rounding in the matrix products).
+    """
+
+    n: int = 32
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("n", 1), ("max_tokens", 1), ("top_k", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {low}")
+        if not 0 <= self.temperature <= 100:
+            raise ValueError(f"temperature is {self.temperature!r}; it must be from 0 to 100")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p!r}; it must be in (0, 1]")
+
+    def seed_of(self, question_id: str, sample_id: int) -> int:
+        """The seed of one trace: 31 bits."""
+        return zlib.crc32(f"{self.seed}/{question_id}/{sample_id}".encode()) & 0x7FFFFFFF
+
+
+class Engine(Protocol):
+    """Samples questions with a language model, scoring and stopping traces while they are written.
+
+    Attributes:
+        model: path or hub id of the language model.
+        hidden_size: width of its hidden states.
+    """
+
+    model: str
+    hidden_size: int
+
+    def sample(
+        self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec | None = None
+    ) -> Iterator[Trace]:
+        """Sample ``sampling.n`` traces of every question.
+
+        Args:
+            questions: with distinct ids.
+            sampling: how to sample.
+            spec: what to record and when to stop; its group and size are set for each question.
+
+        Yields:
+            Traces as they end, without ``answer``; all of them, the pruned ones too.
+
+        Raises:
+            ValueError: before anything is generated, when questions, sampling and spec do not fit each
+                other or the engine.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; the engine cannot be used afterwards."""
+        ...
+
+
+def check_request(
+    questions: Sequence[Question],
+    sampling: Sampling,
+    spec: TraceSpec,
+    *,
+    has_head: bool,
+) -> None:
+    """Refuse what cannot work, before anything is generated.
+
+    Raises:
+        ValueError: saying what to change.
+    """
+    ids = [question.id for question in questions]
+    if len(set(ids)) != len(ids):
+        raise ValueError("two questions have the same id: give every question its own")
+    for question in questions:
+        if not question.text.strip():
+            raise ValueError(f"question {question.id!r} is empty: ask something")
+    if spec.scores and not has_head:
+        raise ValueError(
+            "scores and pruning need a quality head: pass head= to the engine, or ask for neither"
+        )
+    positions = [*spec.score_at, *(rule.at for rule in spec.rules)]
+    late = [position for position in positions if position >= sampling.max_tokens]
+    if late:
+        raise ValueError(
+            f"detection position {late[0]} is beyond the last step of traces of max_tokens={sampling.max_tokens}: "
+            f"use a position below max_tokens, or raise max_tokens"
+        )
+
+
+def group_specs(questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> list[TraceSpec]:
+    """The spec of each question's traces: its own group, unlike any other call's."""
+    call = uuid.uuid4().hex[:12]
+    return [replace(spec, group=f"{call}/{i}", size=sampling.n) for i in range(len(questions))]
+
+
+def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a question: through the chat template where the model has one, else as plain text."""
+    if getattr(tokenizer, "chat_template", None):
+        messages = [{"role": "user", "content": text}]
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer.encode(prompt, add_special_tokens=False))
+    return list(tokenizer.encode(text))
+
+
+def make_trace(
+    tokenizer: Any,
+    question: Question,
+    sample_id: int,
+    token_ids: Sequence[int],
+    finish_reason: FinishReason,
+    log: dict[str, Any] | None,
+) -> Trace:
+    """Turn what left an engine (see ``TraceLog.to_dict``) into a Trace."""
+    import numpy as np
+
+    log = log or {}
+    trace = Trace(
+        question_id=question.id,
+        sample_id=sample_id,
+        text=tokenizer.decode(token_ids, skip_special_tokens=True),
+        num_tokens=len(token_ids),
+        finish_reason=finish_reason,
+        scores={int(k): float(s) for k, s in log.get("scores", ())},
+        token_ids=list(token_ids),
+    )
+    if "confidence" in log:
+        trace.confidence = np.frombuffer(base64.b64decode(log["confidence"]), dtype=np.float32)
+    if "pruned" in log:
+        trace.finish_reason = "pruned"
+        trace.detail = log["pruned"]["detail"]
+    return trace
+
+
+def hidden_size_of(model: str | Path) -> int:
+    """Width of a model's hidden states, read from its config alone."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(model))
+    return int(config.get_text_config().hidden_size)

@@ -1,0 +1,64 @@
+"""A quality head inside unmodified vLLM: a worker and a scheduler, named by configuration.
+
+``vllm_options`` gives the configuration; the same names go on the command line of a vLLM server::
+
+    --worker-cls arrol_tts.engine.vllm_plugin.worker.QualityHeadWorker
+    --scheduler-cls arrol_tts.engine.vllm_plugin.scheduler.QualityHeadScheduler
+    --additional-config '{"arrol": {"head": "path/of/the/head", "top_k": 20}}'
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+SUPPORTED_VLLM = ("0.31", "0.32")
+
+
+def check_vllm() -> None:
+    """Refuse a vLLM this plug-in was not tested with.
+
+    Raises:
+        RuntimeError: naming what is missing and the supported versions.
+    """
+    import vllm
+
+    supported = " and ".join(SUPPORTED_VLLM)
+    found = re.match(r"\d+\.\d+", vllm.__version__)
+    if found is None or found.group() not in SUPPORTED_VLLM:
+        raise RuntimeError(
+            f"vLLM {vllm.__version__} is installed; arrol's plug-in supports vLLM {supported}: "
+            "install one of these"
+        )
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    needed = (
+        "schedule",
+        "update_from_output",
+        "_update_request_with_output",
+        "_free_request",
+        "finish_requests",
+    )
+    missing = [name for name in needed if not hasattr(Scheduler, name)]
+    if missing:
+        raise RuntimeError(
+            f"vLLM's Scheduler lacks {', '.join(missing)}: this build of {vllm.__version__} differs from the "
+            f"releases {supported} that arrol supports"
+        )
+
+
+def vllm_options(*, head: str | None, top_k: int = 20, asynchronous: bool) -> dict[str, Any]:
+    """Engine arguments that switch the plug-in on.
+
+    Args:
+        head: local folder of a quality head, None for confidences only.
+        top_k: candidates of DeepConf's token confidence.
+        asynchronous: whether vLLM will schedule asynchronously; it must match.
+    """
+    package = __name__
+    scheduler = "QualityHeadAsyncScheduler" if asynchronous else "QualityHeadScheduler"
+    return {
+        "worker_cls": f"{package}.worker.QualityHeadWorker",
+        "scheduler_cls": f"{package}.scheduler.{scheduler}",
+        "additional_config": {"arrol": {"head": head, "top_k": top_k}},
+    }

@@ -1,0 +1,167 @@
+"""Scheduler side of the plug-in: the only place with state.
+
+A mixin over vLLM's own schedulers. It knows how many tokens each request has generated, so it is where
+the step's rows become scores at positions, where the stopping rules are applied (by the Monitor that
+every engine shares), and where a pruned request ends: its KV blocks are free before the next step is
+scheduled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.request import RequestStatus
+
+from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
+from arrol_tts.stopping import Monitor, TraceLog, TraceSpec
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.outputs import ModelRunnerOutput
+    from vllm.v1.request import Request
+
+    Base = Scheduler
+else:
+    Base = object
+
+
+class MonitoredScheduler(Base):
+    """Mixin: score log, stopping rules and early finish on top of a vLLM scheduler."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._monitor = Monitor()
+        self._signals: Signals | None = None
+        self._finished_logs: dict[str, TraceLog] = {}
+        self._refused: dict[str, str] = {}
+
+    def add_request(self, request: Request) -> None:
+        spec = (request.sampling_params.extra_args or {}).get(CONFIG_KEY) if request.sampling_params else None
+        if spec is not None and request.request_id not in self.requests:
+            try:
+                self._monitor.add(request.request_id, TraceSpec.parse(spec))
+            except ValueError as error:
+                # Raising here would end the engine core for everybody: the request is ended instead.
+                self._refused[request.request_id] = str(error)
+        super().add_request(request)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        output = self._schedule_unheld(*args, **kwargs)
+        if not output.total_num_scheduled_tokens and self._monitor.any_held and not self._in_flight():
+            # Nothing can run, e.g. because waiting requests hold all KV blocks: let one group go on
+            # from the next step. (This step's output must be delivered: it names finished requests.)
+            self._monitor.release(stuck=True)
+        wanted = [log.spec for r in output.num_scheduled_tokens if (log := self._monitor.logs.get(r))]
+        if wanted:
+            output.arrol_wanted = Wanted(
+                scores=any(spec.scores for spec in wanted),
+                confidence=any(spec.confidence for spec in wanted),
+            )
+        return output
+
+    def _in_flight(self) -> bool:
+        return any(request.num_in_flight_tokens for request in self.running)
+
+    def _schedule_unheld(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """One scheduling pass that leaves out the requests that wait for their group.
+
+        A request that is left out keeps its KV blocks. With runner V1 it gives up its place in the
+        running batch, so that others run meanwhile; when its group has met, as many as fit go back.
+        Runner V2 ties a place to a request until it ends, so there a waiting request keeps it.
+        """
+        if not self._monitor.any_held and len(self.running) <= self.max_num_running_reqs:
+            return super().schedule(*args, **kwargs)
+        self._monitor.release()
+        slots = self.max_num_active_reqs
+        active: list[Request] = []
+        parked: list[Request] = []
+        for request in self.running:
+            held = self._monitor.is_held(request.request_id) or len(active) == self.max_num_running_reqs
+            (parked if held else active).append(request)
+        self.running = active
+        if self.use_v2_model_runner:
+            self.max_num_active_reqs = slots - len(parked)
+        try:
+            return super().schedule(*args, **kwargs)
+        finally:
+            # Ahead of the others: they came first, so they are the last to be preempted.
+            self.running = parked + self.running
+            self.max_num_active_reqs = slots
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]:
+        self._signals = getattr(model_runner_output, "arrol_signals", None)
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        self._signals = None
+        for group in outputs.values():
+            for output in group.outputs:
+                if (log := self._finished_logs.pop(output.request_id, None)) is not None:
+                    output.kv_transfer_params = _with(output.kv_transfer_params, log.to_dict())
+        self._end_early(outputs)
+        self._finished_logs.clear()
+        return outputs
+
+    def _update_request_with_output(
+        self, request: Request, new_token_ids: list[int], *args: Any, **kwargs: Any
+    ) -> tuple[list[int], bool]:
+        first_position = request.num_output_tokens
+        new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, *args, **kwargs)
+        key = request.request_id
+        if key in self._monitor.logs:
+            signals = self._signals
+            row = signals.rows[key][0] if signals is not None else 0
+            last = len(new_token_ids) - 1
+            for j in range(last + 1):
+                self._monitor.observe(
+                    key,
+                    first_position + j,
+                    score=signals.scores[row + j] if signals and signals.scores else None,
+                    confidence=signals.confidence[row + j] if signals and signals.confidence else None,
+                    finished=stopped and j == last,
+                )
+        return new_token_ids, stopped
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        # Every way to end passes here: stop, length, abort, pruned.
+        if (log := self._monitor.drop(request.request_id)) is not None:
+            self._finished_logs[request.request_id] = log
+        self._refused.pop(request.request_id, None)
+        return super()._free_request(request, *args, **kwargs)
+
+    def _end_early(self, outputs: dict[int, EngineCoreOutputs]) -> None:
+        """Finish the pruned and the refused, and report them with this step's outputs."""
+        results = {key: self._monitor.logs[key].to_dict() for key in self._monitor.take_verdicts()}
+        for key, error in self._refused.items():
+            if self.requests[key].num_output_tokens:
+                results[key] = {"error": error}
+        if not results:
+            return
+        for request in self.finish_requests(set(results), RequestStatus.FINISHED_STOPPED):
+            result = results[request.request_id]
+            outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(
+                EngineCoreOutput(
+                    request_id=request.request_id,
+                    new_token_ids=[],
+                    finish_reason=request.get_finished_reason(),
+                    stop_reason="refused" if "error" in result else "pruned",
+                    events=request.take_events(),
+                    kv_transfer_params=_with(None, result),
+                    trace_headers=request.trace_headers,
+                )
+            )
+
+
+def _with(params: dict[str, Any] | None, log: dict[str, Any]) -> dict[str, Any]:
+    return {**(params or {}), CONFIG_KEY: log}
+
+
+class QualityHeadScheduler(MonitoredScheduler, Scheduler):
+    """For synchronous scheduling."""
+
+
+class QualityHeadAsyncScheduler(MonitoredScheduler, AsyncScheduler):
+    """For asynchronous scheduling, vLLM's default on GPUs."""

@@ -1,0 +1,142 @@
+"""Worker side of the plug-in: signals of this step's rows. No per-request state, no model changes.
+
+After the forward pass, outside CUDA graphs and torch.compile, the last-layer states and the logits of
+all rows that are sampled from lie in the model runner. One pass over all of them gives the head's
+score and DeepConf's confidence; a few floats per row leave the device, attached to the step's output.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.platforms import current_platform
+from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
+
+from arrol_tts.engine.signals import token_confidence
+from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
+from arrol_tts.head import QualityHead
+
+if TYPE_CHECKING or not current_platform.is_cpu():
+    from vllm.v1.worker.gpu_worker import Worker as BaseWorker
+else:
+    from vllm.v1.worker.cpu_worker import CPUWorker as BaseWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm.v1.core.sched.output import SchedulerOutput
+
+
+class _OutputWithSignals(AsyncModelRunnerOutput):
+    """An output still on its way from the device, to which the signals are attached on arrival."""
+
+    def __init__(
+        self, output: AsyncModelRunnerOutput, attach: Callable[[ModelRunnerOutput], ModelRunnerOutput]
+    ) -> None:
+        self._output, self._attach = output, attach
+
+    def get_output(self) -> ModelRunnerOutput:
+        return self._attach(self._output.get_output())
+
+
+class QualityHeadWorker(BaseWorker):
+    """vLLM's own worker, with the signals of each step attached to its output."""
+
+    arrol_head: QualityHead | None = None
+    _arrol_wanted: Wanted | None = None
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        super().load_model(*args, **kwargs)
+        config = (self.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
+        self._arrol_top_k = int(config.get("top_k", 20))
+        if config.get("head"):
+            self.arrol_load_head(config["head"])
+
+    def arrol_load_head(self, path: str) -> None:
+        """Load or replace the head; reachable through ``collective_rpc``.
+
+        Raises:
+            ValueError: when the head is not for a model of this hidden size.
+        """
+        head = QualityHead.from_pretrained(path)
+        head.config.check_model(hidden_size=self.model_config.get_hidden_size())
+        self.arrol_head = head.to(self.device).eval()
+
+    def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
+        self._arrol_wanted = getattr(scheduler_output, "arrol_wanted", None)
+        return super().execute_model(scheduler_output)
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        wanted, self._arrol_wanted = self._arrol_wanted, None
+        # The runner drops its state while sampling, and sampling may change the logits in place.
+        attach = self._arrol_read(wanted) if wanted is not None else None
+        output = super().sample_tokens(grammar_output)
+        if attach is None or output is None:
+            return output
+        if isinstance(output, AsyncModelRunnerOutput):
+            return _OutputWithSignals(output, attach)
+        return attach(output)
+
+    @torch.inference_mode()
+    def _arrol_read(self, wanted: Wanted) -> Callable[[ModelRunnerOutput], ModelRunnerOutput] | None:
+        runner = self.model_runner
+        state = runner.execute_model_state
+        if state is None or not isinstance(state.hidden_states, torch.Tensor):
+            return None  # not the last pipeline stage: its output carries no tokens either
+        if self.use_v2_model_runner:
+            rows, hidden, logits = _rows_of_runner_v2(runner, state, wanted.confidence)
+        else:
+            rows, hidden, logits = _rows_of_runner_v1(runner, state)
+        values = []
+        scored = wanted.scores and self.arrol_head is not None
+        if scored:
+            values.append(self.arrol_head(hidden.float()))  # type: ignore[misc]
+        if wanted.confidence:
+            assert logits is not None
+            values.append(token_confidence(logits, self._arrol_top_k))
+        if not values:
+            return None
+        table = torch.stack(values)
+        ready = None
+        if table.is_cuda:
+            table = table.to("cpu", non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+
+        def attach(output: ModelRunnerOutput) -> ModelRunnerOutput:
+            if ready is not None:
+                ready.synchronize()
+            lists = table.tolist()
+            output.arrol_signals = Signals(  # type: ignore[attr-defined]
+                rows,
+                lists[0] if scored else None,
+                lists[-1] if wanted.confidence else None,
+            )
+            return output
+
+        return attach
+
+
+def _rows_of_runner_v1(
+    runner: Any, state: Any
+) -> tuple[dict[str, tuple[int, int]], torch.Tensor, torch.Tensor]:
+    """Rows in the runner's own request order; drafts of speculative decoding take a row each."""
+    drafts = state.spec_decode_metadata.num_draft_tokens if state.spec_decode_metadata is not None else None
+    rows, first = {}, 0
+    for i, request_id in enumerate(runner.input_batch.req_ids):
+        end = first + 1 + (drafts[i] if drafts is not None else 0)
+        rows[request_id] = (first, end)
+        first = end
+    return rows, state.sample_hidden_states, state.logits
+
+
+def _rows_of_runner_v2(
+    runner: Any, state: Any, needs_logits: bool
+) -> tuple[dict[str, tuple[int, int]], torch.Tensor, torch.Tensor | None]:
+    """Runner V2 computes its logits while sampling, so they are computed here when they are needed."""
+    batch = state.input_batch
+    ends = batch.cu_num_logits_np
+    rows = {request_id: (int(ends[i]), int(ends[i + 1])) for i, request_id in enumerate(batch.req_ids)}
+    hidden = state.hidden_states[batch.logits_indices]
+    return rows, hidden, runner.model.compute_logits(hidden) if needs_logits else None

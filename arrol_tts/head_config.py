@@ -1,0 +1,143 @@
+"""What a quality head says about itself: its config file, and where heads are found. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = "head_config.json"
+WEIGHTS_FILE = "head.safetensors"
+FORMAT_VERSION = 1
+
+
+class HeadError(ValueError):
+    """A head that cannot be used: broken files, or made for another model."""
+
+
+@dataclass
+class QualityHeadConfig:
+    """What a head is and what it is for; saved as JSON beside the weights.
+
+    Attributes:
+        base_model: path or hub id of the language model whose states the head reads. A relative
+            path that starts with ``./`` or ``../`` is relative to the head's folder.
+        hidden_size: width of the hidden states.
+        inner_size: width of the MLP.
+        positions: detection positions in generated tokens that the head was trained at.
+        calibration: ``[a, b]``: the probability is ``sigmoid(a * logit + b)`` (Platt scaling).
+        keep: share of a group to keep at the first detection position, the default of ``solve``.
+        sampling: the sampling the head was trained on (``temperature``, ``max_tokens``), the default
+            of ``solve``.
+        engine: options that suit the base model in every engine (``top_k`` of the token confidence).
+        voting: options of the voting methods that suit the base model, ``{method: options}``.
+        metrics: how the head did on held-out questions; for people to read.
+        base_revision: commit of the base model on the hub, when known.
+        format_version: of these files.
+    """
+
+    base_model: str
+    hidden_size: int
+    inner_size: int = 128
+    positions: list[int] = field(default_factory=lambda: [512])
+    calibration: list[float] = field(default_factory=lambda: [1.0, 0.0])
+    keep: float = 0.5
+    sampling: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+    voting: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    base_revision: str | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "inner_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= 1 << 20:
+                raise HeadError(f"{CONFIG_FILE}: {name} is {value!r}; it must be a positive whole number")
+        if not self.positions or not all(isinstance(p, int) and p >= 1 for p in self.positions):
+            raise HeadError(f"{CONFIG_FILE}: positions is {self.positions!r}; it must list token counts >= 1")
+        if isinstance(self.keep, bool) or not isinstance(self.keep, (int, float)) or not 0 < self.keep <= 1:
+            raise HeadError(f"{CONFIG_FILE}: keep is {self.keep!r}; it must be in (0, 1]")
+        if len(self.calibration) != 2:
+            raise HeadError(f"{CONFIG_FILE}: calibration is {self.calibration!r}; it must be [a, b]")
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> QualityHeadConfig:
+        """Read a saved config, ignoring keys that later versions may add.
+
+        Raises:
+            HeadError: when keys are missing or a newer format is needed.
+        """
+        if int(data.get("format_version", 1)) > FORMAT_VERSION:
+            raise HeadError(
+                f"this head was saved in format {data['format_version']}, this version reads up to "
+                f"{FORMAT_VERSION}: upgrade arrol"
+            )
+        known = {f.name for f in fields(cls)}
+        try:
+            return cls(**{k: v for k, v in data.items() if k in known})
+        except TypeError as error:
+            raise HeadError(f"{CONFIG_FILE} is incomplete: {error}") from None
+
+    def check_model(self, *, hidden_size: int, model: str | None = None) -> None:
+        """Refuse a model whose states this head cannot read.
+
+        Raises:
+            HeadError: when the widths differ.
+        """
+        if hidden_size != self.hidden_size:
+            raise HeadError(
+                f"this head reads hidden states of width {self.hidden_size} (it was trained for "
+                f"{self.base_model}), but the model {model or ''} has width {hidden_size}: use a head "
+                "trained for this model, or the model the head names"
+            )
+
+
+def resolve_head(path_or_id: str | os.PathLike[str], *, revision: str | None = None) -> Path:
+    """The local folder of a head, downloaded when it is a hub id.
+
+    Raises:
+        HeadError: when there is no such head.
+    """
+    from arrol_tts.pocket import POCKET_HEAD
+
+    if str(path_or_id) == "pocket":
+        return POCKET_HEAD
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        return folder
+    name = str(path_or_id)
+    if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise HeadError(
+            f"there is no quality head at {name!r}: give a folder, a hub id (owner/name) or 'pocket'"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = [CONFIG_FILE, WEIGHTS_FILE]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    except Exception as error:
+        raise HeadError(f"no quality head could be loaded from the hub id {name!r}: {error}") from error
+
+
+def read_head_config(folder: Path) -> QualityHeadConfig:
+    """The config of a head in a local folder, its relative ``base_model`` made absolute.
+
+    Raises:
+        HeadError: when it is missing or malformed.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise HeadError(f"{folder} holds no quality head: {CONFIG_FILE} is missing") from None
+    except ValueError as error:
+        raise HeadError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise HeadError(f"{path} must hold a JSON object")
+    config = QualityHeadConfig.from_dict(data)
+    if config.base_model.startswith(("./", "../")):
+        config.base_model = str((folder / config.base_model).resolve())
+    return config

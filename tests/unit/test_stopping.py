@@ -1,0 +1,246 @@
+"""The stopping rules and the Monitor, without any model."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arrol_tts import stopping
+from arrol_tts.stopping import KeepShare, Monitor, Threshold, TraceSpec
+
+KEEP_HALF = TraceSpec(group="g", size=4, score_at=(5,), score_finish=True, rules=(KeepShare(5, 0.5),))
+
+
+def monitor_of(spec: TraceSpec, keys: str) -> Monitor:
+    monitor = Monitor()
+    for key in keys:
+        monitor.add(key, spec)
+    return monitor
+
+
+def test_group_is_pruned_to_its_best_half_when_the_last_member_arrives() -> None:
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    for key, score in (("a", 0.1), ("b", 0.9), ("c", 0.5)):
+        monitor.observe(key, 5, score=score)
+    assert monitor.take_verdicts() == {}
+    assert [monitor.is_held(key) for key in "abcd"] == [True, True, True, False]
+    monitor.observe("d", 5, score=0.4)
+    verdicts = monitor.take_verdicts()
+    assert set(verdicts) == {"a", "d"}
+    assert verdicts["a"].detail == "score 0.100 at token 5 is not among the best 2 of 4"
+    assert not monitor.any_held
+
+
+def test_a_trace_that_finished_early_competes_and_is_never_pruned() -> None:
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    monitor.observe("a", 3, score=0.2, finished=True)
+    monitor.drop("a")
+    for key, score in (("b", 0.9), ("c", 0.5), ("d", 0.1)):
+        monitor.observe(key, 5, score=score)
+    # b and c are the best two; a, third, has already finished.
+    assert set(monitor.take_verdicts()) == {"d"}
+
+
+def test_cancelled_members_do_not_block_the_group() -> None:
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    monitor.observe("a", 5, score=0.1)
+    monitor.observe("b", 5, score=0.2)
+    monitor.drop("c")
+    assert monitor.is_held("a")
+    monitor.drop("d")
+    assert set(monitor.take_verdicts()) == {"a"}
+    assert not monitor.any_held
+
+
+def test_a_held_member_can_be_cancelled() -> None:
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    monitor.observe("a", 5, score=0.1)
+    monitor.drop("a")
+    for key, score in (("b", 0.9), ("c", 0.5), ("d", 0.3)):
+        monitor.observe(key, 5, score=score)
+    # The cancelled trace's score still counts: b and c are the best two of four.
+    assert set(monitor.take_verdicts()) == {"d"}
+
+
+def test_stuck_engine_decides_with_who_is_there_and_judges_the_late() -> None:
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    for key, score in (("a", 0.1), ("b", 0.9)):
+        monitor.observe(key, 5, score=score)
+    monitor.release()
+    assert monitor.is_held("a")
+    monitor.release(stuck=True)
+    assert set(monitor.take_verdicts()) == {"a"}
+    monitor.observe("c", 5, score=0.05)
+    assert set(monitor.take_verdicts()) == {"c"}
+    monitor.observe("d", 5, score=0.95)
+    assert not monitor.is_held("d")
+    assert monitor.take_verdicts() == {}
+
+
+def test_group_with_members_that_were_never_submitted_goes_on_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monitor = monitor_of(KEEP_HALF, "abc")
+    for key, score in (("a", 0.1), ("b", 0.9), ("c", 0.5)):
+        monitor.observe(key, 5, score=score)
+    monitor.release()
+    assert monitor.any_held
+    monkeypatch.setattr(stopping, "PATIENCE_SECONDS", 0.0)
+    monitor.release()
+    assert not monitor.any_held
+    assert set(monitor.take_verdicts()) == {"a"}
+
+
+def test_a_group_does_not_lose_patience_while_a_member_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "PATIENCE_SECONDS", 0.0)
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    monitor.observe("a", 5, score=0.1)
+    monitor.release()
+    assert monitor.is_held("a")
+
+
+def test_a_score_that_is_not_a_number_is_pruned_first() -> None:
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    for key, score in (("a", math.nan), ("b", 0.1), ("c", 0.2), ("d", 0.3)):
+        monitor.observe(key, 5, score=score)
+    assert set(monitor.take_verdicts()) == {"a", "b"}
+    alone = monitor_of(TraceSpec(rules=(Threshold(1, 0.0),)), "a")
+    alone.observe("a", 1, score=math.nan)
+    assert set(alone.take_verdicts()) == {"a"}
+
+
+def test_ties_go_to_the_earlier_arrival() -> None:
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    for key in "cabd":
+        monitor.observe(key, 5, score=0.5)
+    assert set(monitor.take_verdicts()) == {"b", "d"}
+
+
+def test_two_groups_do_not_mix() -> None:
+    monitor = Monitor()
+    for group in "xy":
+        for i in range(2):
+            monitor.add((group, i), TraceSpec(group=group, size=2, rules=(KeepShare(1, 0.5),)))
+    monitor.observe(("x", 0), 1, score=0.1)
+    monitor.observe(("y", 0), 1, score=0.9)
+    monitor.observe(("y", 1), 1, score=0.8)
+    assert set(monitor.take_verdicts()) == {("y", 1)}
+    assert monitor.is_held(("x", 0))
+
+
+def test_threshold_prunes_below_and_spares_at_the_bound() -> None:
+    monitor = monitor_of(TraceSpec(rules=(Threshold(3, 0.5),)), "ab")
+    monitor.observe("a", 2, score=0.1)
+    assert monitor.take_verdicts() == {}
+    monitor.observe("a", 3, score=0.49)
+    monitor.observe("b", 3, score=0.5)
+    verdicts = monitor.take_verdicts()
+    assert set(verdicts) == {"a"}
+    assert (verdicts["a"].rule, verdicts["a"].position) == ("threshold", 3)
+    assert verdicts["a"].score == pytest.approx(0.49)
+
+
+def test_log_holds_scores_at_positions_and_at_the_finish_only() -> None:
+    monitor = monitor_of(TraceSpec(score_at=(2,), score_finish=True, confidence=True), "a")
+    for position in range(5):
+        monitor.observe(
+            "a", position, score=position / 10, confidence=float(position), finished=position == 4
+        )
+    log = monitor.drop("a")
+    assert log is not None
+    assert log.scores == {2: 0.2, 4: 0.4}
+    assert list(log.confidence) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert log.length == 5
+
+
+def test_nothing_remains_of_finished_groups() -> None:
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    for key in "abcd":
+        monitor.observe(key, 5, score=0.5)
+    monitor.take_verdicts()
+    for key in "abcd":
+        monitor.drop(key)
+    assert (monitor.logs, monitor._meetings, monitor._members, monitor._held) == ({}, {}, {}, {})
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 1))
+def test_keep_share_keeps_exactly_its_number_and_the_best(scores: list[float], share: float) -> None:
+    rule = KeepShare(1, share)
+    spec = TraceSpec(group="g", size=len(scores), rules=(rule,))
+    monitor = Monitor()
+    for i in range(len(scores)):
+        monitor.add(i, spec)
+    for i, score in enumerate(scores):
+        monitor.observe(i, 1, score=score)
+    pruned = set(monitor.take_verdicts())
+    kept = set(range(len(scores))) - pruned
+    assert len(kept) == max(1, math.floor(share * len(scores) + 0.5))
+    assert not pruned or max(scores[i] for i in pruned) <= min(scores[i] for i in kept)
+
+
+def test_spec_survives_the_wire() -> None:
+    spec = TraceSpec("g", 8, (3, 9), True, True, (KeepShare(9, 0.25), Threshold(3, 0.1)))
+    assert TraceSpec.parse(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert TraceSpec.parse(json.dumps(spec.to_dict())) == spec
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "must be a mapping, not list"),
+        (7, "must be a mapping, not int"),
+        ({"at": 3}, "unknown keys \\['at'\\]; known keys: group, size"),
+        ({"score_at": [0]}, "score_at is 0; it must be a whole number from 1"),
+        ({"score_at": [1.5]}, "score_at is 1.5"),
+        ({"score_at": [True]}, "score_at is True"),
+        ({"score_at": 5}, "score_at must be a list"),
+        ({"score_at": [1] * 65}, "at most 64"),
+        ({"score_finish": "yes"}, "score_finish is 'yes'; it must be true or false"),
+        ({"group": 3}, "group must be a string"),
+        ({"group": "g" * 300}, "at most 256"),
+        ({"size": 0}, "size is 0"),
+        ({"rules": {}}, "rules must be a list"),
+        ({"rules": [3]}, "each rule must be a mapping"),
+        ({"rules": [{"rule": "prune"}]}, "one of threshold, keep_share"),
+        ({"rules": [{"rule": ["x"]}]}, "each rule must be a mapping"),
+        ({"rules": [{"rule": "threshold", "at": 3}]}, "rule threshold needs at, below"),
+        ({"rules": [{"rule": "threshold", "at": 3, "below": 2}]}, "threshold.below is 2"),
+        ({"rules": [{"rule": "threshold", "at": 3, "below": math.nan}]}, "threshold.below is nan"),
+        ({"rules": [{"rule": "keep_share", "at": 3, "share": 0}], "group": "g"}, "keep_share.share is 0"),
+        ({"rules": [{"rule": "keep_share", "at": 3, "share": 0.5}]}, "set group and size"),
+        ({"rules": [{"rule": "keep_share", "at": 3, "share": 0.5, "x": 1}]}, "unknown keys \\['x'\\]"),
+    ],
+)
+def test_malformed_spec_is_refused_in_words(data: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TraceSpec.parse(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["group", "size", "score_at", "rules", "rule", "at", "share", "below", "confidence"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_parse_raises_nothing_but_value_error(data: object) -> None:
+    try:
+        spec = TraceSpec.parse(data)
+    except ValueError:
+        return
+    assert TraceSpec.parse(spec.to_dict()) == spec
