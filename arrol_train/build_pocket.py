@@ -24,6 +24,8 @@ from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, verify
 from arrol_tts.pocket.task import CHARACTERS, training_text
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from arrol_tts.trace import Trace
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -98,7 +100,7 @@ def model(
     typer.echo(f"wrote {out}")
 
 
-def _tokenizer() -> object:
+def _tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -118,9 +120,9 @@ def _batches(batch_tokens: int, seed: int) -> Iterator[tuple[torch.Tensor, torch
     rng = random.Random(seed)
     while True:
         pool = []
-        for question, solution in itertools.islice(texts, POOL):
+        for question, text in itertools.islice(texts, POOL):
             prompt = [VOCABULARY["<bos>"], *(VOCABULARY[c] for c in question + "\n")]
-            pool.append((prompt, [*(VOCABULARY[c] for c in solution), VOCABULARY["<eos>"]]))
+            pool.append((prompt, [*(VOCABULARY[c] for c in text), VOCABULARY["<eos>"]]))
         pool.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
         batches: list[list[tuple[list[int], list[int]]]] = [[]]
         for pair in pool:
@@ -216,7 +218,7 @@ def _best_confidence_options(traces: list[Trace]) -> dict[str, dict[str, Any]]:
         list(g) for _, g in groupby(sorted(traces, key=lambda t: t.question_id), lambda t: t.question_id)
     ]
 
-    def accuracy(method: str, **options: int) -> float:
+    def accuracy(method: str, **options: Any) -> float:
         return float(np.mean([bool(vote(group, method, **options).correct) for group in groups]))
 
     best = {}

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arrol_tts.answers import answers_equal, extract_answer, group_answers
+    from arrol_tts.calibration import AnswerCalibration
+    from arrol_tts.combined import CombinedVoter, fit_combined
     from arrol_tts.engine.base import Question, Sampling
     from arrol_tts.head import QualityHead
     from arrol_tts.head_config import HeadError, QualityHeadConfig
+    from arrol_tts.recorded import read_traces
+    from arrol_tts.replay import replay
     from arrol_tts.stopping import KeepShare, Threshold, TraceSpec
     from arrol_tts.store import TraceStore
     from arrol_tts.trace import Trace
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "METHODS": "voting",
+    "AnswerCalibration": "calibration",
+    "CombinedVoter": "combined",
     "HeadError": "head_config",
     "KeepShare": "stopping",
     "QualityHead": "head",
@@ -36,8 +42,11 @@ _HOMES = {
     "WeightedVoter": "voter",
     "answers_equal": "answers",
     "extract_answer": "answers",
+    "fit_combined": "combined",
     "group_answers": "answers",
+    "read_traces": "recorded",
     "register": "voting",
+    "replay": "replay",
     "vote": "voting",
 }
 
@@ -45,6 +54,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "AnswerCalibration",
+    "CombinedVoter",
     "HeadError",
     "KeepShare",
     "QualityHead",
@@ -59,8 +70,11 @@ __all__ = [
     "WeightedVoter",
     "answers_equal",
     "extract_answer",
+    "fit_combined",
     "group_answers",
+    "read_traces",
     "register",
+    "replay",
     "vote",
 ]
 

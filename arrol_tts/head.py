@@ -46,7 +46,8 @@ class QualityHead(nn.Module):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Log-odds before calibration: float ``[..., hidden_size]`` to ``[...]``."""
         inner = self.inner((hidden - self.mean) * self.scale)
-        return self.outer(nn.functional.gelu(inner)).squeeze(-1)
+        logits: torch.Tensor = self.outer(nn.functional.gelu(inner)).squeeze(-1)
+        return logits
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Calibrated probability of being right: float ``[..., hidden_size]`` to ``[...]`` in (0, 1)."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from arrol_tts.stopping import Monitor, Rule, TraceSpec
+from arrol_tts.stopping import KeepShare, Monitor, Threshold, TraceSpec
 from arrol_tts.trace import Trace
 
 
-def replay(traces: Sequence[Trace], rule: Rule) -> list[Trace]:
+def replay(traces: Sequence[Trace], rule: KeepShare | Threshold) -> list[Trace]:
     """The traces of one question as they would have been under a rule.
 
     Args:

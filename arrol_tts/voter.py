@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from arrol_tts.answers import extract_answer
+from arrol_tts.consensus import Consensus
 from arrol_tts.engine.base import Question, Sampling, check_request
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
-from arrol_tts.stopping import KeepShare, TraceSpec
+from arrol_tts.stopping import KeepShare, Rule, TraceSpec
 from arrol_tts.voting import METHODS, Method, VoteResult, resolve_method, vote
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class WeightedVoter:
         *,
         model: str | None = None,
         engine: EngineName = "auto",
+        server: str | Sequence[str] | None = None,
         revision: str | None = None,
         method: str | Method = "quality",
         extract: Extractor = extract_answer,
@@ -66,6 +68,8 @@ class WeightedVoter:
             path_or_id: folder or hub id of a head, or ``"pocket"`` for the built-in one (synthetic).
             model: language model to use instead of the one that the head names.
             engine: ``"vllm"``, ``"transformers"``, or ``"auto"``: vLLM where it is installed.
+            server: base URLs of servers that were started with this head (``docs/serving.md``); then nothing
+                is loaded here, and ``model`` is the name they serve the model under.
             revision: commit, branch or tag of the head on the hub.
             method: see the class.
             extract: see the class.
@@ -79,12 +83,19 @@ class WeightedVoter:
         folder = resolve_head(path_or_id, revision=revision)
         config = read_head_config(folder)
         base_model = model or config.base_model
-        if model is not None:
+        if model is not None and server is None:
             from arrol_tts.engine.base import hidden_size_of
 
             config.check_model(hidden_size=hidden_size_of(model), model=model)
         voter = cls(config=config, method=method, extract=extract)
-        voter._make_engine = lambda: load_engine(base_model, folder, config, engine, engine_options)
+        if server is None:
+            voter._make_engine = lambda: load_engine(base_model, folder, config, engine, engine_options)
+        else:
+            from arrol_tts.engine.server_engine import ServerEngine
+
+            options: dict[str, Any] = {"model": model, "head": folder, "top_k": config.engine.get("top_k")}
+            options |= engine_options
+            voter._make_engine = lambda: ServerEngine(server, **options)
         return voter
 
     @property
@@ -145,6 +156,11 @@ class WeightedVoter:
         method = self.method if method is None else method
         resolve_method(method, self._options(method))
         needs = METHODS[method].needs if isinstance(method, str) else ("scores", "confidence")
+        if isinstance(method, str) and "scores" in needs and self._engine is not None and self.config is None:
+            raise ValueError(
+                f"method {method!r} needs a quality head: make the voter with from_pretrained(...), or choose a "
+                "method without one, such as 'majority' or 'deepconf'"
+            )
         if "scores" not in needs:
             options.setdefault("keep", 1.0)
         options.setdefault("confidence", "confidence" in needs)
@@ -162,6 +178,8 @@ class WeightedVoter:
         max_tokens: int | None = None,
         seed: int = 0,
         confidence: bool = True,
+        rules: Sequence[Rule] = (),
+        consensus: Consensus | None = None,
         on_trace: Callable[[Trace], None] | None = None,
     ) -> dict[str, list[Trace]]:
         """Sample without voting: sample once, vote many times.
@@ -177,6 +195,8 @@ class WeightedVoter:
             max_tokens: limit on a trace; by default the head's, else 1024.
             seed: of the sampling.
             confidence: record DeepConf's token confidences.
+            rules: more stopping rules of the engine, beside the keep ratio.
+            consensus: when a question needs no more traces; its others are cancelled then.
             on_trace: called with every trace as it ends, answer included, for progress and storage.
 
         Returns:
@@ -192,16 +212,24 @@ class WeightedVoter:
         defaults |= self.config.sampling if self.config else {}
         given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         sampling = Sampling(n=n, seed=seed, **defaults | {k: v for k, v in given.items() if v is not None})
-        spec = self._spec(keep, at, confidence)
+        spec = self._spec(keep, at, confidence, tuple(rules))
         asked = [Question(question_id, text) for question_id, text in questions.items()]
         check_request(asked, sampling, spec, has_head=self.config is not None)
         traces: dict[str, list[Trace]] = {question.id: [] for question in asked}
-        for trace in self.engine.sample(asked, sampling, spec) if asked else ():
+
+        def ended(trace: Trace) -> str:
             if trace.finish_reason == "stop":
                 trace.answer = self.extract(trace.text)
             traces[trace.question_id].append(trace)
             if on_trace is not None:
                 on_trace(trace)
+            if consensus is None:
+                return ""
+            return consensus.reached(traces[trace.question_id], **self._options(consensus.method))
+
+        for trace in self.engine.sample(asked, sampling, spec, stop_question=ended) if asked else ():
+            if trace.finish_reason == "cancelled":
+                ended(trace)
         for group in traces.values():
             group.sort(key=lambda trace: trace.sample_id)
         return traces
@@ -228,14 +256,15 @@ class WeightedVoter:
             return {}
         return dict(self.config.voting.get(method, {}))
 
-    def _spec(self, keep: float | None, at: int | None, confidence: bool) -> TraceSpec:
+    def _spec(self, keep: float | None, at: int | None, confidence: bool, rules: tuple[Rule, ...]) -> TraceSpec:
         if self.config is None:
             if keep not in (None, 1) or at is not None:
                 raise ValueError("pruning needs a quality head: make the voter with from_pretrained(...)")
-            return TraceSpec(confidence=confidence)
+            return TraceSpec(confidence=confidence, rules=rules)
         position = self.config.positions[0] if at is None else at
         share = self.config.keep if keep is None else keep
-        rules = () if share == 1 else (KeepShare(position, share),)
+        if share != 1:
+            rules = (KeepShare(position, share), *rules)
         return TraceSpec(score_at=(position,), score_finish=True, confidence=confidence, rules=rules)
 
 

@@ -18,7 +18,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from evals.vote import vote
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app.command()(vote)
 
 
 @app.callback()
@@ -53,6 +56,8 @@ def run(
     if head is None:
         _fail("this benchmark has no head of its own: name one with --head")
     out = out or Path("runs") / benchmark
+    if not 0 < keep <= 1:
+        _fail(f"keep is {keep:g}; it must be in (0, 1]")
     if (out / "traces").exists():
         _fail(f"{out} already holds traces: choose another --out, or delete it to sample again")
     try:

@@ -141,9 +141,10 @@ _REWRITES = [
         (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?", " "),
         (r"\\!", ""),
         (r"(?<!\\)\\[,;: ]|\\(?:quad|qquad|thinspace|enspace|medspace)(?![a-zA-Z])", " "),
-        (r"(?<!\\)\\[()\[\]]|\\?\$|€|£", " "),
+        (r"(?<!\\)\\[()\[\]]|\\?\$|€|£|(?:" + _TEXT + r"\{ ?)?\b(?:Rs|USD)\b\.?(?: ?\})?", " "),
         (r"\\[dtc]frac", r"\\frac"),
         (r"\\dbinom|\\tbinom", r"\\binom"),
+        (r"\\(?:l|c)?dots(?![a-zA-Z])|\.\.\.|…", r"\\ldots "),
         (r"\\lbrace", r"\\{"),
         (r"\\rbrace", r"\\}"),
         (r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])", "|"),
@@ -155,36 +156,41 @@ _REWRITES = [
         (r"\\gt(?![a-zA-Z])", ">"),
         (r"\\(?:varnothing|emptyset)(?![a-zA-Z])", r"\\{\\}"),
         (r"\\(?:simeq|doteq)(?![a-zA-Z])|≈", r"\\approx "),
-        (r"\\(?:mathbb|mathcal)\s*\{?\s*([A-Z])\s*\}?", r"\\set\1 "),
+        (r"\\(?:mathbb|mathcal)\s*(?:\{\s*([A-Z])\s*\}|([A-Z]))", r"\\set\1\2 "),
         (r"\\%|\\?\bper ?cent(?:age)?\b|" + _TEXT + r"\{\s*(?:\\?%|per ?cent)\s*\}", "%"),
-        (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?\s*(?:" + _TEXT + r"\{\s*[CF]\s*\}|[CF](?![a-zA-Z]))?", ""),
+        (
+            r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))\s*(?:"
+            + _TEXT
+            + r"\{\s*[CF]\s*\}|[CF](?![a-zA-Z]))?",
+            "",
+        ),
         (r"\\degrees?(?![a-zA-Z])", ""),
-        (r"\^\s*\{?\s*\\prime\s*\}?", "'"),
+        (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-zA-Z]))", "'"),
         (r"(" + _TEXT + r")\{([^{}]*)\b(?:and|or)\b([^{}]*)\}", r"\1{\2} , \1{\3}"),
         (r"(?:,\s*)?(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])", " , "),
         (_TEXT + r"\{[\s,]*\}", " "),
         (_TEXT + r"\{\s*i\s*\}", " i "),
+        (r"\\operatorname\*?\{\s*(arc)?(sin|cos|tan|cot|sec|csc|ln|log|exp)\s*\}", r"\\\1\2 "),
         (r"(?:np|math|sp|sympy)\.", ""),
         (r"(?<![\\a-zA-Z])(arc)?(sqrt|sin|cos|tan|cot|ln|log|exp|pi|alpha|theta)(?![a-zA-Z])", r"\\\1\2 "),
         (r"(?<![\\a-zA-Z])(?:inf|infinity)(?![a-zA-Z])", r"\\infty "),
-        (r"\\operatorname\*?\{\s*(arc)?(sin|cos|tan|cot|sec|csc|ln|log|exp)\s*\}", r"\\\1\2 "),
     ]
 ]
 
 _UNIT_IN_TEXT = re.compile(
-    r"(?<=[0-9})i%])(?P<unit>(?:[\s/]|\\cdot\s?|per\b)*" + _TEXT + r"\s*\{(?P<words>[^{}]*)\}"
+    r"(?<=[0-9})i%])(?:(?:[\s/]|\\cdot\s?|per\b)*" + _TEXT + r"\s*\{[^{}]*\}"
     r"(?:\s*\^\s*(?:\{\s*-?[0-9]\s*\}|-?[0-9]))?)+\s*$"
 )
 _KNOWN_UNITS = (
-    "cm|mm|km|dm|nm|kg|mg|ml|mL|ft|in|hr|hrs|yd|lb|lbs|oz|mph|kph|Hz|kHz|MHz|eV|keV|MeV|GeV|Pa|kPa|km/h|m/s|"
+    "day|men|cup|cm|mm|km|dm|nm|kg|mg|ml|mL|ft|in|hr|hrs|yd|lb|lbs|oz|mph|kph|Hz|kHz|MHz|eV|keV|MeV|GeV|Pa|kPa|km/h|m/s|"
     "cm/s|min|sec|deg|sq|cu|rad|erg|erg/s|AU|pc|Mpc|kpc"
 )
 _UNIT_IN_WORDS = re.compile(
-    rf"(?<=[0-9}})])(?:\s*(?:{_KNOWN_UNITS})|\s+(?P<words>[a-z]{{3,}}))(?P<more>(?:[\s/.]+(?:[a-z]+|{_KNOWN_UNITS}))*)"
+    rf"(?<=[0-9}})])(?:\s*(?:{_KNOWN_UNITS})|\s+[a-z]{{4,}})(?:(?:[\s/.]+(?:[a-z]+|{_KNOWN_UNITS}))*)"
     r"(?:\s*\^\s*\{?\s*-?[0-9]\s*\}?)?\s*$"
 )
 _NO_UNIT = re.compile(
-    r"\b(?:if|for|when|where|with|mod|base|even|odd|not|in|is|of|to|hundred|thousand|million|billion|trillion|"
+    r"\b(?:if|for|when|where|with|mod|base|even|odd|not|is|to|hundred|thousand|million|billion|trillion|"
     r"dozen|pi|sqrt|sin|cos|tan|log|mod|a\.?m|p\.?m)\b|[ap]\. ?m\."
 )
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -194,9 +200,12 @@ def _tidy(answer: str) -> str:
     text = answer.translate(_CHARACTERS).strip()
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    text = text.strip().rstrip(".,;").strip()
+    text = text.strip().rstrip(".,;").strip().removeprefix(r"\approx").strip()
+    enclosed = _enclosed(text)
+    if enclosed and enclosed[0] == "{" and enclosed[2] == "}":  # of a box
+        text = enclosed[1].rstrip(".,; ")
     text = ",".join(map(_without_units, text.split(",")))
-    text = re.sub(_TEXT + r"\s*(?=\{)", " ", text)
+    text = re.sub(_TEXT + r"\s*\{([^{}]*)\}", _words, text)
     text = re.sub(r"\{\s*\{([^{}]*)\}\s*\}", r"{\1}", text)
     text = re.sub(r"\\sqrt\s*(?=\()", r"\\sqrt", text)
     for head in (r"\sqrt", "^"):
@@ -208,13 +217,17 @@ def _tidy(answer: str) -> str:
     return text
 
 
+def _words(match: re.Match[str]) -> str:
+    """Text in a formula: letters and labels are part of it, words are not algebra, save as subscripts."""
+    is_word = re.search("[a-zA-Z]{3}", match[1]) and match.string[: match.start()].rstrip(" {")[-1:] != "_"
+    return rf"\text{{{match[1].strip()}}}" if is_word else f" {{{match[1]}}} "
+
+
 def _without_units(text: str) -> str:
     match = _UNIT_IN_TEXT.search(text)
     if match and not _NO_UNIT.search(match[0]) and r"\text" not in text[: match.start()]:
         return text[: match.start()]
-    scaled = re.fullmatch(
-        rf"([-+]?[0-9.,]+) ?(?:{_TEXT}\{{ ?)?({'|'.join(_SCALES)})(?: ?\}})?(?: [a-z]+)?", text
-    )
+    scaled = re.fullmatch(rf"([-+]?[0-9.,]+) ?(?:{_TEXT}\{{ ?)?({'|'.join(_SCALES)})(?: ?\}})?(?: [a-z]+)?", text)
     if scaled:
         return f"{scaled[1]}e{_SCALES[scaled[2]]}"
     match = _UNIT_IN_WORDS.search(text)
@@ -305,7 +318,7 @@ def _read(text: str, percent: PercentSign, depth: int) -> Hashable:
         if key is None:
             key = kind(text, percent, depth + 1)
     if key is None:
-        key = _text_key(re.sub(r"([\^_])\{(\w)\}", r"\1\2", text.casefold().replace(" ", "")))
+        key = _text_key(re.sub(r"(?<!\\)\{(\w)\}", r"\1", text.casefold().replace(" ", "")))
     return key
 
 
@@ -374,16 +387,14 @@ def _inequality(text: str, percent: PercentSign, depth: int) -> Hashable | None:
 
 
 def _plus_minus(text: str, percent: PercentSign, depth: int) -> Hashable | None:
-    if r"\pm" not in text and r"\mp" not in text:
+    if not re.search(r"\\(?:pm|mp)(?![a-zA-Z])", text):
         return None
-    signs = (("+", "-"), ("-", "+"))
-    return _collection(
-        "list",
-        [
-            _read(text.replace(r"\pm", plus).replace(r"\mp", minus).removeprefix("+").strip(), percent, depth)
-            for plus, minus in signs
-        ],
-    )
+    keys = []
+    for plus, minus in ("+-", "-+"):
+        signed = re.sub(r"\\pm(?![a-zA-Z])", plus, text)
+        signed = re.sub(r"\\mp(?![a-zA-Z])", minus, signed).strip().removeprefix("+")
+        keys.append(_read(signed.strip(), percent, depth))
+    return _collection("list", keys)
 
 
 def _set(text: str, percent: PercentSign, depth: int) -> Hashable | None:
@@ -435,8 +446,9 @@ def _simple(text: str, percent: PercentSign, depth: int) -> Hashable | None:
     labelled = re.match(r"\{?\(([A-J])\)\}? ?[.:]? ?(?=[-+0-9\\])", text)
     if labelled:  # (C) 27
         return _read(text[labelled.end() :], percent, depth)
-    if re.fullmatch(r"[a-zA-Z]{3,}|[Nn]o", text.strip("{}() ")):
-        return ("text", text.strip("{}() ").casefold())
+    word = re.fullmatch(r"(?:\\text)?[{( ]*([a-zA-Z]{3,}|[Nn]o)[}) ]*", text)
+    if word:
+        return ("text", word[1].casefold())
     if text.endswith("%"):
         return expression_key(rf"\frac{{{text[:-1]}}}{{100}}" if percent == "fraction" else text[:-1])
     return expression_key(text)

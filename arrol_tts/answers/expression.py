@@ -17,6 +17,7 @@ compares it as text.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import re
@@ -28,9 +29,12 @@ from typing import Any
 
 MAX_TOKENS = 200
 MAX_REWRITTEN = 600
-MAX_DEPTH = 7
+MAX_DEPTH = 6
 MAX_BITS = 50_000
 """Numbers are at most 2**MAX_BITS in size, so that 9**9**9 is refused."""
+
+FORGET_AFTER = 1000
+"""Parses after which the parser's tables are emptied: they take about 0.1 MB for each new expression."""
 
 DIGITS = 30
 """Decimal digits that two inexact values must share to be equal; they are computed with 100."""
@@ -52,6 +56,8 @@ _COMMANDS = {"\\" + name for name in _FUNCTIONS | _GREEK | {"pi", "hbar", "ell",
 
 _NOT_VARIABLES = {"d", "E", "I", r"\gamma", r"\Gamma"}
 """Variables that the parser takes for a differential, an exponent sign, i and Euler's constant."""
+
+_E = r"\bar{exponential}"
 
 _LOCK = threading.Lock()  # the parser's tables and the precision of an mpmath context are shared state
 
@@ -77,7 +83,7 @@ def _rewrite(latex: str) -> str:
     text = _until(tokens, "", 0)
     if len(text) > MAX_REWRITTEN:
         raise _RefusedError
-    return text
+    return f"0 + {text}"  # so that the parser does not look for sets and intervals
 
 
 def _until(tokens: list[str], closing: str, depth: int) -> str:
@@ -124,7 +130,10 @@ def _until(tokens: list[str], closing: str, depth: int) -> str:
             parts.append(f"^{{{_argument(tokens, depth)}}}")
         elif token == "_":
             if previous == r"\log":
-                parts.append(f"_{{{_argument(tokens, depth)}}}")
+                base = _argument(tokens, depth)
+                if not base.isalnum():
+                    raise _RefusedError
+                parts.append(f"_{{{base}}}")
             elif re.fullmatch(r"[a-zA-Z]|\\[a-zA-Z]+|\\bar\{\w+\}", previous):
                 parts[-1] += f"_{{{_name(tokens)}}}"
             else:
@@ -136,7 +145,7 @@ def _until(tokens: list[str], closing: str, depth: int) -> str:
         elif token in _ACCENTS:
             parts.append(rf"\bar{{{token[1:]}{_name(tokens)}}}")
         elif token == "e" and tokens and tokens[-1] == "^":
-            parts.append(r"(\exp(1))")  # the parser evaluates e^{...} eagerly
+            parts.append(_E)  # the parser evaluates e^{...} eagerly
         elif token in _NOT_VARIABLES or (token == "e" and tokens and tokens[-1] == "_"):
             parts.append(r"\bar{" + token.removeprefix("\\") + "}")
         elif token == "!" and (len(parts) == 1 or parts[-2:-1] == [r"\cdot"]) and previous[0] != "^":
@@ -188,10 +197,26 @@ def _name(tokens: list[str]) -> str:
     return name
 
 
-def _parse(latex: str) -> Any:
+def _forget_tables() -> None:
+    """Empty the parser's prediction tables, which otherwise grow with every new form of expression."""
+    from antlr4 import DFA, PredictionContextCache
+    from latex2sympy2_extended.antlr_parser import PSLexer, PSParser
+
+    for recogniser in (PSParser, PSLexer):
+        for i, state in enumerate(recogniser.atn.decisionToState):
+            recogniser.decisionsToDFA[i] = DFA(state, i)
+    PSParser.sharedContextCache = PredictionContextCache()
+
+
+_parses = itertools.count(1)
+
+
+def _parse(text: str) -> Any:
+    """The SymPy tree of a rewritten expression."""
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
-    text = _rewrite(latex)
+    if next(_parses) % FORGET_AFTER == 0:
+        _forget_tables()
     try:
         tree = latex2sympy(
             text, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False)
@@ -362,13 +387,13 @@ def _fraction(context: Any, value: Any) -> Fraction | None:
 
 def _constant(tree: Any, digits: int = 100) -> Hashable:
     context = _context(digits)
-    value = _Evaluator(context, {"i": context.mpc(0, 1)}).value(tree)
+    value = _Evaluator(context, _units(context)).value(tree)
     if isinstance(value, Fraction):
         return value
     if abs(value) < 1e-40:
         # Zero, or small: the remainder of a cancellation shrinks with the precision, a value does not.
         finer = _context(2 * digits)
-        value = _Evaluator(finer, {"i": finer.mpc(0, 1)}).value(tree)
+        value = _Evaluator(finer, _units(finer)).value(tree)
         if abs(value) < finer.mpf(10) ** (-digits - 20):
             return Fraction(0)
         return str(finer.nstr(value, DIGITS))
@@ -376,18 +401,21 @@ def _constant(tree: Any, digits: int = 100) -> Hashable:
     return _digits(context, value) if near is None else near
 
 
-def _symbols(tree: Any) -> set[Any]:
-    return {node for node in tree.atoms() if node.is_Symbol}
+def _units(context: Any) -> dict[str, Any]:
+    return {"i": context.mpc(0, 1), _E[1:]: +context.e}
+
+
+def _symbols(tree: Any) -> set[str]:
+    return {node.name for node in tree.atoms() if node.is_Symbol} - {"i", _E[1:]}
 
 
 def _at_points(tree: Any) -> list[Any]:
     """The values at each point; None where a point gives none (a pole, a number too large)."""
     context = _context(100)
-    names = sorted(symbol.name for symbol in _symbols(tree))
+    names = _symbols(tree)
     values: list[Any] = []
     for i in range(len(_INTEGER_VALUES)):
-        symbols = {name: context.mpc(0, 1) if name == "i" else _coordinates(name)[i] for name in names}
-        evaluator = _Evaluator(context, symbols)
+        evaluator = _Evaluator(context, {name: _coordinates(name)[i] for name in names} | _units(context))
         try:
             values.append(evaluator.inexact(evaluator.value(tree)))
         except (_RefusedError, ArithmeticError, ValueError):
@@ -397,24 +425,45 @@ def _at_points(tree: Any) -> list[Any]:
     return values
 
 
+def _tree_key(tree: Any) -> Hashable:
+    if not _symbols(tree):
+        return ("number", _constant(tree))
+    return ("expression", _profile(_at_points(tree)))
+
+
+def _profile(values: list[Any]) -> tuple[str, ...]:
+    return tuple("" if value is None else _digits(_context(100), value) for value in values)
+
+
+def _difference_key(left: Any, right: Any) -> Hashable | None:
+    pairs = zip(_at_points(left), _at_points(right), strict=True)
+    values = [None if a is None or b is None else a - b for a, b in pairs]
+    scale = next((value for value in values if value is not None and abs(value) > 1e-60), None)
+    if scale is None:
+        return None
+    return ("equation", _profile([None if value is None else value / scale for value in values]))
+
+
+@lru_cache(maxsize=1 << 13)
+def _bounded_key(key: Callable[..., Hashable | None], *texts: str) -> Hashable | None:
+    with _LOCK:
+        try:
+            return key(*map(_parse, texts))
+        # A pole, an argument outside a function's domain, a matrix where a number should be.
+        except (_RefusedError, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
+            return None
+
+
 def expression_key(latex: str) -> Hashable | None:
     """The key of an expression, or None when it cannot be read within bounds.
 
     Constants give ``("number", value)``, the value a Fraction or, when it is irrational, its digits;
     expressions with variables give ``("expression", values)``.
     """
-    with _LOCK:
-        try:
-            tree = _parse(latex)
-            if all(symbol.name == "i" for symbol in _symbols(tree)):
-                return ("number", _constant(tree))
-            context = _context(100)
-            return (
-                "expression",
-                tuple("" if value is None else _digits(context, value) for value in _at_points(tree)),
-            )
-        except (_RefusedError, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
-            return None
+    try:
+        return _bounded_key(_tree_key, _rewrite(latex))
+    except _RefusedError:
+        return None
 
 
 def equation_key(left: str, right: str) -> Hashable | None:
@@ -423,20 +472,7 @@ def equation_key(left: str, right: str) -> Hashable | None:
     The values of ``left - right`` are divided by the first that is not zero, so ``x + y = 1`` equals
     ``2 - 2x = 2y``.
     """
-    with _LOCK:
-        try:
-            trees = _parse(left), _parse(right)
-            difference = [
-                None if a is None or b is None else a - b
-                for a, b in zip(_at_points(trees[0]), _at_points(trees[1]), strict=True)
-            ]
-            scale = next((value for value in difference if value is not None and abs(value) > 1e-60), None)
-            if scale is None:
-                return None
-            context = _context(100)
-            return (
-                "equation",
-                tuple("" if value is None else _digits(context, value / scale) for value in difference),
-            )
-        except (_RefusedError, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
-            return None
+    try:
+        return _bounded_key(_difference_key, _rewrite(left), _rewrite(right))
+    except _RefusedError:
+        return None

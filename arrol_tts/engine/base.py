@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,6 +60,10 @@ class Sampling:
         return zlib.crc32(f"{self.seed}/{question_id}/{sample_id}".encode()) & 0x7FFFFFFF
 
 
+StopQuestion = Callable[[Trace], str]
+"""Takes a trace that has ended; returns why its question needs no more traces, "" while it does."""
+
+
 class Engine(Protocol):
     """Samples questions with a language model, scoring and stopping traces while they are written.
 
@@ -72,7 +76,12 @@ class Engine(Protocol):
     hidden_size: int
 
     def sample(
-        self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec | None = None
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec | None = None,
+        *,
+        stop_question: StopQuestion | None = None,
     ) -> Iterator[Trace]:
         """Sample ``sampling.n`` traces of every question.
 
@@ -80,6 +89,8 @@ class Engine(Protocol):
             questions: with distinct ids.
             sampling: how to sample.
             spec: what to record and when to stop; its group and size are set for each question.
+            stop_question: called with every trace that ends other than by being cancelled; when it gives
+                a reason, the question's other traces are cancelled at once, and carry the reason.
 
         Yields:
             Traces as they end, without ``answer``; all of them, the pruned ones too.
@@ -114,9 +125,7 @@ def check_request(
         if not question.text.strip():
             raise ValueError(f"question {question.id!r} is empty: ask something")
     if spec.scores and not has_head:
-        raise ValueError(
-            "scores and pruning need a quality head: pass head= to the engine, or ask for neither"
-        )
+        raise ValueError("scores and pruning need a quality head: pass head= to the engine, or ask for neither")
     positions = [*spec.score_at, *(rule.at for rule in spec.rules)]
     late = [position for position in positions if position >= sampling.max_tokens]
     if late:
@@ -148,17 +157,20 @@ def make_trace(
     token_ids: Sequence[int],
     finish_reason: FinishReason,
     log: dict[str, Any] | None,
+    detail: str = "",
+    text: str | None = None,
 ) -> Trace:
-    """Turn what left an engine (see ``TraceLog.to_dict``) into a Trace."""
+    """Turn what left an engine (see ``TraceLog.to_dict``) into a Trace; ``text`` where it is decoded already."""
     import numpy as np
 
     log = log or {}
     trace = Trace(
         question_id=question.id,
         sample_id=sample_id,
-        text=tokenizer.decode(token_ids, skip_special_tokens=True),
+        text=tokenizer.decode(token_ids, skip_special_tokens=True) if text is None else text,
         num_tokens=len(token_ids),
         finish_reason=finish_reason,
+        detail=detail,
         scores={int(k): float(s) for k, s in log.get("scores", ())},
         token_ids=list(token_ids),
     )

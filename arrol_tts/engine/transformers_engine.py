@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,15 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from arrol_tts.engine.base import Question, Sampling, check_request, encode_prompt, group_specs, make_trace
+from arrol_tts.engine.base import (
+    Question,
+    Sampling,
+    StopQuestion,
+    check_request,
+    encode_prompt,
+    group_specs,
+    make_trace,
+)
 from arrol_tts.engine.signals import token_confidence
 from arrol_tts.stopping import Monitor, TraceSpec
 from arrol_tts.trace import FinishReason, Trace
@@ -74,14 +82,21 @@ class TransformersEngine:
         self._eos = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
     def sample(
-        self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec | None = None
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec | None = None,
+        *,
+        stop_question: StopQuestion | None = None,
     ) -> Iterator[Trace]:
         """See ``Engine.sample``."""
         spec = spec or TraceSpec()
         check_request(questions, sampling, spec, has_head=self._head is not None)
-        return self._sample(questions, sampling, spec)
+        return self._sample(questions, sampling, spec, stop_question or (lambda trace: ""))
 
-    def _sample(self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> Iterator[Trace]:
+    def _sample(
+        self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec, stop_question: StopQuestion
+    ) -> Iterator[Trace]:
         specs = group_specs(questions, sampling, spec)
         per_batch = max(1, self._batch_size // sampling.n)
         for first in range(0, len(questions), per_batch):
@@ -93,21 +108,49 @@ class TransformersEngine:
                 for sample_id in range(sampling.n):
                     generator = torch.Generator().manual_seed(sampling.seed_of(question.id, sample_id))
                     rows.append(_Row(question, sample_id, question_spec, prompt, generator, []))
-            yield from self._decode(rows, sampling)
+            yield from self._decode(rows, sampling, stop_question)
 
-    @torch.inference_mode()
-    def _decode(self, rows: list[_Row], sampling: Sampling) -> Iterator[Trace]:
+    def _decode(self, rows: list[_Row], sampling: Sampling, stop_question: StopQuestion) -> Iterator[Trace]:
+        """Sample rows to their ends; those that wait for their group follow in a later wave."""
         monitor = Monitor()
         for row in rows:
             monitor.add(row, row.spec)
+        unfinished = dict.fromkeys(rows)
+        stopped: dict[Question, str] = {}
+        while unfinished:
+            wave = [row for row in unfinished if not monitor.is_held(row)]
+            if not wave:
+                monitor.release(stuck=True)
+            for row, reason in self._wave(wave, sampling, monitor, stopped):
+                unfinished.pop(row)
+                log = monitor.drop(row)
+                assert log is not None
+                detail = stopped[row.question] if reason == "cancelled" else ""
+                trace = make_trace(
+                    self._tokenizer, row.question, row.sample_id, row.token_ids, reason, log.to_dict(), detail
+                )
+                if reason != "cancelled" and (why := stop_question(trace)):
+                    stopped.setdefault(row.question, why)
+                yield trace
+
+    @torch.inference_mode()
+    def _wave(
+        self, rows: list[_Row], sampling: Sampling, monitor: Monitor, stopped: Mapping[Question, str]
+    ) -> Iterator[tuple[_Row, FinishReason]]:
+        """Run rows in lockstep until each has ended or waits; names the ended, of this wave or not."""
+        yield from ((row, "pruned") for row in _pruned(monitor))
+        yield from ((row, "cancelled") for row in rows if row.question in stopped)
+        rows = [row for row in rows if row in monitor.logs]
+        if not rows:
+            return
         warp = _warpers(sampling)
-        longest = max(len(row.prompt) for row in rows)
-        # Left padding lines up the ends of the prompts, so that all rows are at the same position.
-        inputs = torch.tensor([[0] * (longest - len(row.prompt)) + row.prompt for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
-        inputs, mask = inputs.to(self._device), mask.to(self._device)
+        # A row that waited is computed again from its prompt. Left padding lines up the ends.
+        texts = [row.prompt + row.token_ids for row in rows]
+        longest = max(len(text) for text in texts)
+        inputs = torch.tensor([[0] * (longest - len(text)) + text for text in texts], device=self._device)
+        mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts], device=self._device)
         cache = DynamicCache(config=self._lm.config)
-        for position in range(sampling.max_tokens):
+        while True:
             output = self._lm(
                 input_ids=inputs,
                 attention_mask=mask,
@@ -117,15 +160,14 @@ class TransformersEngine:
                 output_hidden_states=True,
             )
             logits = output.logits[:, -1].float()
-            hidden = output.hidden_states[-1][:, -1]
-            wants_score = self._head is not None and any(row.spec.scores for row in rows)
-            scores = self._head(hidden.float()).tolist() if wants_score and self._head is not None else None
-            wants_confidence = any(row.spec.confidence for row in rows)
-            confidence = token_confidence(logits, self._top_k).tolist() if wants_confidence else None
-            tokens = self._choose(rows, logits, sampling, warp)
+            scores = confidence = None
+            if self._head is not None and any(row.spec.scores for row in rows):
+                scores = self._head(output.hidden_states[-1][:, -1].float()).tolist()
+            if any(row.spec.confidences for row in rows):
+                confidence = token_confidence(logits, self._top_k).tolist()
             ended: dict[_Row, FinishReason] = {}
-            for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-                row.token_ids.append(token)
+            for i, (row, token) in enumerate(zip(rows, self._choose(rows, logits, sampling, warp), strict=True)):
+                position = len(row.token_ids)
                 if token in self._eos:
                     ended[row] = "stop"
                 elif position + 1 == sampling.max_tokens:
@@ -135,21 +177,17 @@ class TransformersEngine:
                     position,
                     score=scores[i] if scores else None,
                     confidence=confidence[i] if confidence else None,
+                    token=row.token_ids[-1] if row.token_ids else None,
                     finished=row in ended,
                 )
-            for key in monitor.take_verdicts():
-                assert isinstance(key, _Row)
-                ended[key] = "pruned"
-            for row, reason in ended.items():
-                log = monitor.drop(row)
-                assert log is not None
-                yield make_trace(
-                    self._tokenizer, row.question, row.sample_id, row.token_ids, reason, log.to_dict()
-                )
-            keep = [i for i, row in enumerate(rows) if row not in ended]
+                row.token_ids.append(token)
+            ended |= dict.fromkeys(_pruned(monitor), "pruned")
+            yield from ended.items()
+            yield from ((row, "cancelled") for row in rows if row not in ended and row.question in stopped)
+            keep = [i for i, row in enumerate(rows) if row in monitor.logs and not monitor.is_held(row)]
             if not keep:
                 return
-            if ended:
+            if len(keep) < len(rows):
                 index = torch.tensor(keep, device=self._device)
                 cache.batch_select_indices(index)
                 mask = mask[index]
@@ -182,3 +220,7 @@ def _warpers(sampling: Sampling) -> LogitsProcessorList:
     if sampling.top_p < 1:
         warp.append(TopPLogitsWarper(sampling.top_p))
     return warp
+
+
+def _pruned(monitor: Monitor) -> list[_Row]:
+    return [key for key in monitor.take_verdicts() if isinstance(key, _Row)]

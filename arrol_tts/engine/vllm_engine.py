@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arrol_tts.engine.base import (
     Question,
     Sampling,
+    StopQuestion,
     check_request,
     encode_prompt,
     group_specs,
@@ -22,10 +24,17 @@ from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.stopping import TraceSpec
 
 if TYPE_CHECKING:
-    from arrol_tts.trace import Trace
+    from arrol_tts.trace import FinishReason, Trace
 
 CPU_KV_CACHE_BYTES = 1 << 30
 """KV cache on CPU unless the caller sets one: vLLM would take most of the machine's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    question: Question
+    sample_id: int
+    internal_id: str
 
 
 class VLLMEngine:
@@ -98,7 +107,12 @@ class VLLMEngine:
         self._call = itertools.count()
 
     def sample(
-        self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec | None = None
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec | None = None,
+        *,
+        stop_question: StopQuestion | None = None,
     ) -> Iterator[Trace]:
         """See ``Engine.sample``."""
         spec = spec or TraceSpec()
@@ -110,58 +124,91 @@ class VLLMEngine:
                     f"question {question.id!r} has {len(prompt)} prompt tokens; with max_tokens="
                     f"{sampling.max_tokens} it exceeds the model's {self._max_model_len}: lower max_tokens"
                 )
-        return self._sample(questions, prompts, sampling, spec)
+        return self._sample(questions, prompts, sampling, spec, stop_question or (lambda trace: ""))
 
     def _sample(
-        self, questions: Sequence[Question], prompts: list[list[int]], sampling: Sampling, spec: TraceSpec
+        self,
+        questions: Sequence[Question],
+        prompts: list[list[int]],
+        sampling: Sampling,
+        spec: TraceSpec,
+        stop_question: StopQuestion,
     ) -> Iterator[Trace]:
-        from vllm import SamplingParams
-        from vllm.inputs import tokens_input
-        from vllm.sampling_params import RequestOutputKind
-
+        pending: dict[str, _Request] = {}
         call = next(self._call)
-        pending: dict[str, tuple[Question, int]] = {}
-        internal_ids: list[str] = []
         for question, prompt, question_spec in zip(
             questions, prompts, group_specs(questions, sampling, spec), strict=True
         ):
-            extra_args = {CONFIG_KEY: question_spec.to_dict()}
             for sample_id in range(sampling.n):
-                request_id = f"{call}-{len(pending)}"
-                pending[request_id] = (question, sample_id)
-                # One request per trace: with n > 1 only the last-finishing sample's log would survive.
-                params = SamplingParams(
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    top_k=sampling.top_k,
-                    max_tokens=sampling.max_tokens,
-                    seed=sampling.seed_of(question.id, sample_id),
-                    detokenize=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                    extra_args=extra_args,
-                )
-                internal_ids.append(self._engine.add_request(request_id, tokens_input(prompt), params))
+                name = f"{call}-{len(pending)}"
+                internal = self._submit(name, prompt, question, sample_id, sampling, question_spec)
+                pending[name] = _Request(question, sample_id, internal)
         try:
             while pending:
+                stopped: dict[str, str] = {}
                 for output in self._engine.step():
                     if not output.finished or output.request_id not in pending:
                         continue
-                    question, sample_id = pending.pop(output.request_id)
+                    request = pending.pop(output.request_id)
                     completion = output.outputs[0]
                     log = (output.kv_transfer_params or {}).get(CONFIG_KEY, {})
                     if "error" in log:
                         raise ValueError(log["error"])
-                    yield make_trace(
-                        self._tokenizer,
-                        question,
-                        sample_id,
-                        completion.token_ids,
-                        "length" if completion.finish_reason == "length" else "stop",
-                        log,
-                    )
+                    reason: FinishReason = "length" if completion.finish_reason == "length" else "stop"
+                    trace = self._trace(request, completion.token_ids, reason, log)
+                    if why := stop_question(trace):
+                        stopped.setdefault(request.question.id, why)
+                    yield trace
+                unneeded = [name for name, r in pending.items() if r.question.id in stopped]
+                yield from self._cancel([pending.pop(name) for name in unneeded], stopped)
         finally:
             if pending:  # the caller stopped listening: nobody wants the rest
-                self._engine.abort_request(internal_ids, internal=True)
+                self._engine.abort_request([r.internal_id for r in pending.values()], internal=True)
+
+    def _submit(
+        self,
+        name: str,
+        prompt: list[int],
+        question: Question,
+        sample_id: int,
+        sampling: Sampling,
+        spec: TraceSpec,
+    ) -> str:
+        """Hand one trace to vLLM; returns the id that vLLM knows it by."""
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        # One request per trace: with n > 1 only the last-finishing sample's log would survive.
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed_of(question.id, sample_id),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args={CONFIG_KEY: spec.to_dict()},
+        )
+        return str(self._engine.add_request(name, tokens_input(prompt), params))
+
+    def _cancel(self, requests: list[_Request], why: Mapping[str, str]) -> Iterator[Trace]:
+        """Abort requests; their traces end where they are, for the reason given for their question."""
+        states = self._engine.output_processor.request_states
+        so_far = [list(states[request.internal_id].detokenizer.output_token_ids) for request in requests]
+        self._engine.abort_request([request.internal_id for request in requests], internal=True)
+        for request, token_ids in zip(requests, so_far, strict=True):
+            yield self._trace(request, token_ids, "cancelled", {}, why[request.question.id])
+
+    def _trace(
+        self,
+        request: _Request,
+        token_ids: Sequence[int],
+        reason: FinishReason,
+        log: dict[str, Any],
+        detail: str = "",
+    ) -> Trace:
+        return make_trace(self._tokenizer, request.question, request.sample_id, token_ids, reason, log, detail)
 
     def close(self) -> None:
         """See ``Engine.close``."""

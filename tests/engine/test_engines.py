@@ -13,7 +13,7 @@ import torch
 
 from arrol_tts.engine.base import Engine, Question, Sampling, encode_prompt
 from arrol_tts.pocket import POCKET_MODEL, questions
-from arrol_tts.stopping import KeepShare, Threshold, TraceSpec
+from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, TraceSpec
 from arrol_tts.trace import Trace
 from tests.conftest import TOP_K
 
@@ -179,3 +179,62 @@ def test_what_cannot_work_is_refused_before_sampling(
 def test_sampling_refuses_bad_values(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling(**values)
+
+
+def test_a_stopped_question_ends_at_once_and_the_others_go_on(engine: Engine, traces: list[Trace]) -> None:
+    full = by_id(traces)
+    ended: list[str] = []
+
+    def stop_first(trace: Trace) -> str:
+        ended.append(trace.question_id)
+        return "enough" if trace.question_id == "q0" else ""
+
+    result = list(engine.sample(QUESTIONS, SAMPLING, SCORED, stop_question=stop_first))
+    assert sorted(by_id(result)) == sorted(full)
+    cancelled = [t for t in result if t.finish_reason == "cancelled"]
+    assert cancelled
+    assert {t.question_id for t in cancelled} == {"q0"}
+    assert {t.detail for t in cancelled} == {"enough"}
+    assert len(ended) == len(result) - len(cancelled)
+    for trace in result:
+        whole = full[trace.question_id, trace.sample_id].token_ids or []
+        assert trace.token_ids == whole[: trace.num_tokens]
+        assert (trace.finish_reason == "cancelled") == (trace.num_tokens < len(whole))
+
+
+def test_confidence_floor_runs_the_warm_up_first_and_stops_the_rest_early(
+    engine: Engine, traces: list[Trace]
+) -> None:
+    from arrol_tts.confidence import lowest_window
+
+    full = by_id(traces)
+    rule = ConfidenceFloor(warmup=4, keep=0.5, window=8)
+    result = by_id(list(engine.sample(QUESTIONS, SAMPLING, replace(SCORED, rules=(rule,)))))
+    for question in QUESTIONS:
+        lowest = [lowest_window(full[question.id, i].confidence, 8) for i in range(8)]  # type: ignore[arg-type]
+        floor = np.percentile(lowest[:4], 50)
+        for i in range(8):
+            trace = result[question.id, i]
+            whole = full[question.id, i]
+            assert trace.token_ids == (whole.token_ids or [])[: trace.num_tokens]
+            if i < 4:
+                assert trace.finish_reason == whole.finish_reason
+            elif abs(lowest[i] - floor) > 1e-3:
+                stopped = trace.finish_reason == "pruned"
+                # A window that is the last of its trace cannot stop it: it has ended.
+                assert stopped == (lowest[i] < floor) or trace.num_tokens == whole.num_tokens
+
+
+def test_budget_is_kept_and_spent_on_the_best(engine: Engine, traces: list[Trace]) -> None:
+    rule = Budget(at=AT, tokens=800, length=200)
+    result = list(engine.sample(QUESTIONS, SAMPLING, replace(SCORED, rules=(rule,))))
+    for question in QUESTIONS:
+        group = [t for t in result if t.question_id == question.id]
+        # Tokens are counted per step: the last step may overshoot by a token for each running trace.
+        assert sum(t.num_tokens for t in group) <= 800 + 2 * len(group)
+        finished = [t.scores.get(AT, 1.0) for t in group if t.finish_reason == "stop"]
+        unstarted = [t.scores[AT] for t in group if t.num_tokens == AT + 1]
+        assert finished
+        if unstarted:
+            assert max(finished) >= max(unstarted) - 1e-4
+    assert any(t.detail == "the group's budget of 800 tokens is spent" for t in result)

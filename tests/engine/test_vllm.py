@@ -101,7 +101,7 @@ def test_a_group_larger_than_the_running_batch_meets_too(vllm_engine: VLLMEngine
 def test_a_group_with_members_missing_goes_on(
     vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arrol_tts.stopping.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("arrol_tts.stopping.groups.PATIENCE_SECONDS", 0.1)
     spec = replace(PRUNED, group="missing", size=4).to_dict()
     for i in range(3):
         submit(vllm_engine, {"arrol": spec}, f"m{i}", seed=i)
@@ -154,7 +154,7 @@ def test_a_caller_who_stops_listening_leaves_nothing_behind(vllm_engine: VLLMEng
     drain(vllm_engine)
     assert free_blocks(vllm_engine) == all_free
     monitor = scheduler_of(vllm_engine)._monitor
-    assert (monitor.logs, monitor._meetings, monitor._held) == ({}, {}, {})
+    assert (monitor.logs, monitor._groups, monitor._holding) == ({}, {}, {})
 
 
 def test_a_head_of_another_width_is_refused_before_the_model_loads(tmp_path: Path) -> None:

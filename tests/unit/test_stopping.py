@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrol_tts import stopping
-from arrol_tts.stopping import KeepShare, Monitor, Threshold, TraceSpec
+from arrol_tts.stopping import groups
+from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Monitor, Threshold, TraceSpec
 
 KEEP_HALF = TraceSpec(group="g", size=4, score_at=(5,), score_finish=True, rules=(KeepShare(5, 0.5),))
 
@@ -89,14 +90,14 @@ def test_group_with_members_that_were_never_submitted_goes_on_after_a_while(
         monitor.observe(key, 5, score=score)
     monitor.release()
     assert monitor.any_held
-    monkeypatch.setattr(stopping, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(groups, "PATIENCE_SECONDS", 0.0)
     monitor.release()
     assert not monitor.any_held
     assert set(monitor.take_verdicts()) == {"a"}
 
 
 def test_a_group_does_not_lose_patience_while_a_member_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(groups, "PATIENCE_SECONDS", 0.0)
     monitor = monitor_of(KEEP_HALF, "abcd")
     monitor.observe("a", 5, score=0.1)
     monitor.release()
@@ -164,7 +165,7 @@ def test_nothing_remains_of_finished_groups() -> None:
     monitor.take_verdicts()
     for key in "abcd":
         monitor.drop(key)
-    assert (monitor.logs, monitor._meetings, monitor._members, monitor._held) == ({}, {}, {}, {})
+    assert (monitor.logs, monitor._groups, monitor._holding) == ({}, {}, {})
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 1))
@@ -183,7 +184,7 @@ def test_keep_share_keeps_exactly_its_number_and_the_best(scores: list[float], s
 
 
 def test_spec_survives_the_wire() -> None:
-    spec = TraceSpec("g", 8, (3, 9), True, True, (KeepShare(9, 0.25), Threshold(3, 0.1)))
+    spec = TraceSpec("g", 8, (3, 9), 5, (7,), True, True, (KeepShare(9, 0.25), Threshold(3, 0.1)))
     assert TraceSpec.parse(json.loads(json.dumps(spec.to_dict()))) == spec
     assert TraceSpec.parse(json.dumps(spec.to_dict())) == spec
 
@@ -206,7 +207,7 @@ def test_spec_survives_the_wire() -> None:
         ({"size": 0}, "size is 0"),
         ({"rules": {}}, "rules must be a list"),
         ({"rules": [3]}, "each rule must be a mapping"),
-        ({"rules": [{"rule": "prune"}]}, "one of threshold, keep_share"),
+        ({"rules": [{"rule": "prune"}]}, "one of threshold, keep_share, confidence_floor, budget"),
         ({"rules": [{"rule": ["x"]}]}, "each rule must be a mapping"),
         ({"rules": [{"rule": "threshold", "at": 3}]}, "rule threshold needs at, below"),
         ({"rules": [{"rule": "threshold", "at": 3, "below": 2}]}, "threshold.below is 2"),
@@ -244,3 +245,150 @@ def test_parse_raises_nothing_but_value_error(data: object) -> None:
     except ValueError:
         return
     assert TraceSpec.parse(spec.to_dict()) == spec
+
+
+def test_keep_share_rules_prune_in_sequence_to_shares_of_the_whole_group() -> None:
+    monitor = monitor_of(TraceSpec("g", 8, rules=(KeepShare(2, 0.5), KeepShare(4, 0.25))), "abcdefgh")
+    for i, key in enumerate("abcdefgh"):
+        monitor.observe(key, 2, score=i / 10)
+    first = monitor.take_verdicts()
+    assert set(first) == set("abcd")
+    for key in first:
+        monitor.drop(key)
+    for i, key in enumerate("efgh"):
+        monitor.observe(key, 4, score=1 - i / 10)
+    # A quarter of the eight is two, not one of the four that are left.
+    assert set(monitor.take_verdicts()) == set("gh")
+
+
+def test_scores_are_logged_every_so_many_tokens_and_after_given_tokens() -> None:
+    monitor = monitor_of(TraceSpec(score_every=3, score_after=(7,)), "a")
+    for position, token in enumerate([None, 5, 7, 5, 5, 7, 5]):
+        monitor.observe("a", position, score=position / 10, token=token)
+    assert list(monitor.logs["a"].scores) == [2, 3, 5, 6]
+
+
+def floor_monitor(keys: str, **rule: float) -> Monitor:
+    settings = {"warmup": 2, "keep": 0.5, "window": 2} | rule
+    spec = TraceSpec("g", len(keys), rules=(ConfidenceFloor(**settings),))  # type: ignore[arg-type]
+    return monitor_of(spec, keys)
+
+
+def run_trace(monitor: Monitor, key: str, confidences: list[float], *, finish: bool = True) -> None:
+    start = monitor.logs[key].length
+    for i, confidence in enumerate(confidences):
+        finished = finish and i == len(confidences) - 1
+        monitor.observe(key, start + i, confidence=confidence, finished=finished)
+
+
+def test_confidence_floor_waits_for_the_warm_up_and_stops_the_traces_below_it() -> None:
+    monitor = floor_monitor("abcd")
+    run_trace(monitor, "c", [9.0], finish=False)
+    run_trace(monitor, "d", [9.0], finish=False)
+    assert monitor.is_held("c")
+    run_trace(monitor, "a", [8.0, 6.0, 4.0, 8.0])  # windows 7, 5, 6: lowest 5
+    monitor.drop("a")
+    assert monitor.is_held("d")
+    run_trace(monitor, "b", [3.0, 3.0])  # lowest 3; the floor that half stay above is 4
+    assert not monitor.any_held
+    run_trace(monitor, "c", [0.0], finish=False)  # window 4.5
+    assert monitor.take_verdicts() == {}
+    run_trace(monitor, "c", [7.0], finish=False)  # window 3.5
+    verdicts = monitor.take_verdicts()
+    assert verdicts["c"].detail == "confidence 3.500 of the last 2 tokens is below 4.000"
+    run_trace(monitor, "d", [9.0, 9.0])
+    assert monitor.take_verdicts() == {}
+
+
+def test_confidence_floor_of_traces_shorter_than_the_window_is_their_mean() -> None:
+    monitor = floor_monitor("abc", window=10)
+    run_trace(monitor, "a", [4.0, 2.0])
+    run_trace(monitor, "b", [5.0])
+    run_trace(monitor, "c", [0.0] * 9, finish=False)
+    assert monitor.take_verdicts() == {}
+    run_trace(monitor, "c", [0.0], finish=False)
+    assert monitor.take_verdicts()["c"].detail.endswith("is below 4.000")
+
+
+def test_a_cancelled_warm_up_trace_does_not_block_the_others() -> None:
+    monitor = floor_monitor("abc")
+    run_trace(monitor, "c", [1.0], finish=False)
+    run_trace(monitor, "a", [5.0, 5.0])
+    monitor.drop("a")
+    assert monitor.is_held("c")
+    monitor.drop("b")
+    assert not monitor.any_held
+
+
+def test_a_warm_up_that_is_all_cancelled_sets_no_floor() -> None:
+    monitor = floor_monitor("abc")
+    run_trace(monitor, "c", [1.0], finish=False)
+    monitor.drop("a")
+    monitor.drop("b")
+    assert not monitor.any_held
+    run_trace(monitor, "c", [-100.0, -100.0], finish=False)
+    assert monitor.take_verdicts() == {}
+
+
+@given(st.lists(st.floats(0, 20, width=32), min_size=1, max_size=60), st.integers(1, 12))
+def test_the_floor_of_one_warm_up_trace_is_its_lowest_window(confidences: list[float], window: int) -> None:
+    from arrol_tts.confidence import lowest_window
+
+    monitor = floor_monitor("ab", warmup=1, window=window)
+    run_trace(monitor, "a", confidences)
+    (group,) = monitor._groups.values()
+    expected = lowest_window(np.array(confidences, dtype=np.float32), window)
+    assert group.floor == pytest.approx(expected, abs=1e-5)  # type: ignore[attr-defined]
+
+
+def test_budget_runs_the_best_first_and_stops_all_when_it_is_spent() -> None:
+    # Three traces to position 2 cost 9 tokens; the expected 7 more of the best fit into 20, no other's.
+    monitor = monitor_of(TraceSpec("g", 3, rules=(Budget(at=2, tokens=20, length=10),)), "abc")
+    for key, score in (("a", 0.2), ("b", 0.9), ("c", 0.5)):
+        for position in range(3):
+            monitor.observe(key, position, score=score)
+    assert [monitor.is_held(key) for key in "abc"] == [True, False, True]
+    # b ends after 5 tokens: 11 are spent, a trace is now expected to take 5, so both others fit.
+    monitor.observe("b", 3, score=0.9)
+    monitor.observe("b", 4, score=0.9, finished=True)
+    assert monitor.take_verdicts() == {}
+    monitor.drop("b")
+    assert [monitor.is_held(key) for key in "ac"] == [False, False]
+    for position in range(3, 7):
+        monitor.observe("c", position, score=0.5)
+        monitor.observe("a", position, score=0.2)
+    assert monitor.take_verdicts() == {}
+    monitor.observe("c", 7, score=0.5)
+    verdicts = monitor.take_verdicts()
+    assert set(verdicts) == {"a", "c"}
+    assert verdicts["a"].detail == "the group's budget of 20 tokens is spent"
+
+
+def test_a_budget_spent_before_the_detection_position_stops_the_group() -> None:
+    monitor = monitor_of(TraceSpec("g", 2, rules=(Budget(at=50, tokens=4, length=60),)), "ab")
+    for position in range(2):
+        for key in "ab":
+            monitor.observe(key, position, score=0.5)
+    assert set(monitor.take_verdicts()) == {"a", "b"}
+
+
+def test_a_stuck_budget_gives_up_its_least_promising_trace() -> None:
+    monitor = monitor_of(TraceSpec("g", 3, rules=(Budget(at=1, tokens=8, length=10),)), "abc")
+    for key, score in (("a", 0.2), ("b", 0.9), ("c", 0.5)):
+        for position in range(2):
+            monitor.observe(key, position, score=score)
+    assert [monitor.is_held(key) for key in "abc"] == [True, False, True]
+    monitor.release(stuck=True)
+    assert set(monitor.take_verdicts()) == {"a"}
+
+
+def test_rules_combine() -> None:
+    spec = TraceSpec("g", 4, rules=(Threshold(1, 0.3), KeepShare(2, 0.5)))
+    monitor = monitor_of(spec, "abcd")
+    for key, score in (("a", 0.2), ("b", 0.4), ("c", 0.5), ("d", 0.6)):
+        monitor.observe(key, 1, score=score)
+    assert set(monitor.take_verdicts()) == {"a"}
+    monitor.drop("a")
+    for key, score in (("b", 0.9), ("c", 0.1), ("d", 0.6)):
+        monitor.observe(key, 2, score=score)
+    assert set(monitor.take_verdicts()) == {"c"}

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.request import Request
 
-    Base = Scheduler
-else:
-    Base = object
 
-
-class MonitoredScheduler(Base):
+class MonitoredScheduler:
     """Mixin: score log, stopping rules and early finish on top of a vLLM scheduler."""
+
+    # What it uses of the scheduler.
+    requests: dict[str, Request]
+    running: list[Request]
+    max_num_running_reqs: int
+    max_num_active_reqs: int
+    use_v2_model_runner: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -37,6 +40,7 @@ class MonitoredScheduler(Base):
         self._signals: Signals | None = None
         self._finished_logs: dict[str, TraceLog] = {}
         self._refused: dict[str, str] = {}
+        self._condemned: set[str] = set()
 
     def add_request(self, request: Request) -> None:
         spec = (request.sampling_params.extra_args or {}).get(CONFIG_KEY) if request.sampling_params else None
@@ -50,7 +54,7 @@ class MonitoredScheduler(Base):
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         output = self._schedule_unheld(*args, **kwargs)
-        if not output.total_num_scheduled_tokens and self._monitor.any_held and not self._in_flight():
+        if not output.total_num_scheduled_tokens and self._monitor.any_held and not self._in_progress():
             # Nothing can run, e.g. because waiting requests hold all KV blocks: let one group go on
             # from the next step. (This step's output must be delivered: it names finished requests.)
             self._monitor.release(stuck=True)
@@ -58,12 +62,12 @@ class MonitoredScheduler(Base):
         if wanted:
             output.arrol_wanted = Wanted(
                 scores=any(spec.scores for spec in wanted),
-                confidence=any(spec.confidence for spec in wanted),
+                confidence=any(spec.confidences for spec in wanted),
             )
         return output
 
-    def _in_flight(self) -> bool:
-        return any(request.num_in_flight_tokens for request in self.running)
+    def _in_progress(self) -> bool:
+        return bool(self._condemned) or any(r.num_in_flight_tokens for r in self.requests.values())
 
     def _schedule_unheld(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """One scheduling pass that leaves out the requests that wait for their group.
@@ -72,15 +76,20 @@ class MonitoredScheduler(Base):
         running batch, so that others run meanwhile; when its group has met, as many as fit go back.
         Runner V2 ties a place to a request until it ends, so there a waiting request keeps it.
         """
-        if not self._monitor.any_held and len(self.running) <= self.max_num_running_reqs:
+        if self._monitor.any_held:
+            self._monitor.release()
+        # Verdicts of an abort or of lost patience: ended with the next outputs, and not computed till then.
+        self._condemned |= self._monitor.take_verdicts().keys()
+        full = len(self.running) > self.max_num_running_reqs
+        if not (full or self._condemned or self._monitor.any_held):
             return super().schedule(*args, **kwargs)
-        self._monitor.release()
         slots = self.max_num_active_reqs
         active: list[Request] = []
         parked: list[Request] = []
         for request in self.running:
-            held = self._monitor.is_held(request.request_id) or len(active) == self.max_num_running_reqs
-            (parked if held else active).append(request)
+            key = request.request_id
+            held = key in self._condemned or self._monitor.is_held(key)
+            (parked if held or len(active) == self.max_num_running_reqs else active).append(request)
         self.running = active
         if self.use_v2_model_runner:
             self.max_num_active_reqs = slots - len(parked)
@@ -116,9 +125,11 @@ class MonitoredScheduler(Base):
             row = signals.rows[key][0] if signals is not None else 0
             last = len(new_token_ids) - 1
             for j in range(last + 1):
+                position = first_position + j
                 self._monitor.observe(
                     key,
-                    first_position + j,
+                    position,
+                    token=request.output_token_ids[position - 1] if position else None,
                     score=signals.scores[row + j] if signals and signals.scores else None,
                     confidence=signals.confidence[row + j] if signals and signals.confidence else None,
                     finished=stopped and j == last,

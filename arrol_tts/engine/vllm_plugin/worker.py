@@ -7,6 +7,7 @@ score and DeepConf's confidence; a few floats per row leave the device, attached
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,7 @@ else:
     from vllm.v1.worker.cpu_worker import CPUWorker as BaseWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vllm.v1.core.sched.output import SchedulerOutput
 
@@ -71,7 +72,8 @@ class QualityHeadWorker(BaseWorker):
         wanted, self._arrol_wanted = self._arrol_wanted, None
         # The runner drops its state while sampling, and sampling may change the logits in place.
         attach = self._arrol_read(wanted) if wanted is not None else None
-        output = super().sample_tokens(grammar_output)
+        with _generators_at_rest(self):
+            output = super().sample_tokens(grammar_output)
         if attach is None or output is None:
             return output
         if isinstance(output, AsyncModelRunnerOutput):
@@ -116,6 +118,26 @@ class QualityHeadWorker(BaseWorker):
             return output
 
         return attach
+
+
+@contextmanager
+def _generators_at_rest(worker: QualityHeadWorker) -> Iterator[None]:
+    """Spare a seeded request's generator on the CPU while its prompt is still being read in chunks.
+
+    Runner V1 draws a token for it all the same and takes the draw back by the generator's offset, which
+    generators have on GPUs only: on the CPU the engine would die of the first such chunk.
+    """
+    runner = worker.model_runner
+    if worker.use_v2_model_runner or worker.device.type != "cpu" or runner.execute_model_state is None:
+        yield
+        return
+    generators = runner.input_batch.generators
+    partial = runner.discard_request_mask.np[: runner.input_batch.num_reqs].nonzero()[0].tolist()
+    resting = {i: generators.pop(i) for i in partial if i in generators}
+    try:
+        yield
+    finally:
+        generators.update(resting)
 
 
 def _rows_of_runner_v1(

@@ -1,0 +1,466 @@
+"""The engine over HTTP: vLLM servers with the plug-in, or any OpenAI-compatible server without it.
+
+One request per trace. All traces of a question go to one server, since its scheduler compares them; when
+that server fails, the question moves to another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import queue
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from arrol_tts.engine.base import (
+    Question,
+    Sampling,
+    StopQuestion,
+    check_request,
+    group_specs,
+    make_trace,
+)
+from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
+from arrol_tts.stopping import TraceSpec
+from arrol_tts.trace import Trace
+
+START_COMMAND = "python -m arrol_tts.engine.vllm_plugin.serve HEAD"
+PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses after which a request is worth repeating."""
+
+BACK_OFF_SECONDS = 0.5
+DEFAULT_TOP_K = 20
+
+
+class ServerError(RuntimeError):
+    """No server is left that answers, or one answers what cannot be understood."""
+
+
+@dataclass(slots=True, eq=False)
+class _Server:
+    url: str
+    info: dict[str, Any] | None = None
+    """What the plug-in says of itself, None without it."""
+    models: tuple[str, ...] = ()
+    is_vllm: bool = False
+    in_flight: int = 0
+    failure: str = ""
+    """Why it is not used any more."""
+
+
+class _ServerFailedError(Exception):
+    """A server is given up; the question that met this moves on."""
+
+
+Inbox = queue.SimpleQueue[Trace | Exception | None]
+"""From the loop's thread to the caller's: traces, an error that ends them, None at the end."""
+
+
+class ServerEngine:
+    """Samples through servers that speak OpenAI's API.
+
+    With the plug-in (see ``docs/serving.md``) a server gives what the local engine gives, from the same
+    seeds. Without it there are only texts and, from returned log-probabilities, token confidences: enough
+    for majority and DeepConf votes.
+
+    Args:
+        base_urls: one or several, such as ``http://host:8000`` (a final ``/v1`` may be there or not);
+            all serve the same model.
+        model: its name there; by default the only one that is served.
+        head: local folder of the head that the servers must have loaded; None accepts any.
+        api_key: sent as bearer token.
+        top_k: candidates of DeepConf's token confidence. The plug-in has its own, set at its start; other
+            servers return this many log-probabilities a token (20 by default, OpenAI's maximum).
+        chat: send questions as chat messages; False sends them as plain text, for models without a chat
+            template.
+        max_in_flight: traces that a server works on at once. A question's traces are submitted together,
+            even when they are more.
+        retries: repetitions of a request that failed in passing, with growing pauses, before its server
+            is given up.
+        timeout: seconds until a trace must be complete.
+
+    Raises:
+        ServerError: when no server answers; the message names each one's reason.
+        ValueError: when the servers do not fit the arguments or each other.
+    """
+
+    def __init__(
+        self,
+        base_urls: str | Sequence[str],
+        *,
+        model: str | None = None,
+        head: str | Path | None = None,
+        api_key: str | None = None,
+        top_k: int | None = None,
+        chat: bool = True,
+        max_in_flight: int = 512,
+        retries: int = 3,
+        timeout: float = 600.0,
+    ) -> None:
+        urls = [base_urls] if isinstance(base_urls, str) else list(base_urls)
+        urls = list(dict.fromkeys(url.rstrip("/").removesuffix("/v1") for url in urls))
+        if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
+            raise ValueError(f"base_urls is {base_urls!r}; it must name servers such as 'http://localhost:8000'")
+        self._servers = [_Server(url) for url in urls]
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._chat, self._max_in_flight, self._retries = chat, max_in_flight, retries
+        self._timeout = httpx.Timeout(timeout, connect=10.0, pool=None)
+        self._wanted_head = None if head is None else Path(head)
+        self._wanted_top_k = top_k
+        self.model = model or ""
+        for server in self._servers:
+            self._probe(server)
+        first = self._alive()[0]
+        self.hidden_size: int = first.info["hidden_size"] if first.info else 0
+        # Requests run on a loop of their own, so that callers need not be asynchronous.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="arrol-servers", daemon=True)
+        self._thread.start()
+        self._client = httpx.AsyncClient(
+            headers=self._headers,
+            timeout=self._timeout,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_in_flight),
+        )
+        self._left = asyncio.Event()
+
+    def sample(
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec | None = None,
+        *,
+        stop_question: StopQuestion | None = None,
+    ) -> Iterator[Trace]:
+        """See ``Engine.sample``; a cancelled trace comes back empty, since its text is still on the server.
+
+        Raises:
+            ValueError: also for scores or rules from servers without the plug-in or a head.
+            ServerError: while iterating, when no server is left.
+        """
+        spec = spec or TraceSpec()
+        for server in self._servers:
+            if server.failure:  # it may be back
+                self._probe(server)
+        bare = [server.url for server in self._alive() if server.info is None]
+        if bare and replace(spec, group="", size=1, confidence=False) != TraceSpec():
+            raise ValueError(
+                f"{', '.join(bare)}: scores and stopping rules, and so the quality method, need arrol's plug-in "
+                f"in the server: start it with `{START_COMMAND}`; without it use method='majority' or 'deepconf'"
+            )
+        has_head = all(server.info and server.info["head"] for server in self._alive())
+        check_request(questions, sampling, spec, has_head=has_head)
+        return self._sample(questions, sampling, spec, stop_question or (lambda trace: ""))
+
+    def close(self) -> None:
+        """See ``Engine.close``; the servers go on."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _shut(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.aclose()
+
+    def _probe(self, server: _Server) -> None:
+        """Learn what a server offers, or why it cannot be used."""
+        try:
+            with httpx.Client(headers=self._headers, timeout=10.0) as client:
+                models = client.get(f"{server.url}/v1/models")
+                info = client.get(f"{server.url}/arrol/info")
+        except httpx.TransportError as error:
+            server.failure = _words(error)
+            return
+        except httpx.InvalidURL as error:
+            raise ValueError(f"base_urls has {server.url!r}: {error}") from None
+        if models.status_code in (401, 403):
+            raise ValueError(f"{server.url} refuses the API key: pass api_key=")
+        if models.status_code != 200:
+            server.failure = f"HTTP {models.status_code} from /v1/models"
+            return
+        try:
+            cards = models.json()["data"]
+            server.models = tuple(card["id"] for card in cards)
+            server.is_vllm = any(card.get("owned_by") == "vllm" for card in cards)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{server.url} does not speak OpenAI's API: /v1/models has no list") from None
+        server.info = _plugin_info(info)
+        self._check(server)
+        server.failure = ""
+
+    def _check(self, server: _Server) -> None:
+        if not self.model:
+            if len(server.models) != 1:
+                raise ValueError(f"{server.url} serves {', '.join(server.models) or 'no model'}: pass model=")
+            self.model = server.models[0]
+        if self.model not in server.models:
+            raise ValueError(
+                f"{server.url} does not serve {self.model!r} but {', '.join(server.models)}: pass model="
+            )
+        if server.info is None:
+            return
+        top_k = server.info["top_k"]
+        if self._wanted_top_k not in (None, top_k):
+            raise ValueError(f"{server.url} computes confidences with top_k={top_k}, not {self._wanted_top_k}")
+        if self._wanted_head is not None:
+            from arrol_tts.engine.vllm_plugin.middleware import head_hash
+
+            served = (server.info["head"] or {}).get("sha256")
+            if served != head_hash(self._wanted_head):
+                raise ValueError(
+                    f"{server.url} was started with {'another head' if served else 'no head'}: start it with "
+                    f"`{START_COMMAND}` and the head {self._wanted_head}"
+                )
+
+    def _alive(self) -> list[_Server]:
+        alive = [server for server in self._servers if not server.failure]
+        if not alive:
+            reasons = "; ".join(f"{server.url}: {server.failure}" for server in self._servers)
+            raise ServerError(f"no server is left ({reasons})")
+        return alive
+
+    def _sample(
+        self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec, stop_question: StopQuestion
+    ) -> Iterator[Trace]:
+        inbox: Inbox = queue.SimpleQueue()
+        jobs: dict[str, asyncio.Task[None]] = {}
+        specs = group_specs(questions, sampling, spec)
+        asking = asyncio.run_coroutine_threadsafe(self._ask(questions, sampling, specs, inbox, jobs), self._loop)
+        awaited = {question.id: set(range(sampling.n)) for question in questions}
+        try:
+            while (trace := inbox.get()) is not None:
+                if isinstance(trace, Exception):
+                    raise trace
+                missing = awaited[trace.question_id]
+                if trace.sample_id not in missing:
+                    continue  # it ended while its question was being cancelled
+                missing.remove(trace.sample_id)
+                why = stop_question(trace)
+                yield trace
+                if why and missing:
+                    self._loop.call_soon_threadsafe(jobs[trace.question_id].cancel)
+                    awaited[trace.question_id] = set()
+                    for i in sorted(missing):
+                        yield Trace(trace.question_id, i, finish_reason="cancelled", detail=why)
+        finally:
+            # When the caller stopped listening this closes the connections, and the servers abort.
+            asking.cancel()
+
+    async def _ask(
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        specs: Sequence[TraceSpec],
+        inbox: Inbox,
+        jobs: dict[str, asyncio.Task[None]],
+    ) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for question, spec in zip(questions, specs, strict=True):
+                    server = await self._room(sampling.n)
+                    jobs[question.id] = tasks.create_task(self._answer(server, question, sampling, spec, inbox))
+                    await asyncio.sleep(0)  # let it take its room
+        except asyncio.CancelledError:
+            inbox.put(ServerError("the engine was closed while it was sampling"))
+            raise
+        except Exception as error:
+            cause: Exception = error
+            while isinstance(cause, ExceptionGroup):
+                cause = cause.exceptions[0]
+            inbox.put(cause)
+        else:
+            inbox.put(None)
+
+    async def _room(self, traces: int) -> _Server:
+        """The server with least to do, as soon as one has room for all of a question's traces."""
+        while True:
+            server = min(self._alive(), key=lambda s: s.in_flight)
+            if not server.in_flight or server.in_flight + traces <= self._max_in_flight:
+                return server
+            self._left.clear()
+            await self._left.wait()
+
+    def _leave(self, server: _Server, _task: asyncio.Task[None]) -> None:
+        server.in_flight -= 1
+        self._left.set()
+
+    async def _answer(
+        self, server: _Server, question: Question, sampling: Sampling, spec: TraceSpec, inbox: Inbox
+    ) -> None:
+        """Every trace of a question once, whatever happens to its server."""
+        answered: set[int] = set()
+
+        async def one(server: _Server, sample_id: int, spec: TraceSpec) -> None:
+            trace = await self._trace(server, question, sample_id, sampling, spec)
+            if sample_id not in answered:
+                answered.add(sample_id)
+                inbox.put(trace)
+
+        for attempt in itertools.count():
+            # Rules compare the traces of a group: it meets again as a whole, from the same seeds, and what
+            # has been answered already is dropped.
+            wanted = [i for i in range(sampling.n) if spec.rules or i not in answered]
+            group = replace(spec, group=f"{spec.group}/{attempt}")
+            server.in_flight += len(wanted)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for i in wanted:
+                        task = tasks.create_task(one(server, i, group))
+                        task.add_done_callback(partial(self._leave, server))
+            except* _ServerFailedError as failures:
+                server.failure = server.failure or str(failures.exceptions[0])
+            if len(answered) == sampling.n:
+                return
+            server = await self._room(sampling.n)
+
+    async def _trace(
+        self, server: _Server, question: Question, sample_id: int, sampling: Sampling, spec: TraceSpec
+    ) -> Trace:
+        path, body = self._request(server, question, sample_id, sampling, spec)
+        try:
+            reply = await self._post(server, path, body)
+            return _read_trace(reply, question, sample_id, "vllm_xargs" in body, spec)
+        except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+            raise ServerError(f"{server.url} answers what cannot be read: {_words(error)}") from error
+
+    def _request(
+        self, server: _Server, question: Question, sample_id: int, sampling: Sampling, spec: TraceSpec
+    ) -> tuple[str, dict[str, Any]]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed_of(question.id, sample_id),
+        }
+        if server.is_vllm:
+            # Said explicitly, because a model's generation_config would fill in what is left out.
+            body |= {"top_k": sampling.top_k, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
+        elif sampling.top_k:
+            body["top_k"] = sampling.top_k
+        if server.info is not None:
+            if spec != TraceSpec(group=spec.group, size=spec.size):
+                body["vllm_xargs"] = {CONFIG_KEY: json.dumps(spec.to_dict())}
+        elif spec.confidence:
+            top_k = self._wanted_top_k or DEFAULT_TOP_K
+            body |= {"logprobs": True, "top_logprobs": top_k} if self._chat else {"logprobs": top_k}
+            if server.is_vllm and not self._chat:
+                body["return_tokens_as_token_ids"] = True  # texts of tokens are not unique
+        if self._chat:
+            return "/v1/chat/completions", body | {"messages": [{"role": "user", "content": question.text}]}
+        return "/v1/completions", body | {"prompt": question.text}
+
+    async def _post(self, server: _Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        for attempt in itertools.count():
+            pause = BACK_OFF_SECONDS * 2**attempt * random.uniform(0.5, 1.0)
+            try:
+                response = await self._client.post(server.url + path, json=body)
+            except httpx.TransportError as error:
+                trouble = _words(error)
+            else:
+                if response.status_code == 200:
+                    reply: dict[str, Any] = response.json()
+                    if reply["choices"][0].get("finish_reason") not in ("abort", "error"):
+                        return reply
+                    trouble = "it aborted the request"
+                elif response.status_code in PASSING_TROUBLE:
+                    trouble = f"HTTP {response.status_code}: {_message(response)}"
+                    with contextlib.suppress(KeyError, ValueError):
+                        pause = max(pause, float(response.headers["retry-after"]))
+                else:
+                    raise ValueError(f"{server.url} refuses the request: {_message(response)}")
+            if attempt >= self._retries or server.failure:
+                raise _ServerFailedError(trouble)
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+
+def _read_trace(reply: dict[str, Any], question: Question, sample_id: int, asked: bool, spec: TraceSpec) -> Trace:
+    """Turn a server's answer into a Trace.
+
+    Args:
+        asked: the plug-in was asked for its log.
+    """
+    choice = reply["choices"][0]
+    message = choice.get("message")
+    if message is None:
+        text = choice["text"]
+    else:  # with a reasoning parser, the reasoning comes apart
+        reasoning = message.get("reasoning") or message.get("reasoning_content") or ""
+        text = reasoning + (message.get("content") or "")
+    token_ids = choice.get("token_ids")
+    trace = make_trace(
+        None,
+        question,
+        sample_id,
+        token_ids or [],
+        "length" if choice.get("finish_reason") == "length" else "stop",
+        _log(reply) if asked else None,
+        text=text,
+    )
+    if token_ids is None:
+        trace.token_ids = None
+        trace.num_tokens = int(reply["usage"]["completion_tokens"])
+    if spec.confidence and not asked:
+        trace.confidence = _confidence(choice.get("logprobs"))
+    return trace
+
+
+def _log(reply: dict[str, Any]) -> dict[str, Any]:
+    log: dict[str, Any] | None = (reply.get("kv_transfer_params") or {}).get(CONFIG_KEY)
+    if log is None:
+        raise ServerError(
+            "the answer carries no log of the plug-in: is every server behind this address started with "
+            f"`{START_COMMAND}`?"
+        )
+    if "error" in log:
+        raise ValueError(log["error"])
+    return log
+
+
+def _confidence(logprobs: dict[str, Any] | None) -> Any:
+    """DeepConf's token confidence from returned log-probabilities: float32 ``[num_tokens]``."""
+    import numpy as np
+
+    if not logprobs:
+        raise ServerError(
+            "the server returns no log-probabilities, which token confidences need: use method='majority'"
+        )
+    if "content" in logprobs:
+        steps = [[c["logprob"] for c in token["top_logprobs"]] for token in logprobs["content"]]
+    else:
+        steps = [list(candidates.values()) for candidates in logprobs["top_logprobs"]]
+    return np.array([-sum(step) / len(step) for step in steps], dtype=np.float32)
+
+
+def _plugin_info(response: httpx.Response) -> dict[str, Any] | None:
+    try:
+        info = response.json()
+        return {key: info[key] for key in ("version", "hidden_size", "top_k", "head")}
+    except (ValueError, KeyError, TypeError):
+        return None  # a server without the plug-in may answer anything here
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:500] or f"HTTP {response.status_code}"
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

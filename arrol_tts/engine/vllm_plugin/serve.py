@@ -1,0 +1,78 @@
+"""vLLM's own OpenAI server with the plug-in switched on.
+
+::
+
+    python -m arrol_tts.engine.vllm_plugin.serve HEAD [options of vLLM's server]
+
+It fills in the options that ``vllm_options`` names, the head's language model and the middleware, prints
+the command and runs it. What is given explicitly wins.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shlex
+import sys
+from collections.abc import Sequence
+
+from arrol_tts.engine.vllm_plugin import vllm_options
+from arrol_tts.head_config import read_head_config, resolve_head
+
+ENTRY_POINT = "vllm.entrypoints.openai.api_server"
+MIDDLEWARE = "arrol_tts.engine.vllm_plugin.middleware.QualityHeadMiddleware"
+
+
+def server_arguments(head: str, options: Sequence[str], *, on_cpu: bool) -> list[str]:
+    """Command line of vLLM's server for a head.
+
+    Args:
+        head: folder or hub id of a quality head, or ``"pocket"``.
+        options: further options of vLLM's server.
+        on_cpu: vLLM runs on a CPU, where compilation takes minutes and asynchronous scheduling gains
+            nothing.
+
+    Raises:
+        HeadError: when there is no such head.
+    """
+    folder = resolve_head(head)
+    config = read_head_config(folder)
+    given = {option.partition("=")[0].replace("_", "-") for option in options if option.startswith("--")}
+    suited = dict(config.engine)
+    top_k = int(suited.pop("top_k", 20))
+    if on_cpu and not given & {"--async-scheduling", "--no-async-scheduling"}:
+        options = ["--no-async-scheduling", *options]
+    if on_cpu and not given & {"--enforce-eager", "--no-enforce-eager"}:
+        options = ["--enforce-eager", *options]
+    asynchronous = "--no-async-scheduling" not in options
+    plugin = vllm_options(head=str(folder.resolve()), top_k=top_k, asynchronous=asynchronous)
+    defaults = {"--model": config.base_model}
+    defaults |= {f"--{name.replace('_', '-')}": str(value) for name, value in suited.items()}
+    defaults |= {
+        f"--{name.replace('_', '-')}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in plugin.items()
+    }
+    arguments = ["--middleware", MIDDLEWARE]
+    for name, value in defaults.items():
+        if name not in given:
+            arguments += [name, value]
+    return [*arguments, *options]
+
+
+def main() -> None:
+    """Run the server; see the module's docstring."""
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: python -m arrol_tts.engine.vllm_plugin.serve HEAD [options of vLLM's server]")
+    from vllm.platforms import current_platform
+
+    from arrol_tts.engine.vllm_plugin import check_vllm
+
+    check_vllm()
+    arguments = server_arguments(sys.argv[1], sys.argv[2:], on_cpu=current_platform.is_cpu())
+    print(shlex.join(["python", "-m", ENTRY_POINT, *arguments]), flush=True)
+    sys.argv = [ENTRY_POINT, *arguments]
+    runpy.run_module(ENTRY_POINT, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

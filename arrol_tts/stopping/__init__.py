@@ -1,0 +1,36 @@
+"""Stopping rules and the Monitor that applies them: the same code in every engine.
+
+A position k is counted in generated tokens: the score at k is read from the hidden state whose input
+is the k-th generated token. The step that computes it has already sampled token k + 1, so a trace
+pruned at k has k + 1 tokens.
+
+`rules` are plain data that travel with a request, `groups` is what each rule remembers while it runs,
+and `monitor` ties them to an engine: the engine tells it what it sees (``add``, ``observe``, ``drop``),
+asks which traces to stop (``take_verdicts``) and which to leave unscheduled for now (``is_held``).
+Nothing here knows of models, tensors or schedulers.
+"""
+
+from arrol_tts.stopping.groups import TraceLog, Verdict
+from arrol_tts.stopping.monitor import Monitor
+from arrol_tts.stopping.rules import (
+    RULES,
+    Budget,
+    ConfidenceFloor,
+    KeepShare,
+    Rule,
+    Threshold,
+    TraceSpec,
+)
+
+__all__ = [
+    "RULES",
+    "Budget",
+    "ConfidenceFloor",
+    "KeepShare",
+    "Monitor",
+    "Rule",
+    "Threshold",
+    "TraceLog",
+    "TraceSpec",
+    "Verdict",
+]

@@ -1,0 +1,118 @@
+"""The Monitor: the score log and the stopping rules of all traces of one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from arrol_tts.stopping.groups import GroupState, TraceLog, Verdict, Verdicts, start
+from arrol_tts.stopping.rules import Rule, TraceSpec
+
+
+class Monitor:
+    """Watches traces, applies their rules, and says which to stop and which to let wait.
+
+    Keys are the engine's own names of traces.
+    """
+
+    def __init__(self) -> None:
+        self.logs: dict[Hashable, TraceLog] = {}
+        self._groups: dict[tuple[str, Rule], GroupState] = {}
+        self._verdicts: dict[Hashable, Verdict] = {}
+        # Groups with waiting traces, in the order in which they began to wait.
+        self._holding: dict[GroupState, None] = {}
+
+    def add(self, key: Hashable, spec: TraceSpec) -> TraceLog:
+        """Begin to watch a trace."""
+        log = self.logs[key] = TraceLog(spec)
+        for rule in spec.rules:
+            group = self._groups.get((spec.group, rule)) if spec.group else None
+            if group is None:
+                group = start(rule, spec.size)
+                if spec.group:
+                    self._groups[spec.group, rule] = group
+            group.join(key)
+            log.groups.append(group)
+        return log
+
+    def observe(
+        self,
+        key: Hashable,
+        position: int,
+        *,
+        score: float | None = None,
+        confidence: float | None = None,
+        token: int | None = None,
+        finished: bool = False,
+    ) -> None:
+        """Take in one step of a trace: a row whose input is the position-th generated token.
+
+        Args:
+            key: the trace.
+            position: generated tokens up to and including the row's input; 0 is the prompt's end.
+            score: the head's probability read from the row, None without a head.
+            confidence: DeepConf's confidence of the token sampled from the row.
+            token: the row's input, for specs with ``score_after``.
+            finished: the token sampled from the row ended the trace.
+        """
+        log = self.logs[key]
+        spec = log.spec
+        log.length = position + 1
+        if confidence is not None and spec.confidences:
+            log.confidence.append(confidence)
+        if score is not None and (spec.scores_at(position, token) or (finished and spec.score_finish)):
+            log.scores[position] = score
+        for group in log.groups:
+            self._settle(group, group.observe(key, log, score, finished))
+
+    def drop(self, key: Hashable) -> TraceLog | None:
+        """Forget a trace that ended, was pruned or was cancelled; returns its log."""
+        log = self.logs.pop(key, None)
+        if log is None:
+            return None
+        self._verdicts.pop(key, None)
+        for rule, group in zip(log.spec.rules, log.groups, strict=True):
+            self._settle(group, group.leave(key, log))
+            if not group.members:
+                self._groups.pop((log.spec.group, rule), None)
+                self._holding.pop(group, None)
+        log.groups.clear()
+        return log
+
+    def _settle(self, group: GroupState, verdicts: Verdicts) -> None:
+        for key, verdict in verdicts:
+            if key in self.logs:
+                self._verdicts.setdefault(key, verdict)
+        if group.waiting:
+            self._holding[group] = None
+        else:
+            self._holding.pop(group, None)
+
+    def take_verdicts(self) -> dict[Hashable, Verdict]:
+        """The traces to stop now, each named once; the log of each remembers why."""
+        verdicts, self._verdicts = self._verdicts, {}
+        for key, verdict in verdicts.items():
+            self.logs[key].verdict = verdict
+        return verdicts
+
+    def is_held(self, key: Hashable) -> bool:
+        """Whether a trace waits for its group and must not be computed further."""
+        log = self.logs.get(key)
+        return log is not None and any(key in group.waiting for group in log.groups)
+
+    @property
+    def any_held(self) -> bool:
+        """Whether any trace waits for its group."""
+        return bool(self._holding)
+
+    def release(self, *, stuck: bool = False) -> None:
+        """Let groups go on that wait in vain.
+
+        A group decides without its missing members when all it has submitted are waiting and no other
+        came for a while, or at once when the engine is ``stuck``: nothing at all can be scheduled, e.g.
+        because waiting traces hold all KV blocks.
+        """
+        for group in list(self._holding):
+            if stuck or group.waits_in_vain:
+                self._settle(group, group.unstick())
+                if stuck:
+                    return

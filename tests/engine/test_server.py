@@ -1,0 +1,353 @@
+"""Served for real: vLLM's own OpenAI server with the plug-in, in processes of its own, on loopback ports."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+
+from arrol_tts import WeightedVoter
+from arrol_tts.engine.base import Question, Sampling
+from arrol_tts.engine.server_engine import ServerEngine, ServerError
+from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
+from arrol_tts.stopping import KeepShare, TraceSpec
+from arrol_tts.trace import Trace
+from tests.conftest import TOP_K
+
+if TYPE_CHECKING:
+    from arrol_tts.engine.vllm_engine import VLLMEngine
+
+pytest.importorskip("vllm")
+
+AT = 32
+QUESTIONS = [Question(f"q{i}", q.text) for i, q in enumerate(itertools.islice(questions("test"), 40))]
+SAMPLING = Sampling(n=8, max_tokens=256, seed=3)
+SCORED = TraceSpec(score_at=(1, AT), score_finish=True, confidence=True)
+PRUNED = replace(SCORED, rules=(KeepShare(AT, 0.5),))
+OPTIONS = [
+    "--host",
+    "127.0.0.1",
+    "--max-model-len",
+    "512",
+    "--max-num-seqs",
+    "24",
+    "--kv-cache-memory-bytes",
+    "67108864",
+]
+START_SECONDS = 400
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def wait(self) -> None:
+        for _ in range(START_SECONDS * 2):
+            if self.process.poll() is not None:
+                break
+            try:
+                if httpx.get(f"{self.url}/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.5)
+        raise AssertionError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
+
+    def kill(self) -> None:
+        """The whole process group, engine core included, at once."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def start(folder: Path, name: str, *arguments: str) -> Server:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / f"{name}.log"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments, *OPTIONS, "--port", str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    return Server(process, f"http://127.0.0.1:{port}", log)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """Two servers with the plug-in, started by the documented command, and one without it."""
+    folder = tmp_path_factory.mktemp("servers")
+    plug_in = ("arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD))
+    plain = ("vllm.entrypoints.openai.api_server", "--model", str(POCKET_MODEL), "--dtype", "float32")
+    started = {
+        "first": start(folder, "first", *plug_in),
+        "second": start(folder, "second", *plug_in),
+        "plain": start(folder, "plain", *plain, "--enforce-eager", "--no-async-scheduling"),
+    }
+    try:
+        for server in started.values():
+            server.wait()
+        yield started
+    finally:
+        for server in started.values():
+            server.kill()
+
+
+@pytest.fixture
+def engine(servers: dict[str, Server]) -> Iterator[ServerEngine]:
+    engine = ServerEngine(servers["first"].url, head=POCKET_HEAD)
+    yield engine
+    engine.close()
+
+
+def by_id(traces: list[Trace]) -> dict[tuple[str, int], Trace]:
+    named = {(t.question_id, t.sample_id): t for t in traces}
+    assert len(named) == len(traces)
+    return named
+
+
+def gauge(server: Server, name: str) -> float:
+    found = re.search(rf"^vllm:{name}\{{.*\}} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
+    assert found is not None
+    return float(found.group(1))
+
+
+def chat(text: str = QUESTIONS[0].text, **fields: Any) -> dict[str, Any]:
+    return {"model": str(POCKET_MODEL), "messages": [{"role": "user", "content": text}]} | fields
+
+
+def xargs(spec: Any) -> dict[str, Any]:
+    return {"vllm_xargs": {"arrol": spec if isinstance(spec, str) else json.dumps(spec)}}
+
+
+def test_the_server_gives_what_the_engine_in_this_process_gives(
+    engine: ServerEngine, vllm_engine: VLLMEngine
+) -> None:
+    served = by_id(list(engine.sample(QUESTIONS[:4], SAMPLING, SCORED)))
+    local = by_id(list(vllm_engine.sample(QUESTIONS[:4], SAMPLING, SCORED)))
+    assert sorted(served) == sorted(local)
+    same = [key for key in local if served[key].token_ids == local[key].token_ids]
+    # Rounding differs with the batch's shape, so a draw at a boundary may fall the other way.
+    assert len(same) >= len(local) - 2
+    for key in same:
+        ours, theirs = served[key], local[key]
+        assert (ours.text, ours.num_tokens, ours.finish_reason) == (
+            theirs.text,
+            theirs.num_tokens,
+            theirs.finish_reason,
+        )
+        assert ours.scores == pytest.approx(theirs.scores, abs=1e-4)
+        assert ours.confidence is not None
+        assert theirs.confidence is not None
+        np.testing.assert_allclose(ours.confidence, theirs.confidence, atol=1e-3)
+
+
+def test_hundreds_of_traces_in_flight_are_pruned_group_by_group(engine: ServerEngine) -> None:
+    traces = by_id(list(engine.sample(QUESTIONS, SAMPLING, PRUNED)))
+    assert len(traces) == 320
+    for question in QUESTIONS:
+        group = [traces[question.id, i] for i in range(SAMPLING.n)]
+        pruned = [t for t in group if t.finish_reason == "pruned"]
+        assert len(pruned) == 4
+        assert {t.num_tokens for t in pruned} == {AT + 1}
+        assert all("is not among the best 4 of 8" in t.detail for t in pruned)
+
+
+def test_a_voter_solves_through_a_server(servers: dict[str, Server]) -> None:
+    voter = WeightedVoter.from_pretrained("pocket", server=servers["first"].url)
+    result = voter.solve(QUESTIONS[0].text, n=16)
+    voter.close()
+    assert result.tokens.pruned_traces == 8
+    assert result.answer is not None
+    assert all(t.score is not None for t in result.traces)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_malformed_spec_is_refused_with_400(servers: dict[str, Server], path: str) -> None:
+    body = chat(prompt="2+3", max_tokens=1) | xargs({"score_at": [-1]})
+    reply = httpx.post(servers["first"].url + path, json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"] == "score_at is -1; it must be a whole number from 1 to 1.67772e+07"
+
+
+def test_streams_and_other_requests_pass(servers: dict[str, Server]) -> None:
+    url = servers["first"].url
+    spec = xargs({"score_at": [1]})
+    reply = httpx.post(f"{url}/v1/chat/completions", json=chat(max_tokens=3, ignore_eos=True, stream=True) | spec)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert reply.text.count("data: {") >= 3
+    assert reply.text.rstrip().endswith("data: [DONE]")
+    plain = httpx.post(f"{url}/v1/chat/completions", json=chat(max_tokens=3, n=2))
+    assert len(plain.json()["choices"]) == 2
+    assert plain.json()["kv_transfer_params"] is None
+    assert httpx.post(f"{url}/tokenize", json={"model": str(POCKET_MODEL), "prompt": "2+3"}).json()["count"] == 3
+
+
+def hostile_specs(count: int) -> Iterator[str]:
+    """Valid specs, specs with wrong values in every place, and broken text; the same ones in every run."""
+    rng = random.Random(0)
+    wrong: list[Any] = [None, True, -1, 0, 1, 7, 2**31, 2**70, 1.5, -0.0, 1e400, float("nan"), "", "x" * 300]
+    wrong += ["\ud800", "\0", [], {}, [[]], [None], {"a": 1}, ["1"], [1] * 65, "group", "keep_share", [1, 2]]
+    rules: list[dict[str, Any]] = [
+        {"rule": "threshold", "at": 1, "below": 0.5},
+        {"rule": "keep_share", "at": 1, "share": 0.5},
+        {"rule": "budget", "at": 1, "tokens": 9, "length": 3},
+        {"rule": "confidence_floor", "warmup": 2, "keep": 0.9, "window": 2},
+    ]
+    for i in range(count):
+        spec: dict[str, Any] = {"group": f"g{rng.randrange(9)}", "size": rng.randint(1, 9), "score_at": [1, 2]}
+        spec |= {"score_finish": rng.random() < 0.5, "confidence": rng.random() < 0.5}
+        spec["rules"] = [dict(rule) for rule in rng.sample(rules, rng.randrange(3))]
+        for _ in range(rng.randrange(3)):
+            place: Any = rng.choice([spec, *(r for r in spec["rules"] if isinstance(r, dict))])
+            place[rng.choice([*place, "bogus", "rule", "score_every"])] = rng.choice(wrong)
+            if not isinstance(spec.get("rules"), list):
+                break
+        text = json.dumps(spec)
+        if i % 4 == 3:  # cut, repeat or overwrite a piece
+            a, b = sorted(rng.sample(range(len(text) + 1), 2))
+            text = rng.choice([text[:a], text[:a] + text[b:], text[:b] + text[a:], text[:a] + "\x00]{" + text[b:]])
+        yield text
+    yield "[" * 100_000
+    yield '{"size": ' + "9" * 5000 + "}"
+    yield '{"group": "' + "x" * 1_000_000 + '"}'
+
+
+def acceptable(text: str) -> bool:
+    try:
+        TraceSpec.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_thousands_of_hostile_specs_are_refused_or_served_and_the_server_stays_up(
+    servers: dict[str, Server], engine: ServerEngine
+) -> None:
+    specs = list(hostile_specs(2200))
+    url = servers["first"].url + "/v1/chat/completions"
+
+    async def ask_all() -> list[int]:
+        limit = asyncio.Semaphore(48)
+        async with httpx.AsyncClient(timeout=120) as client:
+
+            async def ask(text: str) -> int:
+                async with limit:
+                    return (await client.post(url, json=chat("2", max_tokens=1) | xargs(text))).status_code
+
+            return await asyncio.gather(*(ask(text) for text in specs))
+
+    statuses = asyncio.run(ask_all())
+    assert statuses == [200 if acceptable(text) else 400 for text in specs]
+    assert min(Counter(statuses).values()) > 300
+    after = by_id(list(engine.sample(QUESTIONS[:2], SAMPLING, PRUNED)))
+    assert Counter(t.finish_reason == "pruned" for t in after.values()) == {True: 8, False: 8}
+
+
+def test_a_client_that_goes_away_leaves_no_running_request(
+    servers: dict[str, Server], engine: ServerEngine
+) -> None:
+    listening = engine.sample(QUESTIONS, SAMPLING, PRUNED)
+    next(listening)
+    busy = gauge(servers["first"], "num_requests_running") + gauge(servers["first"], "num_requests_waiting")
+    listening.close()
+    assert busy > 24
+    for _ in range(100):
+        # The gauges are written with a step, so there must be one.
+        list(engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=1)))
+        if gauge(servers["first"], "num_requests_running") + gauge(servers["first"], "num_requests_waiting") == 0:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("requests of a client that has gone are still running")
+    assert gauge(servers["first"], "kv_cache_usage_perc") == 0
+
+
+def test_a_server_without_the_plug_in_gives_texts_and_confidences(
+    servers: dict[str, Server], vllm_engine: VLLMEngine
+) -> None:
+    engine = ServerEngine(servers["plain"].url, top_k=TOP_K)
+    voter = WeightedVoter(engine)
+    for method in ("majority", "deepconf"):
+        assert voter.solve(QUESTIONS[0].text, n=8, max_tokens=256, method=method).answer is not None
+    spec = TraceSpec(confidence=True)
+    local = by_id(list(vllm_engine.sample(QUESTIONS[:1], SAMPLING, spec)))
+    served = by_id(list(engine.sample(QUESTIONS[:1], SAMPLING, spec)))
+    same = [key for key in local if served[key].token_ids == local[key].token_ids]
+    assert len(same) >= 7
+    for key in same:
+        assert served[key].text == local[key].text
+        ours, theirs = served[key].confidence, local[key].confidence
+        assert ours is not None
+        assert theirs is not None
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    with pytest.raises(ValueError, match="need arrol's plug-in"):
+        engine.sample(QUESTIONS[:1], SAMPLING, PRUNED)
+    with pytest.raises(ValueError, match="'quality' needs a quality head"):
+        voter.solve(QUESTIONS[0].text)
+    voter.close()
+
+
+def test_plain_text_completions_of_a_server_without_the_plug_in(servers: dict[str, Server]) -> None:
+    engine = ServerEngine(servers["plain"].url, top_k=TOP_K, chat=False)
+    (trace,) = engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=8), TraceSpec(confidence=True))
+    engine.close()
+    assert trace.confidence is not None
+    assert len(trace.confidence) == trace.num_tokens == len(trace.token_ids or [])
+
+
+# The last of this file: it kills a server.
+def test_when_a_server_is_killed_every_question_is_answered_and_no_trace_comes_twice(
+    servers: dict[str, Server],
+) -> None:
+    urls = [servers["first"].url, servers["second"].url]
+    voter = WeightedVoter.from_pretrained("pocket", server=urls, max_in_flight=32)
+    engine = voter.engine
+    assert isinstance(engine, ServerEngine)
+    seen: list[tuple[str, int]] = []
+    in_flight = []
+
+    def kill_in_the_middle(trace: Trace) -> None:
+        seen.append((trace.question_id, trace.sample_id))
+        if len(seen) == 60:
+            in_flight.append(engine._servers[1].in_flight)
+            servers["second"].kill()
+
+    texts = {question.id: question.text for question in QUESTIONS[:24]}
+    results = voter.solve_many(texts, n=8, on_trace=kill_in_the_middle)
+    assert in_flight[0] > 0
+    assert [result.question_id for result in results] == list(texts)
+    assert sorted(seen) == sorted((question_id, i) for question_id in texts for i in range(8))
+    assert all([t.sample_id for t in result.traces] == list(range(8)) for result in results)
+    assert all(result.tokens.pruned_traces <= 6 for result in results)
+    assert engine._servers[1].failure
+    assert not engine._servers[0].failure
+    # Known to be gone, and asked again in every call: the other one goes on alone.
+    assert voter.solve(QUESTIONS[0].text, n=4).traces
+    servers["first"].kill()
+    with pytest.raises(ServerError, match="no server is left"):
+        voter.solve(QUESTIONS[0].text, n=4)
+    voter.close()

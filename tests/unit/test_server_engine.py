@@ -1,0 +1,393 @@
+"""The HTTP client against stand-in servers: what it sends, repeats, moves elsewhere and refuses."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arrol_tts import WeightedVoter
+from arrol_tts.consensus import Consensus
+from arrol_tts.engine import server_engine
+from arrol_tts.engine.base import Question, Sampling
+from arrol_tts.engine.server_engine import ServerEngine, ServerError
+from arrol_tts.stopping import KeepShare, TraceSpec
+from arrol_tts.trace import Trace
+
+QUESTIONS = [Question(f"q{i}", f"question {i}") for i in range(4)]
+SAMPLING = Sampling(n=3, max_tokens=64)
+INFO = {"version": "1", "hidden_size": 8, "top_k": 5, "head": {"sha256": "0", "positions": [4]}}
+Answer = tuple[int, Any]
+
+
+def completion(text: str = "the answer is 7", **fields: Any) -> dict[str, Any]:
+    choice = {"message": {"content": text}, "finish_reason": "stop"} | fields
+    return {"choices": [choice], "usage": {"completion_tokens": 5}}
+
+
+class StandIn(ThreadingHTTPServer):
+    """A server that speaks OpenAI's API and answers what ``answer`` says."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Answer], info: Any = None, model: str = "m") -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer, self.info, self.model = answer, info, model
+        self.requests: list[dict[str, Any]] = []
+        self.headers: dict[str, str] = {}
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def kill(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *args: Any) -> None:
+        pass  # clients that go away are part of the tests
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: StandIn
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def reply(self, status: int, content: Any) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            self.reply(200, {"data": [{"id": self.server.model}]})
+        elif self.path == "/arrol/info" and self.server.info:
+            self.reply(200, self.server.info)
+        else:
+            self.reply(404, {})
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        request["path"] = self.path
+        self.server.requests.append(request)
+        status, content = self.server.answer(request)
+        if status == 0:  # hang up
+            self.close_connection = True
+            return
+        self.reply(status, content)
+
+
+Start = Callable[..., StandIn]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    monkeypatch.setattr(server_engine, "BACK_OFF_SECONDS", 0.01)
+    running: list[StandIn] = []
+
+    def begin(answer: Callable[[dict[str, Any]], Answer], *args: Any) -> StandIn:
+        running.append(StandIn(answer, *args))
+        return running[-1]
+
+    yield begin
+    for server in running:
+        server.kill()
+
+
+def once_each(traces: list[Trace]) -> bool:
+    return sorted((t.question_id, t.sample_id) for t in traces) == [
+        (q.id, i) for q in QUESTIONS for i in range(SAMPLING.n)
+    ]
+
+
+def sample(urls: Any, spec: TraceSpec | None = None, **options: Any) -> list[Trace]:
+    engine = ServerEngine(urls, **options)
+    try:
+        return list(engine.sample(QUESTIONS, SAMPLING, spec))
+    finally:
+        engine.close()
+
+
+def test_every_trace_is_asked_for_once_with_its_own_seed(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    traces = sample(server.url)
+    assert once_each(traces)
+    assert {(t.text, t.num_tokens, t.token_ids, t.finish_reason) for t in traces} == {
+        ("the answer is 7", 5, None, "stop")
+    }
+    assert len({r["seed"] for r in server.requests}) == len(server.requests) == 12
+    # Nothing that only vLLM understands goes to a server that does not say it is vLLM.
+    assert set(server.requests[0]) == {
+        "path",
+        "model",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "messages",
+    }
+
+
+def test_a_final_v1_and_an_api_key_are_understood(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    assert once_each(sample([f"{server.url}/v1/"], api_key="k"))
+    assert {r["path"] for r in server.requests} == {"/v1/chat/completions"}
+
+
+@pytest.mark.parametrize("trouble", [(503, {}), (429, {}), (0, None), (200, completion(finish_reason="abort"))])
+def test_passing_trouble_is_repeated(start: Start, trouble: Answer) -> None:
+    seen: set[int] = set()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        if request["seed"] in seen:
+            return 200, completion()
+        seen.add(request["seed"])
+        return trouble
+
+    server = start(answer)
+    assert once_each(sample(server.url))
+    assert len(server.requests) == 24
+
+
+def test_retry_after_is_heeded(start: Start) -> None:
+    times: list[float] = []
+
+    def answer(request: dict[str, Any]) -> Answer:
+        times.append(time.monotonic())
+        return (200, completion()) if len(times) > 1 else (429, {})
+
+    server = start(answer)
+    server.headers = {"retry-after": "0.4"}
+    engine = ServerEngine(server.url)
+    assert len(list(engine.sample(QUESTIONS[:1], Sampling(n=1)))) == 1
+    engine.close()
+    assert times[1] - times[0] >= 0.4
+
+
+def test_a_server_that_keeps_failing_loses_its_questions_to_the_other(start: Start) -> None:
+    bad = start(lambda request: (500, {"error": {"message": "engine is dead"}}))
+    good = start(lambda request: (200, completion()))
+    assert once_each(sample([bad.url, good.url], retries=1))
+    assert bad.requests
+
+
+def test_no_server_left_names_every_reason(start: Start) -> None:
+    first = start(lambda request: (500, {"error": {"message": "engine is dead"}}))
+    second = start(lambda request: (0, None))
+    with pytest.raises(
+        ServerError, match=r"no server is left .*HTTP 500: engine is dead; .*disconnected"
+    ) as error:
+        sample([first.url, second.url], retries=0)
+    assert first.url in str(error.value)
+    assert second.url in str(error.value)
+
+
+def test_no_server_at_the_start_is_an_early_error(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    server.kill()
+    with pytest.raises(ServerError, match=rf"no server is left \({server.url}: ConnectError"):
+        ServerEngine(server.url)
+
+
+def test_one_of_two_absent_at_the_start_is_no_trouble(start: Start) -> None:
+    gone, good = start(lambda request: (500, {})), start(lambda request: (200, completion()))
+    gone.kill()
+    assert once_each(sample([gone.url, good.url]))
+
+
+def test_a_group_under_rules_meets_again_as_a_whole_and_no_trace_comes_twice(start: Start) -> None:
+    done = threading.Event()
+
+    def fails_after_one(request: dict[str, Any]) -> Answer:
+        if request["seed"] == first_seed:
+            return 200, completion() | {"kv_transfer_params": {"arrol": {"scores": []}}}
+        done.wait(0.3)
+        return 0, None
+
+    def works(request: dict[str, Any]) -> Answer:
+        return 200, completion() | {"kv_transfer_params": {"arrol": {"scores": []}}}
+
+    first_seed = SAMPLING.seed_of("q0", 0)
+    bad, good = start(fails_after_one, INFO), start(works, INFO)
+    engine = ServerEngine([bad.url, good.url], retries=0)
+    traces = list(engine.sample(QUESTIONS[:1], SAMPLING, TraceSpec(rules=(KeepShare(4, 0.5),))))
+    engine.close()
+    assert sorted(t.sample_id for t in traces) == [0, 1, 2]
+    groups = {json.loads(r["vllm_xargs"]["arrol"])["group"] for r in good.requests}
+    assert len(good.requests) == 3
+    assert len(groups) == 1
+    assert groups.isdisjoint(json.loads(r["vllm_xargs"]["arrol"])["group"] for r in bad.requests)
+
+
+def test_all_traces_of_a_question_go_to_one_server_even_when_they_exceed_the_limit(start: Start) -> None:
+    seen: dict[str, set[str]] = {}
+    servers = []
+    for name in "ab":
+
+        def answer(request: dict[str, Any], name: str = name) -> Answer:
+            seen.setdefault(request["messages"][0]["content"], set()).add(name)
+            time.sleep(0.02)
+            return 200, completion()
+
+        servers.append(start(answer))
+    assert once_each(sample([server.url for server in servers], max_in_flight=2))
+    assert len(seen) == 4
+    assert all(len(names) == 1 for names in seen.values())
+    assert set.union(*seen.values()) == {"a", "b"}
+
+
+def test_max_in_flight_bounds_the_requests_of_a_server(start: Start) -> None:
+    now, most, lock = [0], [0], threading.Lock()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        with lock:
+            now[0] -= 1
+        return 200, completion()
+
+    server = start(answer)
+    assert once_each(sample(server.url, max_in_flight=6))
+    assert 3 < most[0] <= 6
+
+
+def test_a_refused_request_is_not_repeated(start: Start) -> None:
+    server = start(lambda request: (400, {"error": {"message": "max_tokens is too large"}}))
+    with pytest.raises(ValueError, match="refuses the request: max_tokens is too large"):
+        sample(server.url)
+
+
+@pytest.mark.parametrize("content", [b"<html>", {}, {"choices": []}, [], {"choices": [{"message": None}]}])
+def test_answers_that_cannot_be_read_are_an_error(start: Start, content: Any) -> None:
+    server = start(lambda request: (200, content))
+    with pytest.raises(ServerError, match="answers what cannot be read"):
+        sample(server.url)
+
+
+def test_scores_need_the_plug_in_and_the_error_says_how_to_start_it(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    for spec in (TraceSpec(score_finish=True), TraceSpec(rules=(KeepShare(4, 0.5),))):
+        with pytest.raises(
+            ValueError, match=r"need arrol's plug-in.*python -m arrol_tts.engine.vllm_plugin.serve"
+        ):
+            sample(server.url, spec)
+    assert server.requests == []
+
+
+def test_scores_need_a_head_in_the_server(start: Start) -> None:
+    server = start(lambda request: (200, completion()), INFO | {"head": None})
+    with pytest.raises(ValueError, match="need a quality head"):
+        sample(server.url, TraceSpec(score_finish=True))
+
+
+def test_an_answer_without_the_log_that_was_asked_for_is_an_error(start: Start) -> None:
+    server = start(lambda request: (200, completion()), INFO)
+    with pytest.raises(ServerError, match="carries no log of the plug-in"):
+        sample(server.url, TraceSpec(confidence=True))
+
+
+def test_another_head_or_top_k_than_wanted_is_refused(start: Start) -> None:
+    from arrol_tts.pocket import POCKET_HEAD
+
+    server = start(lambda request: (200, completion()), INFO)
+    with pytest.raises(ValueError, match="was started with another head"):
+        ServerEngine(server.url, head=POCKET_HEAD)
+    with pytest.raises(ValueError, match="computes confidences with top_k=5, not 20"):
+        ServerEngine(server.url, top_k=20)
+
+
+def test_confidence_is_the_mean_negative_log_probability_of_the_candidates(start: Start) -> None:
+    tokens = [{"top_logprobs": [{"logprob": -1.0}, {"logprob": -2.0}]}, {"top_logprobs": [{"logprob": -0.5}]}]
+    server = start(lambda request: (200, completion(logprobs={"content": tokens})))
+    traces = sample(server.url, TraceSpec(confidence=True), top_k=2)
+    assert server.requests[0]["top_logprobs"] == 2
+    assert traces[0].confidence is not None
+    np.testing.assert_array_equal(traces[0].confidence, np.array([1.5, 0.5], dtype=np.float32))
+
+
+def test_plain_completions_carry_log_probabilities_too(start: Start) -> None:
+    choice = {"text": "x", "finish_reason": "length", "logprobs": {"top_logprobs": [{"a": -1.0, "b": -3.0}]}}
+    server = start(lambda request: (200, {"choices": [choice], "usage": {"completion_tokens": 1}}))
+    (trace,) = sample(server.url, TraceSpec(confidence=True), chat=False)[:1]
+    assert server.requests[0]["path"] == "/v1/completions"
+    assert (server.requests[0]["logprobs"], server.requests[0]["prompt"][:8]) == (20, "question")
+    assert trace.finish_reason == "length"
+    assert trace.confidence is not None
+    assert trace.confidence.tolist() == [2.0]
+
+
+def test_a_server_without_log_probabilities_says_so(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    with pytest.raises(ServerError, match="returns no log-probabilities"):
+        sample(server.url, TraceSpec(confidence=True))
+
+
+def test_reasoning_is_part_of_the_text(start: Start) -> None:
+    message = {"reasoning": "think. ", "content": "7"}
+    server = start(lambda request: (200, completion(message=message)))
+    assert sample(server.url)[0].text == "think. 7"
+
+
+def test_models_must_be_served(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    with pytest.raises(ValueError, match="does not serve 'other' but m: pass model="):
+        ServerEngine(server.url, model="other")
+    second = start(lambda request: (200, completion()), None, "m2")
+    with pytest.raises(ValueError, match="does not serve 'm' but m2"):
+        ServerEngine([server.url, second.url])
+
+
+@pytest.mark.parametrize("urls", [[], "localhost:8000", ["ftp://x"]])
+def test_base_urls_are_checked(urls: Any) -> None:
+    with pytest.raises(ValueError, match="it must name servers such as"):
+        ServerEngine(urls)
+
+
+def test_a_question_that_needs_no_more_traces_is_cancelled(start: Start) -> None:
+    asked = threading.Event()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        if request["seed"] == Sampling(n=5).seed_of("q0", 0):
+            return 200, completion("answer 7")
+        asked.wait(5)
+        return 200, completion("answer 8")
+
+    server = start(answer)
+    voter = WeightedVoter(ServerEngine(server.url), method="majority")
+    result = voter.solve("what is it?", n=5, consensus=Consensus(share=0.6, min_votes=1))
+    asked.set()
+    voter.close()
+    assert result.answer == "7"
+    assert [t.finish_reason for t in result.traces] == ["stop"] + ["cancelled"] * 4
+    assert "has 100% of the votes of 1 traces" in result.traces[1].detail
+
+
+def test_closing_the_engine_ends_a_sampling_in_progress(start: Start) -> None:
+    hold = threading.Event()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        if request["seed"] != SAMPLING.seed_of("q0", 0):
+            hold.wait(5)
+        return 200, completion()
+
+    server = start(answer)
+    engine = ServerEngine(server.url)
+    traces = engine.sample(QUESTIONS, SAMPLING)
+    next(traces)
+    engine.close()
+    with pytest.raises(ServerError, match="closed while it was sampling"):
+        list(traces)
+    hold.set()
