@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, verify
 from arrol_tts.pocket.task import CHARACTERS, training_text
+from arrol_tts.voting import vote
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -76,9 +77,7 @@ def model(
         torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.95)),
     ]
     batches = _batches(batch_tokens, seed)
-    with Progress(
-        *Progress.get_default_columns(), TimeElapsedColumn(), TextColumn("{task.fields[loss]}")
-    ) as bar:
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), TextColumn("{task.fields[loss]}")) as bar:
         task = bar.add_task("pocket model", total=steps, loss="")
         for step in range(steps):
             for optimizer in optimizers:
@@ -89,7 +88,7 @@ def model(
             hidden = lm.model(input_ids=inputs).last_hidden_state
             learn = targets >= 0
             loss = cross_entropy(lm.lm_head(hidden[learn]), targets[learn])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
             for optimizer in optimizers:
                 optimizer.step()
@@ -153,7 +152,7 @@ def head(
 ) -> None:
     """Train the head on the model's own traces of training questions (about ten minutes on two cores)."""
     from arrol_train.collect import hidden_states
-    from arrol_train.head_trainer import HeadTraining, train_head
+    from arrol_train.head_trainer import HeadTraining, held_out_rows, train_head
     from arrol_tts.answers import extract_answer
     from arrol_tts.engine.base import Question, Sampling
     from arrol_tts.engine.vllm_engine import VLLMEngine
@@ -181,10 +180,12 @@ def head(
     rows = [sorted({min(at, trace.num_tokens - 1), trace.num_tokens - 1}) for trace in traces]
     states = list(hidden_states(model, [texts[t.question_id] for t in traces], traces, rows))
     names = {name: i for i, name in enumerate(texts)}
+    row_questions = np.repeat([names[t.question_id] for t in traces], [len(r) for r in rows])
+    training = HeadTraining(seed=seed)
     trained = train_head(
         features=np.concatenate(states),
         labels=np.repeat([bool(t.correct) for t in traces], [len(r) for r in rows]),
-        questions=np.repeat([names[t.question_id] for t in traces], [len(r) for r in rows]),
+        questions=row_questions,
         positions=np.concatenate([[int(k != at) for k in r] for r in rows]),
         config=QualityHeadConfig(
             base_model="../model",
@@ -193,10 +194,17 @@ def head(
             positions=[at],
             sampling={"temperature": 1.0, "max_tokens": MAX_TOKENS},
             engine={"top_k": TOP_K, "dtype": "float32"},
-            voting=_best_confidence_options(traces),
         ),
-        training=HeadTraining(seed=seed),
+        training=training,
     )
+    with torch.inference_mode():
+        for trace, positions, state in zip(traces, rows, states, strict=True):
+            scores = trained(torch.from_numpy(state)).tolist()
+            trace.scores = dict(zip(positions, scores, strict=True))
+    held_out = {
+        name for name, i in names.items() if i in set(row_questions[held_out_rows(row_questions, training)])
+    }
+    trained.config.voting = _best_options(traces, [t for t in traces if t.question_id in held_out])
     trained.config.metrics |= {
         "synthetic": True,
         "training_questions": questions,
@@ -205,26 +213,31 @@ def head(
         "mean_tokens": round(float(np.mean([t.num_tokens for t in traces])), 1),
     }
     trained.save_pretrained(out)
-    typer.echo(f"wrote {out}: {trained.config.metrics}")
+    typer.echo(f"wrote {out}: {trained.config.metrics} {trained.config.voting}")
 
 
-def _best_confidence_options(traces: list[Trace]) -> dict[str, dict[str, Any]]:
-    """DeepConf at its best on these training traces: the window of each of its votes."""
-    from itertools import groupby
+def _best_options(traces: list[Trace], held_out: list[Trace]) -> dict[str, dict[str, Any]]:
+    """Each method at its best on training questions; the head's own on those it did not learn from."""
+    return {
+        "deepconf": _best("deepconf", traces, [{"window": window} for window in WINDOWS]),
+        "deepconf-lowest": _best("deepconf-lowest", traces, [{"window": window} for window in WINDOWS]),
+        "deepconf-tail": _best("deepconf-tail", traces, [{"tail": window} for window in WINDOWS]),
+        "quality": _best(
+            "quality",
+            held_out,
+            [{"over": over, "odds_power": power} for over in ("last", "mean") for power in (None, 0.5, 1.0, 2.0)],
+        ),
+    }
 
-    from arrol_tts.voting import vote
 
-    groups = [
-        list(g) for _, g in groupby(sorted(traces, key=lambda t: t.question_id), lambda t: t.question_id)
-    ]
+def _best(method: str, traces: list[Trace], options: list[dict[str, Any]]) -> dict[str, Any]:
+    by_question = sorted(traces, key=lambda trace: trace.question_id)
+    groups = [list(group) for _, group in itertools.groupby(by_question, lambda trace: trace.question_id)]
 
-    def accuracy(method: str, **options: Any) -> float:
-        return float(np.mean([bool(vote(group, method, **options).correct) for group in groups]))
+    def accuracy(chosen: dict[str, Any]) -> float:
+        return float(np.mean([bool(vote(group, method, **chosen).correct) for group in groups]))
 
-    best = {}
-    for method, option in (("deepconf", "window"), ("deepconf-lowest", "window"), ("deepconf-tail", "tail")):
-        best[method] = {option: max(WINDOWS, key=lambda w: accuracy(method, **{option: w}))}
-    return best
+    return max(options, key=accuracy)
 
 
 if __name__ == "__main__":

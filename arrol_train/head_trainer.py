@@ -44,6 +44,13 @@ class HeadTraining:
     seed: int = 0
 
 
+def held_out_rows(questions: NDArray[np.int64], training: HeadTraining) -> NDArray[np.bool_]:
+    """The rows whose questions are held out for validation: bool ``[rows]``."""
+    names = np.random.default_rng(training.seed).permutation(np.unique(questions))
+    chosen: NDArray[np.bool_] = np.isin(questions, names[: max(1, round(len(names) * training.validation_share))])
+    return chosen
+
+
 def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """Mean softplus(wrong - right) over all pairs of a right and a wrong row of the same group.
 
@@ -88,8 +95,7 @@ def train_head(
     if labels.all() or not labels.any():
         raise ValueError(f"all {len(labels)} rows are {'right' if labels[0] else 'wrong'}: a head needs both")
     rng = np.random.default_rng(training.seed)
-    names = rng.permutation(np.unique(questions))
-    held_out = np.isin(questions, names[: max(1, round(len(names) * training.validation_share))])
+    held_out = held_out_rows(questions, training)
     groups = np.unique(np.stack([questions, positions]), axis=1, return_inverse=True)[1].reshape(-1)
 
     torch.manual_seed(training.seed)
@@ -99,9 +105,7 @@ def train_head(
     fit = torch.from_numpy(~held_out)
     head.mean.copy_(x[fit].mean(0))
     head.scale.copy_(1 / (x[fit].std(0) + 1e-4))
-    optimizer = torch.optim.AdamW(
-        head.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
+    optimizer = torch.optim.AdamW(head.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     rows_of = [np.flatnonzero(~held_out & (groups == group)) for group in np.unique(groups[~held_out])]
     steps = training.epochs * math.ceil(len(rows_of) / training.groups_per_batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=steps)
@@ -116,7 +120,7 @@ def train_head(
             loss = binary_cross_entropy_with_logits(logits, y[rows])
             loss = loss + training.ranking * ranking_loss(logits, y[rows], g[rows])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
         held_out_logits = _logits(head, x[~fit])

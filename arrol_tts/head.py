@@ -65,9 +65,7 @@ class QualityHead(nn.Module):
         _write_atomic(folder / CONFIG_FILE, (json.dumps(asdict(self.config), indent=2) + "\n").encode())
 
     @classmethod
-    def from_pretrained(
-        cls, path_or_id: str | os.PathLike[str], *, revision: str | None = None
-    ) -> QualityHead:
+    def from_pretrained(cls, path_or_id: str | os.PathLike[str], *, revision: str | None = None) -> QualityHead:
         """Load a head from a folder, the name of a built-in head (``"pocket"``) or a hub id.
 
         Args:

@@ -110,9 +110,7 @@ def resolve_head(path_or_id: str | os.PathLike[str], *, revision: str | None = N
         return folder
     name = str(path_or_id)
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise HeadError(
-            f"there is no quality head at {name!r}: give a folder, a hub id (owner/name) or 'pocket'"
-        )
+        raise HeadError(f"there is no quality head at {name!r}: give a folder, a hub id (owner/name) or 'pocket'")
     from huggingface_hub import snapshot_download
 
     try:

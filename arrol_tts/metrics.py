@@ -344,9 +344,7 @@ def bootstrap_interval(
         ValueError: without questions, on values that are not finite, or a level outside (0, 1).
     """
     values = np.asarray(values_per_question, float)
-    return bootstrap_ratio_interval(
-        values, np.ones(values.shape), level=level, resamples=resamples, seed=seed
-    )
+    return bootstrap_ratio_interval(values, np.ones(values.shape), level=level, resamples=resamples, seed=seed)
 
 
 def bootstrap_ratio_interval(
@@ -494,6 +492,4 @@ def paired_permutation_test(
 
 def _check_paired(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     if first != second or len(first) != 1 or not first[0]:
-        raise ValueError(
-            f"the methods have values of shapes {first} and {second}; give one each per question"
-        )
+        raise ValueError(f"the methods have values of shapes {first} and {second}; give one each per question")

@@ -71,9 +71,7 @@ def read_traces(
     path, fields, reasons = Path(path), dict(fields or {}), dict(finish_reasons or {})
     for field in fields:
         if field not in MAPPABLE_FIELDS:
-            raise ValueError(
-                f"there is no trace field {field!r} to map a column to; {_choices(MAPPABLE_FIELDS)}"
-            )
+            raise ValueError(f"there is no trace field {field!r} to map a column to; {_choices(MAPPABLE_FIELDS)}")
     for word, reason in reasons.items():
         if reason not in FINISH_REASONS:
             raise ValueError(f"finish_reasons maps {word!r} to {reason!r}; {_choices(FINISH_REASONS)}")
@@ -155,9 +153,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 if row is None:
                     continue
                 if not isinstance(row, dict):
-                    raise ValueError(
-                        f"{path}, row {number} is a {type(row).__name__}; a row must be an object"
-                    )
+                    raise ValueError(f"{path}, row {number} is a {type(row).__name__}; a row must be an object")
                 yield number, row
         except json.JSONDecodeError as error:
             at = "" if is_array else f", row {number}"

@@ -316,9 +316,7 @@ def _position_maps(column: pa.Array) -> list[dict[int, Any]]:
     pairs, offsets = column.values, column.offsets.to_pylist()
     positions, values = pairs.field(0).to_pylist(), pairs.field(1)
     items = _float_lists(values) if pairs.type.field(1).name == "vector" else values.to_pylist()
-    return [
-        dict(zip(positions[start:end], items[start:end], strict=True)) for start, end in pairwise(offsets)
-    ]
+    return [dict(zip(positions[start:end], items[start:end], strict=True)) for start, end in pairwise(offsets)]
 
 
 # --- files ----------------------------------------------------------------------------------------

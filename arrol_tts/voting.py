@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -242,9 +242,7 @@ def vote(
     name, weigh = resolve_method(method, options)
 
     # By sample id: sums round and ties break the same way, whatever the order of the traces.
-    voters = sorted(
-        (i for i, trace in enumerate(traces) if answered(trace)), key=lambda i: traces[i].sample_id
-    )
+    voters = sorted((i for i, trace in enumerate(traces) if answered(trace)), key=lambda i: traces[i].sample_id)
     weights = [0.0] * len(traces)
     choices = [-1] * len(traces)
     table: list[AnswerRow] = []
@@ -312,9 +310,7 @@ def deepconf_tail(traces: Sequence[Trace], *, tail: int = WINDOW, top_share: flo
 
 
 @register("deepconf-lowest", needs=["confidence"])
-def deepconf_lowest(
-    traces: Sequence[Trace], *, window: int = WINDOW, top_share: float | None = None
-) -> Weights:
+def deepconf_lowest(traces: Sequence[Trace], *, window: int = WINDOW, top_share: float | None = None) -> Weights:
     """DeepConf: the confidence of the weakest sliding window; ``top_share`` as in `deepconf`."""
     values = _measure(traces, "deepconf-lowest", lambda c: measures.lowest_window(c, window))
     return _keep_top(values, top_share)
@@ -359,15 +355,35 @@ def self_certainty(traces: Sequence[Trace], *, power: float = 0.5) -> Weights:
 
 @register("quality", needs=["scores"])
 def quality(
-    traces: Sequence[Trace], *, platt: tuple[float, float] | None = None, unscored: float | None = None
+    traces: Sequence[Trace],
+    *,
+    over: Literal["last", "mean"] = "last",
+    odds_power: float | None = None,
+    platt: tuple[float, float] | None = None,
+    unscored: float | None = None,
 ) -> Weights:
-    """The probability that the trace is right: the quality head's last score.
+    """The probability p that the trace is right, by the quality head's last score.
 
-    Options: ``platt=(a, b)`` recalibrates a score s to sigmoid(a * logit(s) + b)
-    (`arrol_tts.calibration.platt_scale`); ``unscored`` is the score of traces the head never read, such
-    as those that ended before its first position; without it they are an error.
+    Options: ``over="mean"`` averages the log-odds of all the trace's scores, since the head knows other
+    things at other positions; ``odds_power`` weighs by (p / (1 - p)) ** odds_power instead of p, so that
+    few good traces can outweigh many bad ones (p is kept 1e-4 away from 0 and 1); ``platt=(a, b)``
+    recalibrates a score s to sigmoid(a * logit(s) + b) (`arrol_tts.calibration.platt_scale`); ``unscored``
+    is the score of traces the head never read, such as those that ended before its first position; without
+    it they are an error.
     """
-    return _probabilities(traces, "quality", platt, unscored)
+    if over not in ("last", "mean"):
+        raise ValueError(f"over is {over!r}; it must be 'last' or 'mean'")
+    if odds_power is not None and not 0 < odds_power <= 10:
+        raise ValueError(f"odds_power is {odds_power}; it must be in (0, 10], or None")
+    p = _probabilities(traces, "quality", platt, unscored)
+    if over == "mean":
+        a, b = platt or (1.0, 0.0)
+        every = [a * logit(list(trace.scores.values())) + b for trace in traces]
+        p = np.array([sigmoid(e.mean()) if e.size else last for e, last in zip(every, p, strict=True)])
+    if odds_power is None:
+        return p
+    p = np.clip(p, 1e-4, 1 - 1e-4)
+    return np.asarray((p / (1 - p)) ** odds_power)
 
 
 @register("quality-logodds", needs=["scores"])

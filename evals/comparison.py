@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arrol_tts.answers import answers_equal, extract_answer
 from numpy.typing import NDArray
 
 from arrol_tts import metrics, voting
+from arrol_tts.answers import answers_equal, extract_answer
 from arrol_tts.calibration import AnswerCalibration
 from arrol_tts.combined import cross_val_vote
 from arrol_tts.recorded import read_traces
@@ -314,9 +314,7 @@ def _signals(traces: Iterable[Trace]) -> list[SignalReport]:
         values = [value for trace in known if (value := read(trace)) is not None]
         if len(values) == len(known):
             overall = metrics.auroc(correct, values)
-            reports.append(
-                SignalReport(name, overall, metrics.within_question_auroc(correct, values, questions))
-            )
+            reports.append(SignalReport(name, overall, metrics.within_question_auroc(correct, values, questions)))
     return reports
 
 

@@ -186,9 +186,7 @@ def _answer_table(reports: Sequence[MethodReport]) -> Table:
     voted = [report for report in reports if not report.skipped]
     table = Table("question", *(report.method for report in voted), box=SIMPLE_HEAD)
     for verdicts in zip(*(report.verdicts for report in voted), strict=True):
-        table.add_row(
-            verdicts[0].question_id, *(f"{v.answer or 'none'} ({v.confidence:.2f})" for v in verdicts)
-        )
+        table.add_row(verdicts[0].question_id, *(f"{v.answer or 'none'} ({v.confidence:.2f})" for v in verdicts))
     return table
 
 

@@ -128,7 +128,7 @@ class ServerEngine:
         self._client = httpx.AsyncClient(
             headers=self._headers,
             timeout=self._timeout,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_in_flight),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
         self._left = asyncio.Event()
 

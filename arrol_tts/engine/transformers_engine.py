@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LogitsProcessorList
@@ -70,7 +70,8 @@ class TransformersEngine:
         self.model = str(model)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._tokenizer = AutoTokenizer.from_pretrained(self.model)
-        self._lm: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype).to(self._device).eval()
+        self._lm = cast(Any, AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype))
+        self._lm.to(self._device).eval()
         self.hidden_size = int(self._lm.config.get_text_config().hidden_size)
         if head is not None:
             head.config.check_model(hidden_size=self.hidden_size, model=self.model)

@@ -1,4 +1,4 @@
-"""Benchmarks whose results are committed, each run as ``python -m evals.bench.NAME`` and recorded in ``evals/results``."""
+"""Benchmarks with committed results: run as ``python -m evals.bench.NAME``, recorded in ``evals/results``."""
 
 from __future__ import annotations
 

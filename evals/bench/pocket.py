@@ -90,9 +90,7 @@ def summarise(runs: list[Run], voter: WeightedVoter) -> dict[str, Any]:
             for name in ("quality", "quality_pruned")
         },
         "tokens_per_question": {name: float(tokens[name].mean()) for name in names},
-        "seconds": {
-            name: [run.seconds[name] for run in runs] for name in ("full", "pruned")
-        },
+        "seconds": {name: [run.seconds[name] for run in runs] for name in ("full", "pruned")},
         "accuracy_every_method": {
             name: float(
                 np.mean([report.is_right(voter, group, name) for run in runs for group in run.full.values()])

@@ -96,8 +96,7 @@ def plain_questions(rng: np.random.Generator, num_questions: int, num_traces: in
         candidates = [str(n) for n in rng.integers(0, 1000, size=8)]
         picks = rng.choice(8, size=num_traces, p=rng.dirichlet(np.ones(8)))
         yield [
-            Trace(question_id=str(question), sample_id=i, answer=candidates[pick])
-            for i, pick in enumerate(picks)
+            Trace(question_id=str(question), sample_id=i, answer=candidates[pick]) for i, pick in enumerate(picks)
         ]
 
 

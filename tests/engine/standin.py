@@ -32,7 +32,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
-from arrol_tts.engine.vllm_plugin.scheduler import QualityHeadAsyncScheduler
+from arrol_tts.engine.vllm_plugin.scheduler import QualityHeadAsyncScheduler, QualityHeadScheduler
 from arrol_tts.engine.vllm_plugin.worker import QualityHeadWorker
 from arrol_tts.pocket import POCKET_MODEL
 from arrol_tts.stopping import TraceSpec
@@ -91,20 +91,21 @@ class StandinRunner:
     """
 
     def __init__(self, *, slots: int, v2: bool) -> None:
-        self.slots, self.v2 = slots, v2
+        self.slots, self.v2, self.dtype = slots, v2, torch.float32
         self.texts: dict[str, _Text] = {}
         self.kv: dict[tuple[int, int], int] = {}
         self.execute_model_state: Any = None
         self.input_batch: Any = None
         self.model = SimpleNamespace(compute_logits=self._logits)
         self.is_pooling_model = False
+        self._buffer = torch.empty(2 * slots + 1, 1)
         self.most_held = 0
-        self.preemptions = 0
+        self.preemptions = self.wiped = 0
         self.sampled: Counter[str] = Counter()
 
     @staticmethod
     def _logits(hidden: torch.Tensor) -> torch.Tensor:
-        return torch.stack([hidden[:, 0], torch.zeros(len(hidden))], dim=1)
+        return torch.stack([hidden[:, 0], torch.zeros_like(hidden[:, 0])], dim=1)
 
     def execute_model(self, scheduled: Any, _: Any = None) -> ModelRunnerOutput | None:
         self._update_requests(scheduled)
@@ -125,18 +126,19 @@ class StandinRunner:
             self._tokens.append([token_of(request_id, position)] if sampled else [])
             text.tokens += self._tokens[-1]
             self.sampled[request_id] += sampled
-        hidden = torch.tensor(rows).unsqueeze(1)
+        hidden = torch.tensor(rows, dtype=self.dtype).unsqueeze(1)
         self._order = order
         if self.v2:
-            # Rows that are not sampled from lie between: the prompt's other tokens, and padding.
-            spread = torch.full((2 * len(rows) + 1, 1), math.nan)
-            spread[1::2] = hidden
+            # As with CUDA graphs, the states lie in one buffer that the next step writes over. Rows that
+            # are not sampled from lie between: the prompt's other tokens, and padding.
+            self._buffer = self._buffer.to(self.dtype).fill_(math.nan)
+            self._buffer[1 : 2 * len(rows) : 2] = hidden
             batch = SimpleNamespace(
                 req_ids=order,
                 cu_num_logits_np=np.arange(len(order) + 1),
                 logits_indices=torch.arange(1, 2 * len(rows), 2),
             )
-            self.execute_model_state = SimpleNamespace(input_batch=batch, hidden_states=spread)
+            self.execute_model_state = SimpleNamespace(input_batch=batch, hidden_states=self._buffer)
         else:
             self.input_batch = SimpleNamespace(req_ids=order)
             self.execute_model_state = SimpleNamespace(
@@ -148,6 +150,11 @@ class StandinRunner:
         return None
 
     def sample_tokens(self, _: Any) -> AsyncModelRunnerOutput:
+        # Sampling works in place on what it was given, and a graph's next replay may begin at once.
+        for tensor in vars(self.execute_model_state).values():
+            if isinstance(tensor, torch.Tensor):
+                tensor.fill_(math.nan)
+        self.wiped += 1
         self.execute_model_state = None
         index = {request_id: i for i, request_id in enumerate(self._order)}
         return _Late(ModelRunnerOutput(self._order, index, self._tokens))
@@ -202,11 +209,12 @@ class StandinRunner:
 
 @dataclass
 class Ended:
-    """How a request left the engine."""
+    """How a request left the engine, and in which step."""
 
     tokens: list[int] = field(default_factory=list)
     stop_reason: Any = None
     log: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
 
 
 class StandinEngine:
@@ -217,14 +225,24 @@ class StandinEngine:
         slots: as ``max_num_seqs``.
         budget: tokens a step.
         v2: which model runner to stand in for.
+        asynchronous: two batches in flight, or one.
     """
 
-    def __init__(self, *, blocks: int = 400, slots: int = 8, budget: int = 64, v2: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        blocks: int = 400,
+        slots: int = 8,
+        budget: int = 64,
+        v2: bool = True,
+        asynchronous: bool = True,
+    ) -> None:
         config = _config()
         config.cache_config.num_gpu_blocks = blocks + 1  # vLLM keeps one for itself
         init_none_hash(sha256)
         shape = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=32, dtype=torch.float32)
-        self.scheduler: Any = QualityHeadAsyncScheduler(
+        scheduler = QualityHeadAsyncScheduler if asynchronous else QualityHeadScheduler
+        self.scheduler: Any = scheduler(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(blocks + 1, [], [KVCacheGroupSpec(["layer"], shape)]),
             structured_output_manager=StructuredOutputManager(config),
@@ -236,10 +254,12 @@ class StandinEngine:
         self.scheduler.max_num_scheduled_tokens = budget
         self.blocks, self._hasher = blocks, get_request_block_hasher(BLOCK, sha256)
         self.runner = StandinRunner(slots=slots, v2=v2)
-        self._core = self._make_core(config, _StandinWorker(config, self.runner))
+        self.worker = _StandinWorker(config, self.runner)
+        self._core = self._make_core(config, self.worker)
+        self._step = self._core.step_with_batch_queue if asynchronous else self._core.step
         self.ended: dict[str, Ended] = {}
         self._alive: dict[str, Ended] = {}
-        self.most_batches = 0
+        self.most_batches = self.steps = 0
 
     def _make_core(self, config: Any, worker: QualityHeadWorker) -> Any:
         core: Any = object.__new__(EngineCore)
@@ -272,8 +292,9 @@ class StandinEngine:
 
     def step(self) -> None:
         """One step of the engine core."""
+        self.steps += 1
         self.most_batches = max(self.most_batches, len(self._core.batch_queue) + 1)
-        outputs, _ = self._core.step_with_batch_queue()
+        outputs, _ = self._step()
         for output in (o for group in (outputs or {}).values() for o in group.outputs):
             if output.request_id not in self._alive:
                 assert output.finish_reason is not None, "tokens of a request that has ended"
@@ -281,7 +302,7 @@ class StandinEngine:
             request = self._alive[output.request_id]
             request.tokens += output.new_token_ids
             if output.finish_reason is not None:
-                request.stop_reason = output.stop_reason
+                request.stop_reason, request.step = output.stop_reason, self.steps
                 request.log = (output.kv_transfer_params or {}).get(CONFIG_KEY, {})
                 self.ended[output.request_id] = self._alive.pop(output.request_id)
 
@@ -319,7 +340,8 @@ class _Executor:
         return _Future(self._worker.execute_model(scheduled))
 
     def sample_tokens(self, grammar: Any, non_block: bool = False) -> Any:
-        return _Future(self._worker.sample_tokens(grammar))
+        future = _Future(self._worker.sample_tokens(grammar))
+        return future if non_block else future.result()
 
 
 class _Future:

@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from arrol_tts.engine.base import Engine, Question, Sampling, encode_prompt
-from arrol_tts.pocket import POCKET_MODEL, questions
+from arrol_tts.pocket import questions
 from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, TraceSpec
 from arrol_tts.trace import Trace
-from tests.conftest import TOP_K
 
 if TYPE_CHECKING:
-    from arrol_tts.head import QualityHead
+    from tests.engine.parity import Reference
 
 AT = 32
 QUESTIONS = [Question(f"q{i}", q.text) for i, q in enumerate(itertools.islice(questions("test"), 5))]
@@ -36,14 +35,6 @@ def traces(engine: Engine) -> list[Trace]:
     return list(engine.sample(QUESTIONS, SAMPLING, SCORED))
 
 
-@pytest.fixture(scope="module")
-def reference() -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype="float32").eval()
-    return model, AutoTokenizer.from_pretrained(POCKET_MODEL)
-
-
 def by_id(traces: Sequence[Trace]) -> dict[tuple[str, int], Trace]:
     return {(t.question_id, t.sample_id): t for t in traces}
 
@@ -56,32 +47,11 @@ def test_every_trace_comes_back_once_and_finished(traces: list[Trace]) -> None:
     assert len({tuple(t.token_ids or []) for t in traces if t.question_id == "q0"}) > 1
 
 
-def test_scores_and_confidences_equal_a_plain_forward_pass(
-    traces: list[Trace], reference: tuple[Any, Any], pocket_head: QualityHead
-) -> None:
-    model, tokenizer = reference
-    texts = {q.id: q.text for q in QUESTIONS}
-    for trace in traces:
-        prompt = encode_prompt(tokenizer, texts[trace.question_id])
-        with torch.inference_mode():
-            output = model(
-                input_ids=torch.tensor([prompt + (trace.token_ids or [])]), output_hidden_states=True
-            )
-            scores = pocket_head(output.hidden_states[-1][0])
-            logprobs = output.logits[0].log_softmax(-1)
-        first = len(prompt) - 1
-        expected_positions = sorted({1, AT, trace.num_tokens - 1} & set(range(trace.num_tokens)))
-        assert list(trace.scores) == expected_positions
-        for position, score in trace.scores.items():
-            assert score == pytest.approx(float(scores[first + position]), abs=1e-4)
-        expected = -logprobs[first : first + trace.num_tokens].topk(TOP_K).values.mean(-1)
-        assert trace.confidence is not None
-        np.testing.assert_allclose(trace.confidence, expected.numpy(), atol=1e-3)
+def test_scores_and_confidences_equal_a_plain_forward_pass(traces: list[Trace], reference: Reference) -> None:
+    reference.assert_signals(traces, QUESTIONS, SCORED)
 
 
-def test_the_right_traces_are_pruned_and_the_others_are_untouched(
-    engine: Engine, traces: list[Trace]
-) -> None:
+def test_the_right_traces_are_pruned_and_the_others_are_untouched(engine: Engine, traces: list[Trace]) -> None:
     full = by_id(traces)
     pruned = list(engine.sample(QUESTIONS, SAMPLING, replace(SCORED, rules=(KeepShare(AT, 0.5),))))
     assert len(pruned) == len(traces)
@@ -113,9 +83,7 @@ def test_threshold_prunes_exactly_the_low_scores(engine: Engine, traces: list[Tr
             assert (stopped[trace.question_id, trace.sample_id].finish_reason == "pruned") is low
 
 
-def test_the_same_seed_gives_the_same_traces_alone_and_in_company(
-    engine: Engine, traces: list[Trace]
-) -> None:
+def test_the_same_seed_gives_the_same_traces_alone_and_in_company(engine: Engine, traces: list[Trace]) -> None:
     alone = list(engine.sample(QUESTIONS[2:3], SAMPLING))
     full = by_id(traces)
     same = [t.token_ids == full[t.question_id, t.sample_id].token_ids for t in alone]
@@ -123,10 +91,8 @@ def test_the_same_seed_gives_the_same_traces_alone_and_in_company(
     assert sum(same) >= len(same) - 1
 
 
-def test_greedy_sampling_agrees_with_transformers_generate(
-    engine: Engine, reference: tuple[Any, Any]
-) -> None:
-    model, tokenizer = reference
+def test_greedy_sampling_agrees_with_transformers_generate(engine: Engine, reference: Reference) -> None:
+    model, tokenizer = reference.model, reference.tokenizer
     (trace,) = engine.sample(QUESTIONS[:1], Sampling(n=1, temperature=0, max_tokens=256))
     prompt = torch.tensor([encode_prompt(tokenizer, QUESTIONS[0].text)])
     expected = model.generate(input_ids=prompt, do_sample=False, max_new_tokens=256)[0, prompt.shape[1] :]
@@ -141,9 +107,7 @@ def test_traces_cut_by_max_tokens_say_so_and_are_scored(engine: Engine) -> None:
 
 
 def test_groups_of_different_prompt_lengths_prune_to_their_own_share(engine: Engine) -> None:
-    result = list(
-        engine.sample(QUESTIONS, replace(SAMPLING, n=5), replace(SCORED, rules=(KeepShare(2, 0.2),)))
-    )
+    result = list(engine.sample(QUESTIONS, replace(SAMPLING, n=5), replace(SCORED, rules=(KeepShare(2, 0.2),))))
     for question in QUESTIONS:
         reasons = [t.finish_reason for t in result if t.question_id == question.id]
         assert reasons.count("pruned") == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,9 +33,7 @@ def free_blocks(engine: VLLMEngine) -> int:
     return int(scheduler_of(engine).kv_cache_manager.block_pool.get_num_free_blocks())
 
 
-def submit(
-    engine: VLLMEngine, extra_args: dict[str, Any] | None, request_id: str = "r", **params: Any
-) -> str:
+def submit(engine: VLLMEngine, extra_args: dict[str, Any] | None, request_id: str = "r", **params: Any) -> str:
     from vllm import SamplingParams
     from vllm.inputs import tokens_input
 
@@ -98,9 +97,7 @@ def test_a_group_larger_than_the_running_batch_meets_too(vllm_engine: VLLMEngine
     assert {t.num_tokens for t in traces if t.finish_reason == "pruned"} == {33}
 
 
-def test_a_group_with_members_missing_goes_on(
-    vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_group_with_members_missing_goes_on(vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arrol_tts.stopping.groups.PATIENCE_SECONDS", 0.1)
     spec = replace(PRUNED, group="missing", size=4).to_dict()
     for i in range(3):
@@ -190,3 +187,10 @@ def test_a_scheduler_without_the_needed_methods_is_named(monkeypatch: pytest.Mon
     monkeypatch.delattr(Scheduler, "_free_request")
     with pytest.raises(RuntimeError, match="Scheduler lacks _free_request"):
         check_vllm()
+
+
+def test_a_runner_laid_out_differently_is_named_when_the_model_loads() -> None:
+    from arrol_tts.engine.vllm_plugin import require
+
+    with pytest.raises(RuntimeError, match=r"vLLM's SimpleNamespace lacks logits: .* 0\.31 and 0\.32"):
+        require(SimpleNamespace(hidden_states=1), "hidden_states", "logits")

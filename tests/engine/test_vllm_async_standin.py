@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("vllm")
 
@@ -26,10 +29,6 @@ both_runners = pytest.mark.parametrize("v2", [True, False], ids=["runner_v2", "r
 
 
 def confidences(log: dict[str, str]) -> list[float]:
-    import base64
-
-    import numpy as np
-
     return np.frombuffer(base64.b64decode(log["confidence"]), dtype=np.float32).tolist()
 
 
@@ -48,6 +47,15 @@ def test_scores_that_arrive_a_step_late_belong_to_their_positions_with_a_standin
         ]
         expected = [confidence_of(name, k) for k in range(length)]
         assert confidences(ended[name].log) == pytest.approx(expected, abs=1e-6)
+
+
+@both_runners
+def test_states_are_read_before_a_cuda_graph_replays_over_them_with_a_standin_runner(v2: bool) -> None:
+    engine = StandinEngine(v2=v2)
+    engine.submit("r", PROMPT, 12, TraceSpec(score_every=1))
+    log = engine.run()["r"].log
+    assert engine.runner.wiped == 12
+    assert log["scores"] == [(k, pytest.approx(score_of("r", k), abs=1e-6)) for k in range(1, 12)]
 
 
 @both_runners
@@ -140,28 +148,69 @@ def test_preempted_requests_are_scored_as_if_nothing_had_happened_with_a_standin
 
 
 @both_runners
-def test_aborts_while_others_wait_with_a_standin_runner(v2: bool) -> None:
-    engine = StandinEngine(v2=v2)
-    names = [f"r{i}" for i in range(4)]
-    for name in names:
-        length = 24 if name != "r3" else 200  # too slow a prompt: the other three wait for it
-        engine.submit(
-            name,
-            range(9 if name != "r3" else 200),
-            min(length, 24),
-            TraceSpec(group="g", size=4, rules=(KeepShare(7, 0.5),)),
-        )
-    engine.scheduler.max_num_scheduled_tokens = 36
+@pytest.mark.parametrize("asynchronous", [True, False], ids=["asynchronous", "synchronous"])
+@pytest.mark.parametrize("end", ["abort", "patience"])
+def test_a_group_whose_last_member_never_comes_prunes_the_others_with_a_standin_runner(
+    monkeypatch: pytest.MonkeyPatch, v2: bool, asynchronous: bool, end: str
+) -> None:
+    engine = StandinEngine(v2=v2, asynchronous=asynchronous)
+    spec = TraceSpec(group="g", size=4, rules=(KeepShare(7, 0.5),))
+    for name in ("r0", "r1", "r2"):
+        engine.submit(name, PROMPT, 24, spec)
+    # Keeps the engine busy, so that the group is not simply stuck.
+    engine.submit("other", PROMPT, 200, spec if end == "abort" else None)
 
-    def abort_the_last(step: int) -> None:
-        waiting = [name for name in names[:3] if engine.scheduler._monitor.is_held(name)]
-        if len(waiting) == 3:
-            engine.abort("r3")
+    def lose_the_last(step: int) -> None:
+        if step == 5 and end == "abort":
+            engine.abort("other")
+            engine.submit("another", PROMPT, 100, None)
+        if step == 30 and end == "patience":
+            monkeypatch.setattr("arrol_tts.stopping.groups.PATIENCE_SECONDS", 0.0)
 
-    ended = engine.run(between=abort_the_last)
-    assert sorted(ended) == names[:3]
-    worst = min(names[:3], key=lambda name: score_of(name, 7))
-    assert [name for name in ended if ended[name].stop_reason == "pruned"] == [worst]
+    ended = engine.run(between=lose_the_last)
+    ranked = sorted(("r0", "r1", "r2"), key=lambda name: score_of(name, 7))
+    assert ended[ranked[0]].stop_reason == "pruned"
+    assert [len(ended[name].tokens) for name in ranked[1:]] == [24, 24]
+    # Nothing more is computed for it once it waits.
+    in_flight = 1 if asynchronous else 0
+    assert len(ended[ranked[0]].tokens) <= 8 + in_flight
+    assert engine.runner.sampled[ranked[0]] <= 8 + in_flight
+
+
+@both_runners
+def test_a_trace_pruned_by_one_rule_completes_the_group_of_another_with_a_standin_runner(v2: bool) -> None:
+    # The third, whose prompt takes longest, falls to a threshold at 5 while the others wait at 9 for it.
+    engine = StandinEngine(v2=v2, asynchronous=False, budget=24)
+    names = sorted((f"r{i}" for i in range(9)), key=lambda name: score_of(name, 9))[-3:]
+    low, first, second = names
+    fall = TraceSpec(group="g", size=3, rules=(KeepShare(9, 0.34), Threshold(5, 1.0)))
+    wait = TraceSpec(group="g", size=3, rules=(KeepShare(9, 0.34),))
+    engine.submit(first, PROMPT, 24, wait)
+    engine.submit(second, PROMPT, 24, wait)
+    engine.submit(low, range(200), 24, fall)
+    ended = engine.run()
+    assert [ended[name].stop_reason for name in (low, first)] == ["pruned", "pruned"]
+    assert [len(ended[name].tokens) for name in (low, first, second)] == [6, 10, 24]
+    assert ended[first].step == ended[low].step
+
+
+def test_the_rows_of_drafts_in_the_layout_of_runner_v2_with_a_standin_runner() -> None:
+    from arrol_tts.engine.vllm_plugin.worker import _rows_of_runner_v2
+
+    # Three requests with 0, 3 and 1 drafts; the first two rows belong to the first one's prompt.
+    batch = SimpleNamespace(
+        req_ids=["a", "b", "c"],
+        cu_num_logits_np=np.array([0, 1, 5, 7]),
+        logits_indices=torch.tensor([2, 3, 4, 5, 6, 7, 8]),
+    )
+    state = SimpleNamespace(input_batch=batch, hidden_states=torch.arange(12.0).unsqueeze(1))
+    runner = SimpleNamespace(model=SimpleNamespace(compute_logits=lambda hidden: 10 * hidden))
+    rows, hidden, logits = _rows_of_runner_v2(runner, state, needs_logits=True)
+    assert rows == {"a": (0, 1), "b": (1, 5), "c": (5, 7)}
+    assert hidden[:, 0].tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert logits is not None
+    assert logits[:, 0].tolist() == [20, 30, 40, 50, 60, 70, 80]
+    assert _rows_of_runner_v2(runner, state, needs_logits=False)[2] is None
 
 
 @both_runners
@@ -194,4 +243,3 @@ def test_any_mix_of_rules_sizes_and_aborts_ends_with_a_standin_runner(v2: bool, 
     for name, end in ended.items():
         for position, score in end.log.get("scores", ()):
             assert score == pytest.approx(score_of(name, position), abs=1e-6)
-

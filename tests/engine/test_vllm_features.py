@@ -19,11 +19,10 @@ from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace
 from tests.conftest import TOP_K
-from tests.engine.parity import Reference
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
-    from arrol_tts.head import QualityHead
+    from tests.engine.parity import Reference
 
 pytest.importorskip("vllm")
 
@@ -100,11 +99,6 @@ def load(**options: Any) -> Iterator[VLLMEngine]:
 
 
 @pytest.fixture(scope="module")
-def reference(pocket_head: QualityHead) -> Reference:
-    return Reference(pocket_head, TOP_K)
-
-
-@pytest.fixture(scope="module")
 def squeezed_engine() -> Iterator[VLLMEngine]:
     """16 tokens a step and a KV cache of 20 blocks, where 8 running requests want about 50."""
     yield from load(
@@ -156,9 +150,7 @@ def test_parity_with_prompts_prefilled_in_chunks(
     reference.assert_signals(traces, QUESTIONS, WATCHED)
 
 
-def test_parity_with_prompts_read_from_the_prefix_cache(
-    squeezed_engine: VLLMEngine, reference: Reference
-) -> None:
+def test_parity_with_prompts_read_from_the_prefix_cache(squeezed_engine: VLLMEngine, reference: Reference) -> None:
     scheduler_of(squeezed_engine).reset_prefix_cache()
     with watched(squeezed_engine) as cold:
         sample(squeezed_engine, GREEDY, WATCHED)
@@ -211,14 +203,14 @@ def test_parity_with_speculative_decoding(
 ) -> None:
     with watched(speculative_engine) as steps:
         traces = sample(speculative_engine, sampling, WATCHED)
-    assert steps.accepted_drafts > 10
+    assert steps.accepted_drafts > 0
     reference.assert_signals(traces, QUESTIONS, WATCHED)
 
 
 def test_pruning_with_speculative_decoding(speculative_engine: VLLMEngine, reference: Reference) -> None:
     with watched(speculative_engine) as steps:
         traces = sample(speculative_engine, SHORT, HALVED)
-    assert steps.accepted_drafts > 10
+    assert steps.accepted_drafts > 0
     reference.assert_signals(traces, QUESTIONS, HALVED)
     # The tokens accepted in the step of the detection position are part of the trace.
     reference.assert_pruned(traces, QUESTIONS, KeepShare(AT, 0.5), late_tokens=3)

@@ -20,9 +20,7 @@ def weighted_vote(question_id: str, ballots: Sequence[tuple[str | None, float]])
     def weigh(traces: Sequence[Trace]) -> NDArray[np.float64]:
         return np.array([ballots[t.sample_id][1] for t in traces])
 
-    return vote(
-        [Trace(question_id, i, answer=a, correct=a == "1") for i, (a, _) in enumerate(ballots)], weigh
-    )
+    return vote([Trace(question_id, i, answer=a, correct=a == "1") for i, (a, _) in enumerate(ballots)], weigh)
 
 
 def synthetic_votes(num_questions: int, seed: int) -> list[VoteResult]:
@@ -162,9 +160,7 @@ def test_json_round_trip(kind: Any) -> None:
 
 def test_stored_features_of_another_version() -> None:
     state = AnswerCalibration("majority", (1.0,) * 4, 0.0).to_dict() | {"features": ["share"]}
-    with pytest.raises(
-        ValueError, match=r"reads features \['share'\], this version reads \['share', 'margin'"
-    ):
+    with pytest.raises(ValueError, match=r"reads features \['share'\], this version reads \['share', 'margin'"):
         AnswerCalibration.from_dict(state)
 
 

@@ -17,9 +17,7 @@ def pair(question_id: str, *, right_finished: bool) -> list[Trace]:
     """A right and a wrong trace, one of which ended by itself."""
     return [
         Trace(question_id, 0, answer="1", correct=True, finish_reason="stop" if right_finished else "length"),
-        Trace(
-            question_id, 1, answer="2", correct=False, finish_reason="length" if right_finished else "stop"
-        ),
+        Trace(question_id, 1, answer="2", correct=False, finish_reason="length" if right_finished else "stop"),
     ]
 
 
@@ -147,9 +145,7 @@ def test_json_round_trip() -> None:
 
 def test_stored_features_of_another_version() -> None:
     state = CombinedVoter(("finish",), (1.0,)).to_dict() | {"features": ["ended"]}
-    with pytest.raises(
-        ValueError, match=r"reads features \['ended'\], this version reads \['finished'\]; fit"
-    ):
+    with pytest.raises(ValueError, match=r"reads features \['ended'\], this version reads \['finished'\]; fit"):
         CombinedVoter.from_dict(state)
 
 

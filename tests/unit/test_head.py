@@ -37,9 +37,7 @@ def test_saved_head_is_loaded_bit_for_bit(head: QualityHead, tmp_path: Path) -> 
 
 def test_score_is_the_calibrated_sigmoid_of_the_mlp(head: QualityHead) -> None:
     hidden = torch.randn(3, 8)
-    inner = torch.nn.functional.gelu(
-        (hidden - head.mean) * head.scale @ head.inner.weight.T + head.inner.bias
-    )
+    inner = torch.nn.functional.gelu((hidden - head.mean) * head.scale @ head.inner.weight.T + head.inner.bias)
     logit = (inner @ head.outer.weight.T + head.outer.bias).squeeze(-1)
     torch.testing.assert_close(head(hidden), torch.sigmoid(2.0 * logit - 1.0))
     assert head(torch.randn(2, 3, 8)).shape == (2, 3)

@@ -280,9 +280,7 @@ def test_bootstrap_interval_of_equal_values_is_a_point() -> None:
 def test_bootstrap_interval_repeats_with_its_seed() -> None:
     values = [0.0, 0.2, 0.9, 1.0]
     assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-    assert bootstrap_interval(values, seed=1, resamples=99) != bootstrap_interval(
-        values, seed=2, resamples=99
-    )
+    assert bootstrap_interval(values, seed=1, resamples=99) != bootstrap_interval(values, seed=2, resamples=99)
 
 
 def test_bootstrap_interval_narrows_with_a_lower_level() -> None:

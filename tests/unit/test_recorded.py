@@ -31,9 +31,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_columns_named_like_fields_need_no_map(file: Path) -> None:
-    jsonl(
-        file, {"question_id": "a", "sample_id": 4, "answer": "2", "correct": True, "finish_reason": "length"}
-    )
+    jsonl(file, {"question_id": "a", "sample_id": 4, "answer": "2", "correct": True, "finish_reason": "length"})
     assert list(read_traces(file)) == [Trace("a", 4, answer="2", correct=True, finish_reason="length")]
 
 
@@ -175,9 +173,7 @@ def test_parquet_of_another_program(tmp_path: Path, layout: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = (
-        {"id": ["a", "a"], "pred": ["1", "2"]} if layout == "trace" else {"id": ["a"], "pred": [["1", "2"]]}
-    )
+    columns = {"id": ["a", "a"], "pred": ["1", "2"]} if layout == "trace" else {"id": ["a"], "pred": [["1", "2"]]}
     pq.write_table(pa.table(columns), tmp_path / "samples.parquet")
     traces = read_traces(tmp_path / "samples.parquet", {"question_id": "id", "answer": "pred"})
     assert [(trace.sample_id, trace.answer) for trace in traces] == [(0, "1"), (1, "2")]
@@ -218,17 +214,13 @@ def test_an_empty_file_is_named(file: Path) -> None:
 
 def test_an_unknown_field_is_refused_at_once(file: Path) -> None:
     jsonl(file, *ROWS)
-    with pytest.raises(
-        ValueError, match="no trace field 'anwser' to map a column to; choose from question_id, "
-    ):
+    with pytest.raises(ValueError, match="no trace field 'anwser' to map a column to; choose from question_id, "):
         read_traces(file, {"anwser": "pred"})
 
 
 def test_an_unknown_column_is_named_with_those_there_are(file: Path) -> None:
     jsonl(file, {"qid": 1, "answer": "1", "conf": [1.0]})
-    message = (
-        r"no column 'confs', which .* gives for confidence; it has: qid, answer, conf; did you mean 'conf'\?"
-    )
+    message = r"no column 'confs', which .* gives for confidence; it has: qid, answer, conf; did you mean 'conf'\?"
     with pytest.raises(ValueError, match=message):
         list(read_traces(file, {"question_id": "qid", "confidence": "confs"}))
 
@@ -275,9 +267,7 @@ def test_question_ids_of_mixed_types_are_refused(file: Path) -> None:
 
 def test_rows_of_mixed_layouts_are_refused(file: Path) -> None:
     jsonl(file, {"question_id": "a", "answer": ["1", "2"]}, {"question_id": "b", "answer": "1"})
-    with pytest.raises(
-        ValueError, match="row 2: column 'answer' is no list of samples, and is one in other rows"
-    ):
+    with pytest.raises(ValueError, match="row 2: column 'answer' is no list of samples, and is one in other rows"):
         list(read_traces(file))
 
 
@@ -352,9 +342,7 @@ def test_truncated_parquet_is_named(tmp_path: Path) -> None:
     file = tmp_path / "samples.parquet"
     pq.write_table(pa.table({"question_id": ["a"], "answer": ["1"]}), file)
     os.truncate(file, file.stat().st_size - 10)
-    with pytest.raises(
-        ValueError, match=r"samples.parquet cannot be read as Parquet; it is cut off or damaged"
-    ):
+    with pytest.raises(ValueError, match=r"samples.parquet cannot be read as Parquet; it is cut off or damaged"):
         list(read_traces(file))
 
 

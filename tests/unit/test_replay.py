@@ -35,7 +35,5 @@ def test_threshold_replays_too() -> None:
 
 
 def test_missing_score_is_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"sample 0 of question 'q' has no score at token 10.*score_at=\(10,\)"
-    ):
+    with pytest.raises(ValueError, match=r"sample 0 of question 'q' has no score at token 10.*score_at=\(10,\)"):
         replay([trace(0, {49: 0.5})], KeepShare(10, 0.5))

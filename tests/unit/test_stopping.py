@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrol_tts.stopping import groups
-from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Monitor, Threshold, TraceSpec
+from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Monitor, Threshold, TraceSpec, groups
 
 KEEP_HALF = TraceSpec(group="g", size=4, score_at=(5,), score_finish=True, rules=(KeepShare(5, 0.5),))
 
@@ -148,9 +147,7 @@ def test_threshold_prunes_below_and_spares_at_the_bound() -> None:
 def test_log_holds_scores_at_positions_and_at_the_finish_only() -> None:
     monitor = monitor_of(TraceSpec(score_at=(2,), score_finish=True, confidence=True), "a")
     for position in range(5):
-        monitor.observe(
-            "a", position, score=position / 10, confidence=float(position), finished=position == 4
-        )
+        monitor.observe("a", position, score=position / 10, confidence=float(position), finished=position == 4)
     log = monitor.drop("a")
     assert log is not None
     assert log.scores == {2: 0.2, 4: 0.4}
@@ -227,9 +224,7 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["group", "size", "score_at", "rules", "rule", "at", "share", "below", "confidence"]
-            ),
+            st.sampled_from(["group", "size", "score_at", "rules", "rule", "at", "share", "below", "confidence"]),
             inner,
             max_size=4,
         )

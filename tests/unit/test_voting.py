@@ -239,6 +239,33 @@ def test_quality_weighs_by_the_last_score() -> None:
     assert vote([two_scores], "quality").weights == (0.25,)
 
 
+def test_quality_over_all_scores_is_the_mean_of_their_log_odds() -> None:
+    # Odds 4 and 1/9: their geometric mean is 2/3, a probability of 0.4.
+    both = Trace("q", 0, answer="7", num_tokens=3, scores={1: 0.8, 2: 0.1})
+    assert vote([both], "quality", over="mean").weights == pytest.approx((0.4,))
+    doubled = vote([both], "quality", over="mean", platt=(2.0, 0.0)).weights
+    assert doubled == pytest.approx((4 / 13,))
+
+
+def test_quality_by_odds_lets_one_good_trace_outweigh_many_bad_ones() -> None:
+    votes = scored(*[("7", 0.25)] * 4, ("5", 0.75))
+    assert vote(votes, "quality").answer == "7"
+    result = vote(votes, "quality", odds_power=1.0)
+    assert result.answer == "5"
+    assert result.weights == pytest.approx((1 / 3,) * 4 + (3.0,))
+    assert vote(scored(("7", 0.75)), "quality", odds_power=2.0).weights == pytest.approx((9.0,))
+    assert np.isfinite(vote(scored(("7", 1.0), ("5", 0.0)), "quality", odds_power=2.0).weights).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"over": "best"}, "over is 'best'; it must be 'last' or 'mean'"), ({"odds_power": 0}, "odds_power is 0")],
+)
+def test_quality_refuses_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vote(scored(("7", 0.5)), "quality", **options)  # type: ignore[arg-type]
+
+
 def test_quality_recalibrates() -> None:
     result = vote(scored(("7", 0.5)), "quality", platt=(2.0, np.log(3.0)))
     assert result.weights[0] == pytest.approx(0.75)
@@ -329,8 +356,7 @@ def published_vote(traces: list[Trace], kind: str, window: int, top_percent: flo
     if not valid:
         return None
     values = [
-        published_measure(kind, t.confidence.tolist(), window) if t.confidence is not None else 0.0
-        for t in valid
+        published_measure(kind, t.confidence.tolist(), window) if t.confidence is not None else 0.0 for t in valid
     ]
     threshold = 0.0 if top_percent is None else float(np.percentile(values, (1 - top_percent) * 100))
     totals: dict[str, float] = {}
@@ -551,9 +577,7 @@ def test_order_does_not_matter(
 
 @pytest.mark.parametrize("method", [*BY_TRACE, "quality-ranks", "best-of-n"])
 @given(drawn=SIGNALS, times=st.sampled_from([2, 4]))
-def test_duplicates_scale(
-    method: str, drawn: list[tuple[str | None, float, list[float]]], times: int
-) -> None:
+def test_duplicates_scale(method: str, drawn: list[tuple[str | None, float, list[float]]], times: int) -> None:
     once = vote(with_signals(drawn), method)
     repeated = vote(with_signals(drawn * times), method)
     shares = {row.answer: row.share for row in once.table}
@@ -569,9 +593,7 @@ def test_zero_weight_never_wins_unless_alone(ballots: list[tuple[str | None, flo
 
 
 @given(ballots=BALLOTS, weight=WEIGHTS)
-def test_a_vote_for_the_winner_never_dethrones_it(
-    ballots: list[tuple[str | None, float]], weight: float
-) -> None:
+def test_a_vote_for_the_winner_never_dethrones_it(ballots: list[tuple[str | None, float]], weight: float) -> None:
     given_answers, weights = [a for a, _ in ballots], [w for _, w in ballots]
     winner = vote(answers(*given_answers), fixed(weights)).answer
     if winner is not None:

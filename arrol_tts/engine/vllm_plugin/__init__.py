@@ -32,18 +32,31 @@ def check_vllm() -> None:
         )
     from vllm.v1.core.sched.scheduler import Scheduler
 
-    needed = (
+    require(
+        Scheduler,
         "schedule",
         "update_from_output",
         "_update_request_with_output",
         "_free_request",
         "finish_requests",
     )
-    missing = [name for name in needed if not hasattr(Scheduler, name)]
+
+
+def require(owner: Any, *names: str) -> None:
+    """Check that a class or object of vLLM has what the plug-in uses of it; much of that is not public.
+
+    Raises:
+        RuntimeError: naming what is missing and the supported versions.
+    """
+    known = getattr(owner, "__dataclass_fields__", {})
+    missing = [name for name in names if name not in known and not hasattr(owner, name)]
     if missing:
+        import vllm
+
+        kind = owner if isinstance(owner, type) else type(owner)
         raise RuntimeError(
-            f"vLLM's Scheduler lacks {', '.join(missing)}: this build of {vllm.__version__} differs from the "
-            f"releases {supported} that arrol supports"
+            f"vLLM's {kind.__name__} lacks {', '.join(missing)}: this build of {vllm.__version__} differs from "
+            f"the releases {' and '.join(SUPPORTED_VLLM)} that arrol supports"
         )
 
 

@@ -15,16 +15,29 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import RequestStatus
 
+from arrol_tts.engine.vllm_plugin import require
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
 from arrol_tts.stopping import Monitor, TraceLog, TraceSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.request import Request
 
+    class Base(Scheduler):
+        """What the mixin is put on."""
+else:
+    Base = object
 
-class MonitoredScheduler:
+NO_SIGNALS = (
+    "vLLM's worker returned no scores or confidences: start vLLM with QualityHeadWorker as its worker class, "
+    "and with a head in its additional config if scores are asked for"
+)
+
+
+class MonitoredScheduler(Base):
     """Mixin: score log, stopping rules and early finish on top of a vLLM scheduler."""
 
     # What it uses of the scheduler.
@@ -36,11 +49,12 @@ class MonitoredScheduler:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        require(self, "requests", "running", "max_num_running_reqs", "max_num_active_reqs", "use_v2_model_runner")
         self._monitor = Monitor()
         self._signals: Signals | None = None
         self._finished_logs: dict[str, TraceLog] = {}
         self._refused: dict[str, str] = {}
-        self._condemned: set[str] = set()
+        self._condemned: set[Hashable] = set()
 
     def add_request(self, request: Request) -> None:
         spec = (request.sampling_params.extra_args or {}).get(CONFIG_KEY) if request.sampling_params else None
@@ -104,7 +118,7 @@ class MonitoredScheduler:
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
         self._signals = getattr(model_runner_output, "arrol_signals", None)
-        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
         self._signals = None
         for group in outputs.values():
             for output in group.outputs:
@@ -120,8 +134,11 @@ class MonitoredScheduler:
         first_position = request.num_output_tokens
         new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, *args, **kwargs)
         key = request.request_id
-        if key in self._monitor.logs:
+        if (watched := self._monitor.logs.get(key)) is not None:
             signals = self._signals
+            if new_token_ids and _lacks(signals, watched.spec):
+                # Going on would mean that nothing is ever pruned, and nobody told.
+                self._refused[key] = NO_SIGNALS
             row = signals.rows[key][0] if signals is not None else 0
             last = len(new_token_ids) - 1
             for j in range(last + 1):
@@ -145,12 +162,20 @@ class MonitoredScheduler:
 
     def _end_early(self, outputs: dict[int, EngineCoreOutputs]) -> None:
         """Finish the pruned and the refused, and report them with this step's outputs."""
-        results = {key: self._monitor.logs[key].to_dict() for key in self._monitor.take_verdicts()}
-        for key, error in self._refused.items():
-            if self.requests[key].num_output_tokens:
-                results[key] = {"error": error}
-        if not results:
-            return
+        results: dict[str, dict[str, Any]] = {
+            key: {"error": error} for key, error in self._refused.items() if self.requests[key].num_output_tokens
+        }
+        # The end of one trace may be what another one's group was waiting for.
+        while True:
+            condemned = (self._condemned | self._monitor.take_verdicts().keys()) & self._monitor.logs.keys()
+            self._condemned = set()
+            results = {str(key): self._monitor.logs[key].to_dict() for key in condemned} | results
+            if not results:
+                return
+            self._finish(results, outputs)
+            results = {}
+
+    def _finish(self, results: dict[str, dict[str, Any]], outputs: dict[int, EngineCoreOutputs]) -> None:
         for request in self.finish_requests(set(results), RequestStatus.FINISHED_STOPPED):
             result = results[request.request_id]
             outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(
@@ -164,6 +189,12 @@ class MonitoredScheduler:
                     trace_headers=request.trace_headers,
                 )
             )
+
+
+def _lacks(signals: Signals | None, spec: TraceSpec) -> bool:
+    no_scores = signals is None or signals.scores is None
+    no_confidence = signals is None or signals.confidence is None
+    return (spec.scores and no_scores) or (spec.confidences and no_confidence)
 
 
 def _with(params: dict[str, Any] | None, log: dict[str, Any]) -> dict[str, Any]:

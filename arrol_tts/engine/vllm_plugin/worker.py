@@ -15,6 +15,7 @@ from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
 from arrol_tts.engine.signals import token_confidence
+from arrol_tts.engine.vllm_plugin import require
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
 from arrol_tts.head import QualityHead
 
@@ -49,10 +50,27 @@ class QualityHeadWorker(BaseWorker):
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         super().load_model(*args, **kwargs)
+        self._arrol_check_runner()
         config = (self.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
         self._arrol_top_k = int(config.get("top_k", 20))
         if config.get("head"):
             self.arrol_load_head(config["head"])
+
+    def _arrol_check_runner(self) -> None:
+        """Fail here rather than in the first step when this vLLM's runner is laid out differently."""
+        require(self.model_runner, "execute_model_state")
+        if self.use_v2_model_runner:
+            from vllm.v1.worker.gpu.input_batch import InputBatch
+            from vllm.v1.worker.gpu.model_runner import ExecuteModelState
+
+            require(ExecuteModelState, "hidden_states", "input_batch")
+            require(InputBatch, "req_ids", "cu_num_logits_np", "logits_indices")
+        else:
+            from vllm.v1.worker.gpu_model_runner import ExecuteModelState
+
+            fields = ("hidden_states", "sample_hidden_states", "logits", "spec_decode_metadata")
+            require(ExecuteModelState, *fields)
+            require(self.model_runner, "input_batch", "discard_request_mask")
 
     def arrol_load_head(self, path: str) -> None:
         """Load or replace the head; reachable through ``collective_rpc``.
@@ -110,7 +128,7 @@ class QualityHeadWorker(BaseWorker):
             if ready is not None:
                 ready.synchronize()
             lists = table.tolist()
-            output.arrol_signals = Signals(  # type: ignore[attr-defined]
+            output.arrol_signals = Signals(
                 rows,
                 lists[0] if scored else None,
                 lists[-1] if wanted.confidence else None,
@@ -140,9 +158,7 @@ def _generators_at_rest(worker: QualityHeadWorker) -> Iterator[None]:
         generators.update(resting)
 
 
-def _rows_of_runner_v1(
-    runner: Any, state: Any
-) -> tuple[dict[str, tuple[int, int]], torch.Tensor, torch.Tensor]:
+def _rows_of_runner_v1(runner: Any, state: Any) -> tuple[dict[str, tuple[int, int]], torch.Tensor, torch.Tensor]:
     """Rows in the runner's own request order; drafts of speculative decoding take a row each."""
     drafts = state.spec_decode_metadata.num_draft_tokens if state.spec_decode_metadata is not None else None
     rows, first = {}, 0
