@@ -125,6 +125,8 @@ class ServerEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="arrol-servers", daemon=True)
         self._thread.start()
+        # One connection per trace: it is nothing beside a trace, while httpx's pool of idle connections costs
+        # time quadratic in their number (25 ms a request with 512), and servers close idle ones at will.
         self._client = httpx.AsyncClient(
             headers=self._headers,
             timeout=self._timeout,

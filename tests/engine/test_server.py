@@ -41,16 +41,7 @@ QUESTIONS = [Question(f"q{i}", q.text) for i, q in enumerate(itertools.islice(qu
 SAMPLING = Sampling(n=8, max_tokens=256, seed=3)
 SCORED = TraceSpec(score_at=(1, AT), score_finish=True, confidence=True)
 PRUNED = replace(SCORED, rules=(KeepShare(AT, 0.5),))
-OPTIONS = [
-    "--host",
-    "127.0.0.1",
-    "--max-model-len",
-    "512",
-    "--max-num-seqs",
-    "24",
-    "--kv-cache-memory-bytes",
-    "67108864",
-]
+OPTIONS = ["--host=127.0.0.1", "--max-model-len=512", "--max-num-seqs=24", "--kv-cache-memory-bytes=67108864"]
 START_SECONDS = 400
 
 
@@ -176,6 +167,14 @@ def test_hundreds_of_traces_in_flight_are_pruned_group_by_group(engine: ServerEn
         assert all("is not among the best 4 of 8" in t.detail for t in pruned)
 
 
+def test_a_group_meets_whole_although_its_requests_arrive_one_by_one(engine: ServerEngine) -> None:
+    # At the first token, on an idle server: the first members wait before the last ones have been sent.
+    spec = replace(SCORED, rules=(KeepShare(1, 0.5),))
+    for question in QUESTIONS[:8]:
+        traces = list(engine.sample([question], SAMPLING, spec))
+        assert sum(t.finish_reason == "pruned" for t in traces) == 4
+
+
 def test_a_voter_solves_through_a_server(servers: dict[str, Server]) -> None:
     voter = WeightedVoter.from_pretrained("pocket", server=servers["first"].url)
     result = voter.solve(QUESTIONS[0].text, n=16)
@@ -267,23 +266,29 @@ def test_thousands_of_hostile_specs_are_refused_or_served_and_the_server_stays_u
     assert Counter(t.finish_reason == "pruned" for t in after.values()) == {True: 8, False: 8}
 
 
+def requests_of(server: Server) -> float:
+    return gauge(server, "num_requests_running") + gauge(server, "num_requests_waiting")
+
+
 def test_a_client_that_goes_away_leaves_no_running_request(
     servers: dict[str, Server], engine: ServerEngine
 ) -> None:
-    listening = engine.sample(QUESTIONS, SAMPLING, PRUNED)
+    # Far more work than is done in the seconds that the test waits for.
+    listening = engine.sample(QUESTIONS, replace(SAMPLING, n=12), SCORED)
     next(listening)
-    busy = gauge(servers["first"], "num_requests_running") + gauge(servers["first"], "num_requests_waiting")
+    busy = requests_of(servers["first"])
+    before = gauge(servers["first"], "generation_tokens_total")
     listening.close()
     assert busy > 24
     for _ in range(100):
         # The gauges are written with a step, so there must be one.
         list(engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=1)))
-        if gauge(servers["first"], "num_requests_running") + gauge(servers["first"], "num_requests_waiting") == 0:
+        if requests_of(servers["first"]) == 0:
             break
         time.sleep(0.1)
-    else:
-        raise AssertionError("requests of a client that has gone are still running")
+    assert requests_of(servers["first"]) == 0
     assert gauge(servers["first"], "kv_cache_usage_perc") == 0
+    assert gauge(servers["first"], "generation_tokens_total") - before < 12 * len(QUESTIONS) * 40
 
 
 def test_a_server_without_the_plug_in_gives_texts_and_confidences(

@@ -45,7 +45,6 @@ class Steps:
     partial_prefills: int = 0
     prefix_hits: int = 0
     preempted: set[str] = field(default_factory=set)
-    accepted_drafts: int = 0
     most_waiting: int = 0
 
 
@@ -60,7 +59,7 @@ def watched(engine: VLLMEngine) -> Iterator[Steps]:
     scheduler, steps = scheduler_of(engine), Steps()
     pool = scheduler.kv_cache_manager.block_pool
     all_free = pool.get_num_free_blocks()
-    schedule, update = scheduler.schedule, scheduler.update_from_output
+    schedule = scheduler.schedule
 
     def watch_schedule(*args: Any) -> Any:
         output = schedule(*args)
@@ -73,20 +72,33 @@ def watched(engine: VLLMEngine) -> Iterator[Steps]:
         steps.most_waiting = max(steps.most_waiting, waiting)
         return output
 
-    def watch_update(*args: Any) -> Any:
-        outputs = update(*args)
-        tokens = [len(o.new_token_ids) for group in outputs.values() for o in group.outputs]
-        steps.accepted_drafts += sum(max(0, count - 1) for count in tokens)
-        return outputs
-
-    scheduler.schedule, scheduler.update_from_output = watch_schedule, watch_update
+    scheduler.schedule = watch_schedule
     try:
         yield steps
     finally:
-        del scheduler.schedule, scheduler.update_from_output
+        del scheduler.schedule
     assert pool.get_num_free_blocks() == all_free
     assert (scheduler.requests, scheduler._monitor.logs) == ({}, {})
     assert not scheduler._monitor.any_held
+
+
+@contextmanager
+def watched_tokens(engine: VLLMEngine) -> Iterator[list[int]]:
+    """Collects how many tokens each request got in each step, wherever the engine core runs."""
+    client: Any = engine._engine.engine_core
+    tokens: list[int] = []
+    get_output = client.get_output
+
+    def watch() -> Any:
+        outputs = get_output()
+        tokens.extend(len(output.new_token_ids) for output in outputs.outputs)
+        return outputs
+
+    client.get_output = watch
+    try:
+        yield tokens
+    finally:
+        del client.get_output
 
 
 def load(**options: Any) -> Iterator[VLLMEngine]:
@@ -98,7 +110,9 @@ def load(**options: Any) -> Iterator[VLLMEngine]:
     engine.close()
 
 
-@pytest.fixture(scope="module")
+# An engine in this process lives to the end of the run: its shutdown takes the process groups of every
+# other engine in the process with it.
+@pytest.fixture(scope="session")
 def squeezed_engine() -> Iterator[VLLMEngine]:
     """16 tokens a step and a KV cache of 20 blocks, where 8 running requests want about 50."""
     yield from load(
@@ -108,13 +122,16 @@ def squeezed_engine() -> Iterator[VLLMEngine]:
 
 @pytest.fixture(scope="module")
 def speculative_engine() -> Iterator[VLLMEngine]:
+    # In a process of its own: vLLM's n-gram proposer loads numba, and a process that holds numba cannot
+    # load another vLLM engine on the CPU.
     yield from load(
+        in_process=False,
         speculative_config={
             "method": "ngram",
             "num_speculative_tokens": 3,
             "prompt_lookup_min": 1,
             "prompt_lookup_max": 2,
-        }
+        },
     )
 
 
@@ -127,7 +144,7 @@ def parallel_engine() -> Iterator[VLLMEngine]:
         yield from load(in_process=False, tensor_parallel_size=2)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def compiled_engine() -> Iterator[VLLMEngine]:
     yield from load(enforce_eager=False)
 
@@ -201,16 +218,16 @@ def test_groups_that_exhaust_the_kv_cache_while_they_wait_do_not_deadlock(
 def test_parity_with_speculative_decoding(
     speculative_engine: VLLMEngine, reference: Reference, sampling: Sampling
 ) -> None:
-    with watched(speculative_engine) as steps:
+    with watched_tokens(speculative_engine) as tokens:
         traces = sample(speculative_engine, sampling, WATCHED)
-    assert steps.accepted_drafts > 0
+    assert max(tokens) > 1
     reference.assert_signals(traces, QUESTIONS, WATCHED)
 
 
 def test_pruning_with_speculative_decoding(speculative_engine: VLLMEngine, reference: Reference) -> None:
-    with watched(speculative_engine) as steps:
+    with watched_tokens(speculative_engine) as tokens:
         traces = sample(speculative_engine, SHORT, HALVED)
-    assert steps.accepted_drafts > 0
+    assert max(tokens) > 1
     reference.assert_signals(traces, QUESTIONS, HALVED)
     # The tokens accepted in the step of the detection position are part of the trace.
     reference.assert_pruned(traces, QUESTIONS, KeepShare(AT, 0.5), late_tokens=3)

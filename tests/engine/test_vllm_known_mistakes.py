@@ -135,12 +135,25 @@ class TestErrorsAreNotSwallowed:
         assert sum(end.stop_reason == "pruned" for end in ended.values()) == 2
 
 
-def test_pruned_traces_neither_vote_nor_count_as_wrong() -> None:
+def test_pruned_traces_have_no_vote() -> None:
     finished = [Trace("q", i, answer=answer, num_tokens=9) for i, answer in enumerate(["4", "4", "5"])]
     pruned = [Trace("q", 3 + i, num_tokens=3, finish_reason="pruned") for i in range(5)]
     result = vote(finished + pruned)
     assert (result.answer, result.confidence) == ("4", pytest.approx(2 / 3))
-    assert {trace.correct for trace in pruned} == {None}
+
+
+def test_pruned_traces_are_not_labelled_wrong(vllm_engine: VLLMEngine, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    from arrol_tts import WeightedVoter
+    from arrol_tts.head_config import read_head_config, resolve_head
+    from evals.benchmarks.pocket import load
+    from evals.runner import run_benchmark
+
+    voter = WeightedVoter(vllm_engine, config=read_head_config(resolve_head("pocket")))
+    run = run_benchmark(load(2), voter, n=8, seed=0, keep=0.5, out=tmp_path)
+    traces = [trace for group in run.pruned.values() for trace in group]
+    assert {trace.correct for trace in traces if trace.finish_reason == "pruned"} == {None}
+    assert {trace.correct for trace in traces if trace.finish_reason != "pruned"} <= {True, False}
 
 
 def test_scores_cost_no_call_to_the_worker_of_their_own(

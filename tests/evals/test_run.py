@@ -93,7 +93,7 @@ def test_a_folder_with_traces_is_not_overwritten(run: tuple[Path, str]) -> None:
         (["run", "aime"], "there is no benchmark 'aime'; known: pocket"),
         (["run", "pocket", "--head", "/nowhere"], "there is no quality head at '/nowhere'"),
         (["run", "pocket", "--engine", "tpu"], "engine is 'tpu'"),
-        (["run", "pocket", "--n", "0"], "0 is not in the range"),
+        (["run", "pocket", "--n", "0"], "--n"),
         (["run", "pocket", "--keep", "0"], "keep is 0"),
     ],
 )
