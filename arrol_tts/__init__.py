@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from arrol_tts.answers import answers_equal, extract_answer, group_answers
     from arrol_tts.calibration import AnswerCalibration
     from arrol_tts.combined import CombinedVoter, fit_combined
+    from arrol_tts.consensus import Consensus
     from arrol_tts.engine.base import Question, Sampling
+    from arrol_tts.engine.server_engine import ServerEngine, ServerError
     from arrol_tts.head import QualityHead
     from arrol_tts.head_config import HeadError, QualityHeadConfig
     from arrol_tts.recorded import read_traces
     from arrol_tts.replay import replay
-    from arrol_tts.stopping import KeepShare, Threshold, TraceSpec
+    from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, TraceSpec
     from arrol_tts.store import TraceStore
     from arrol_tts.trace import Trace
     from arrol_tts.voter import WeightedVoter
@@ -27,13 +29,18 @@ if TYPE_CHECKING:
 _HOMES = {
     "METHODS": "voting",
     "AnswerCalibration": "calibration",
+    "Budget": "stopping",
     "CombinedVoter": "combined",
+    "ConfidenceFloor": "stopping",
+    "Consensus": "consensus",
     "HeadError": "head_config",
     "KeepShare": "stopping",
     "QualityHead": "head",
     "QualityHeadConfig": "head_config",
     "Question": "engine.base",
     "Sampling": "engine.base",
+    "ServerEngine": "engine.server_engine",
+    "ServerError": "engine.server_engine",
     "Threshold": "stopping",
     "Trace": "trace",
     "TraceSpec": "stopping",
@@ -55,13 +62,18 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "AnswerCalibration",
+    "Budget",
     "CombinedVoter",
+    "ConfidenceFloor",
+    "Consensus",
     "HeadError",
     "KeepShare",
     "QualityHead",
     "QualityHeadConfig",
     "Question",
     "Sampling",
+    "ServerEngine",
+    "ServerError",
     "Threshold",
     "Trace",
     "TraceSpec",

@@ -163,6 +163,7 @@ class WeightedVoter:
             )
         if "scores" not in needs:
             options.setdefault("keep", 1.0)
+            options.setdefault("scores", False)
         options.setdefault("confidence", "confidence" in needs)
         return [self.vote(group, method=method) for group in self.sample(questions, n, **options).values()]
 
@@ -178,6 +179,7 @@ class WeightedVoter:
         max_tokens: int | None = None,
         seed: int = 0,
         confidence: bool = True,
+        scores: bool = True,
         rules: Sequence[Rule] = (),
         consensus: Consensus | None = None,
         on_trace: Callable[[Trace], None] | None = None,
@@ -195,6 +197,7 @@ class WeightedVoter:
             max_tokens: limit on a trace; by default the head's, else 1024.
             seed: of the sampling.
             confidence: record DeepConf's token confidences.
+            scores: record the head's scores; without them nothing but majority and confidence can vote.
             rules: more stopping rules of the engine, beside the keep ratio.
             consensus: when a question needs no more traces; its others are cancelled then.
             on_trace: called with every trace as it ends, answer included, for progress and storage.
@@ -212,7 +215,7 @@ class WeightedVoter:
         defaults |= self.config.sampling if self.config else {}
         given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         sampling = Sampling(n=n, seed=seed, **defaults | {k: v for k, v in given.items() if v is not None})
-        spec = self._spec(keep, at, confidence, tuple(rules))
+        spec = self._spec(keep, at, confidence, scores, tuple(rules))
         asked = [Question(question_id, text) for question_id, text in questions.items()]
         check_request(asked, sampling, spec, has_head=self.config is not None)
         traces: dict[str, list[Trace]] = {question.id: [] for question in asked}
@@ -256,7 +259,9 @@ class WeightedVoter:
             return {}
         return dict(self.config.voting.get(method, {}))
 
-    def _spec(self, keep: float | None, at: int | None, confidence: bool, rules: tuple[Rule, ...]) -> TraceSpec:
+    def _spec(
+        self, keep: float | None, at: int | None, confidence: bool, scores: bool, rules: tuple[Rule, ...]
+    ) -> TraceSpec:
         if self.config is None:
             if keep not in (None, 1) or at is not None:
                 raise ValueError("pruning needs a quality head: make the voter with from_pretrained(...)")
@@ -265,7 +270,8 @@ class WeightedVoter:
         share = self.config.keep if keep is None else keep
         if share != 1:
             rules = (KeepShare(position, share), *rules)
-        return TraceSpec(score_at=(position,), score_finish=True, confidence=confidence, rules=rules)
+        score_at = (position,) if scores else ()
+        return TraceSpec(score_at=score_at, score_finish=scores, confidence=confidence, rules=rules)
 
 
 def load_engine(

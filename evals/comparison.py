@@ -126,7 +126,8 @@ def load_questions(
         if trace.answer is None and trace.text and trace.finish_reason == "stop":
             trace.answer = extract_answer(trace.text)
         reference = trace.meta.get("reference")
-        if trace.correct is None and reference is not None:
+        ended = trace.answer is not None or trace.finish_reason in ("stop", "length")
+        if trace.correct is None and reference is not None and ended:
             pair = (trace.answer or "", str(reference))
             if pair not in graded:
                 graded[pair] = trace.answer is not None and answers_equal(*pair)

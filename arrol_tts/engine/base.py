@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -171,7 +172,7 @@ def make_trace(
         num_tokens=len(token_ids),
         finish_reason=finish_reason,
         detail=detail,
-        scores={int(k): float(s) for k, s in log.get("scores", ())},
+        scores={int(k): math.nan if s is None else float(s) for k, s in log.get("scores", ())},
         token_ids=list(token_ids),
     )
     if "confidence" in log:

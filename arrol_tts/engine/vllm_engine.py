@@ -211,5 +211,7 @@ class VLLMEngine:
         return make_trace(self._tokenizer, request.question, request.sample_id, token_ids, reason, log, detail)
 
     def close(self) -> None:
-        """See ``Engine.close``."""
+        """See ``Engine.close``. vLLM then tears down what all engines in this process share: close the last
+        one only, or run them with ``in_process=False``.
+        """
         self._engine.engine_core.shutdown()

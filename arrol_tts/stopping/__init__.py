@@ -2,7 +2,8 @@
 
 A position k is counted in generated tokens: the score at k is read from the hidden state whose input
 is the k-th generated token. The step that computes it has already sampled token k + 1, so a trace
-pruned at k has k + 1 tokens.
+pruned at k has k + 1 tokens (more under speculative decoding, and one more where vLLM schedules
+asynchronously and the trace waited for its group).
 
 `rules` are plain data that travel with a request, `groups` is what each rule remembers while it runs,
 and `monitor` ties them to an engine: the engine tells it what it sees (``add``, ``observe``, ``drop``),

@@ -48,12 +48,17 @@ class TraceLog:
         """JSON-ready form that leaves the engine with the finished request."""
         import base64
 
-        data: dict[str, Any] = {"scores": list(self.scores.items())}
+        data: dict[str, Any] = {"scores": [(k, _finite(score)) for k, score in self.scores.items()]}
         if self.spec.confidence:
             data["confidence"] = base64.b64encode(self.confidence.tobytes()).decode()
         if self.verdict is not None:
-            data["pruned"] = asdict(self.verdict)
+            data["pruned"] = asdict(self.verdict) | {"score": _finite(self.verdict.score)}
         return data
+
+
+def _finite(score: float | None) -> float | None:
+    # JSON has no word for numbers that are not finite.
+    return score if score is not None and math.isfinite(score) else None
 
 
 Verdicts = Iterator[tuple[Hashable, Verdict]]
@@ -71,11 +76,14 @@ class GroupState:
         self.size = size
         self.waiting: set[Hashable] = set()
         self.members: set[Hashable] = set()
+        self.joined = 0
         self.last_arrival = time.monotonic()
 
     def join(self, key: Hashable) -> None:
         """A trace of the group was submitted."""
         self.members.add(key)
+        self.joined += 1
+        self.last_arrival = time.monotonic()
 
     def observe(self, key: Hashable, log: TraceLog, score: float | None, finished: bool) -> Verdicts:
         """Take in the step that made the trace ``log.length`` long."""
@@ -95,6 +103,12 @@ class GroupState:
         """Let a trace wait."""
         self.waiting.add(key)
         self.last_arrival = time.monotonic()
+
+    @property
+    def expects_members(self) -> bool:
+        """Whether announced members have yet to be submitted, and may still come: requests over a network
+        arrive one by one, while the first of them may already wait."""
+        return self.joined < self.size and time.monotonic() - self.last_arrival <= PATIENCE_SECONDS
 
     @property
     def waits_in_vain(self) -> bool:
@@ -241,7 +255,6 @@ class _ConfidenceFloor(GroupState):
         super().__init__(size)
         self.rule = rule
         self.warming: set[Hashable] = set()
-        self.joined = 0
         self.lowest: dict[Hashable, float] = {}
         self.sums: dict[Hashable, float] = {}
         self.warmed: list[float] = []
@@ -250,9 +263,8 @@ class _ConfidenceFloor(GroupState):
 
     def join(self, key: Hashable) -> None:
         super().join(key)
-        if self.joined < self.rule.warmup:
+        if self.joined <= self.rule.warmup:
             self.warming.add(key)
-        self.joined += 1
 
     def observe(self, key: Hashable, log: TraceLog, score: float | None, finished: bool) -> Verdicts:
         if not log.confidence:

@@ -112,7 +112,7 @@ class Monitor:
         because waiting traces hold all KV blocks.
         """
         for group in list(self._holding):
-            if stuck or group.waits_in_vain:
+            if group.waits_in_vain or (stuck and not group.expects_members):
                 self._settle(group, group.unstick())
                 if stuck:
                     return

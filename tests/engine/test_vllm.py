@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,8 +48,9 @@ def submit(engine: VLLMEngine, extra_args: dict[str, Any] | None, request_id: st
 
 
 def drain(engine: VLLMEngine) -> dict[str, Any]:
-    done = {}
-    for _ in range(2000):
+    done: dict[str, Any] = {}
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
         if not engine._engine.has_unfinished_requests():
             return done
         done |= {o.request_id: o for o in engine._engine.step() if o.finished}
@@ -104,7 +106,7 @@ def test_a_group_with_members_missing_goes_on(vllm_engine: VLLMEngine, monkeypat
         submit(vllm_engine, {"arrol": spec}, f"m{i}", seed=i)
     done = drain(vllm_engine)
     logs = [done[f"m{i}"].kv_transfer_params["arrol"] for i in range(3)]
-    # Nothing else is scheduled, so the engine is stuck and the three decide at once: 2 of 3 are kept.
+    # The fourth never comes: after a while the three decide, and 2 of 3 are kept.
     assert sum("pruned" in log for log in logs) == 1
 
 
