@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 eval: setup
-	rm -rf runs/pocket
+	test ! -e runs/pocket || mv runs/pocket runs/pocket-$$(date +%Y%m%d-%H%M%S)
 	$(BIN)/arrol-eval run pocket --n 32 --out runs/pocket
 
 test: lint

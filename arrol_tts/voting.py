@@ -121,12 +121,15 @@ class AnswerRow:
         votes: traces that gave it.
         weight: sum of their weights.
         share: its part of all weight, in [0, 1]; 0 when all weights are zero.
+        probability: that it is right: its share, or, in a calibrated vote, the calibrated confidence for the
+            winner and for the others their part, by share, of what that leaves.
     """
 
     answer: str
     votes: int
     weight: float
     share: float
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,7 @@ class VoteResult:
         verdict = "abstained" if self.abstained else rows[0][1] if rows else "no answer"
         lines = [
             f"{self.question_id}: {verdict} (confidence {self.confidence:.2f}, {self.method})",
-            *(f"  {row.share:6.1%}  {row.votes:4d} votes  {row.weight:9.3f}  {text}" for row, text in rows),
+            *(f"  {row.probability:6.1%}  {row.votes:4d} votes  {row.weight:9.3f}  {text}" for row, text in rows),
             f"  {self.tokens.generated} tokens, {self.tokens.pruned_traces} traces pruned, "
             f"about {self.tokens.saved} tokens saved",
         ]
@@ -266,7 +269,8 @@ def vote(
         tokens=TokenLedger.of(traces),
     )
     if calibration is not None and table:
-        result = replace(result, confidence=calibration.probability(result))
+        confidence = calibration.probability(result)
+        result = replace(result, confidence=confidence, table=_calibrated(table, confidence))
     if min_confidence is not None and table and result.confidence < min_confidence:
         result = replace(result, answer=None, abstained=True)
     return result
@@ -492,11 +496,21 @@ def _tally(
         # fsum rounds once, so equal weights tie exactly, whatever their order.
         weight = math.fsum(weights[i] for i in indices)
         answer = canonical_answer([traces[i].answer or "" for i in indices])
-        rows.append((AnswerRow(answer, len(indices), weight, weight / total if total else 0.0), group))
+        share = weight / total if total else 0.0
+        rows.append((AnswerRow(answer, len(indices), weight, share, probability=share), group))
     # The sort is stable: what still ties stays in the order of first sample ids. An order by spelling would
     # favour some answers over others in every question.
     rows.sort(key=lambda row: (-row[0].weight, -row[0].votes))
     return [row for row, _ in rows], {group: i for i, (_, group) in enumerate(rows)}
+
+
+def _calibrated(table: Sequence[AnswerRow], confidence: float) -> tuple[AnswerRow, ...]:
+    winner, *others = table
+    rest = sum(row.share for row in others)
+    return (
+        replace(winner, probability=confidence),
+        *(replace(row, probability=(1 - confidence) * row.share / rest if rest else 0.0) for row in others),
+    )
 
 
 def _require(values: list[Any], traces: Sequence[Trace], method: str, signal: str, how: str) -> list[Any]:

@@ -72,7 +72,7 @@ def test_confidence_is_the_share_of_the_weight() -> None:
 
 def test_table_is_sorted_by_weight() -> None:
     result = vote(answers("5", "7", "7"), fixed([1.0, 0.5, 2.5]))
-    assert result.table == (AnswerRow("7", 2, 3.0, 0.75), AnswerRow("5", 1, 1.0, 0.25))
+    assert result.table == (AnswerRow("7", 2, 3.0, 0.75, 0.75), AnswerRow("5", 1, 1.0, 0.25, 0.25))
 
 
 def test_equal_values_are_one_answer() -> None:
@@ -87,7 +87,7 @@ def test_weights_and_choices_follow_the_given_order() -> None:
 
 
 def test_traces_without_an_answer_do_not_vote() -> None:
-    assert vote(answers(None, None, "7", " ", "")).table == (AnswerRow("7", 1, 1.0, 1.0),)
+    assert vote(answers(None, None, "7", " ", "")).table == (AnswerRow("7", 1, 1.0, 1.0, 1.0),)
 
 
 def test_nobody_answered() -> None:
@@ -200,6 +200,14 @@ def test_calibration_replaces_the_share_before_abstention() -> None:
     result = vote(answers("7", "7"), min_confidence=0.3, calibration=certain)
     assert result.confidence == pytest.approx(0.25)
     assert result.abstained
+
+
+def test_calibration_gives_every_answer_a_probability() -> None:
+    certain = AnswerCalibration("majority", (0.0, 0.0, 0.0, 0.0), intercept=np.log(4.0))
+    result = vote(answers("7", "7", "7", "5", "5", "3"), calibration=certain)
+    assert [row.probability for row in result.table] == pytest.approx([0.8, 0.2 * 2 / 3, 0.2 / 3])
+    assert [row.share for row in result.table] == pytest.approx([1 / 2, 1 / 3, 1 / 6])
+    assert vote(answers("7", "7"), calibration=certain).table[0].probability == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
