@@ -127,7 +127,7 @@ def check_request(
             raise ValueError(f"question {question.id!r} is empty: ask something")
     if spec.scores and not has_head:
         raise ValueError("scores and pruning need a quality head: pass head= to the engine, or ask for neither")
-    positions = [*spec.score_at, *(rule.at for rule in spec.rules)]
+    positions = [*spec.score_at, *spec.features_at, *(rule.at for rule in spec.rules)]
     late = [position for position in positions if position >= sampling.max_tokens]
     if late:
         raise ValueError(
@@ -177,6 +177,8 @@ def make_trace(
     )
     if "confidence" in log:
         trace.confidence = np.frombuffer(base64.b64decode(log["confidence"]), dtype=np.float32)
+    for position, vector in log.get("features", ()):
+        trace.features[int(position)] = np.frombuffer(base64.b64decode(vector), dtype=np.float32)
     if "pruned" in log:
         trace.finish_reason = "pruned"
         trace.detail = log["pruned"]["detail"]

@@ -166,6 +166,9 @@ class TransformersEngine:
                 scores = self._head(output.hidden_states[-1][:, -1].float()).tolist()
             if any(row.spec.confidences for row in rows):
                 confidence = token_confidence(logits, self._top_k).tolist()
+            states = None
+            if any(monitor.logs[row].wants_features for row in rows):
+                states = output.hidden_states[-1][:, -1].float().cpu().numpy()
             ended: dict[_Row, FinishReason] = {}
             for i, (row, token) in enumerate(zip(rows, self._choose(rows, logits, sampling, warp), strict=True)):
                 position = len(row.token_ids)
@@ -179,6 +182,7 @@ class TransformersEngine:
                     score=scores[i] if scores else None,
                     confidence=confidence[i] if confidence else None,
                     token=row.token_ids[-1] if row.token_ids else None,
+                    feature=states[i].tobytes if states is not None else None,
                     finished=row in ended,
                 )
                 row.token_ids.append(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import time
 from array import array
@@ -32,6 +33,7 @@ class TraceLog:
     Attributes:
         scores: ``{position: score}``.
         confidence: float32, one per generated token, when the spec or a rule asks for it.
+        features: ``{position: float32 hidden vector as bytes}``.
         verdict: why it was stopped, None while it was not.
         length: generated tokens seen so far.
         groups: the state of each of its rules, shared with the rest of its group.
@@ -40,17 +42,23 @@ class TraceLog:
     spec: TraceSpec
     scores: dict[int, float] = field(default_factory=dict)
     confidence: array[float] = field(default_factory=lambda: array("f"))
+    features: dict[int, bytes] = field(default_factory=dict)
     verdict: Verdict | None = None
     length: int = 0
     groups: list[GroupState] = field(default_factory=list)
 
+    @property
+    def wants_features(self) -> bool:
+        """Whether the next step's hidden vector may be kept."""
+        return self.spec.features_finish or self.length <= max(self.spec.features_at, default=-1)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form that leaves the engine with the finished request."""
-        import base64
-
         data: dict[str, Any] = {"scores": [(k, _finite(score)) for k, score in self.scores.items()]}
         if self.spec.confidence:
             data["confidence"] = base64.b64encode(self.confidence.tobytes()).decode()
+        if self.features:
+            data["features"] = [(k, base64.b64encode(vector).decode()) for k, vector in self.features.items()]
         if self.verdict is not None:
             data["pruned"] = asdict(self.verdict) | {"score": _finite(self.verdict.score)}
         return data

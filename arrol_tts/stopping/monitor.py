@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from arrol_tts.stopping.groups import GroupState, TraceLog, Verdict, Verdicts, start
 from arrol_tts.stopping.rules import Rule, TraceSpec
@@ -42,6 +42,7 @@ class Monitor:
         score: float | None = None,
         confidence: float | None = None,
         token: int | None = None,
+        feature: Callable[[], bytes] | None = None,
         finished: bool = False,
     ) -> None:
         """Take in one step of a trace: a row whose input is the position-th generated token.
@@ -52,6 +53,7 @@ class Monitor:
             score: the head's probability read from the row, None without a head.
             confidence: DeepConf's confidence of the token sampled from the row.
             token: the row's input, for specs with ``score_after``.
+            feature: gives the row's hidden vector, float32 bytes; called only where it is kept.
             finished: the token sampled from the row ended the trace.
         """
         log = self.logs[key]
@@ -61,6 +63,8 @@ class Monitor:
             log.confidence.append(confidence)
         if score is not None and (spec.scores_at(position, token) or (finished and spec.score_finish)):
             log.scores[position] = score
+        if feature is not None and spec.keeps_features(position, finished):
+            log.features[position] = feature()
         for group in log.groups:
             self._settle(group, group.observe(key, log, score, finished))
 

@@ -136,6 +136,8 @@ class TraceSpec:
         score_after: log it after these token ids too, such as those that end a paragraph.
         score_finish: log the score at the finish too.
         confidence: log DeepConf's confidence of every token.
+        features_at: positions at which the hidden vector itself is kept, for training heads.
+        features_finish: keep it at the finish too.
         rules: stopping rules; each is applied on its own.
     """
 
@@ -146,23 +148,27 @@ class TraceSpec:
     score_after: tuple[int, ...] = ()
     score_finish: bool = False
     confidence: bool = False
+    features_at: tuple[int, ...] = ()
+    features_finish: bool = False
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.group, str) or len(self.group) > 256:
             raise ValueError("group must be a string of at most 256 characters")
         _number("size", self.size, 1, MAX_GROUP_SIZE, int)
-        for name in ("score_finish", "confidence"):
+        for name in ("score_finish", "confidence", "features_finish"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         _number("score_every", self.score_every, 0, MAX_POSITION, int)
-        for name in ("score_at", "score_after", "rules"):
+        for name in ("score_at", "score_after", "features_at", "rules"):
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)) or len(value) > MAX_ENTRIES:
                 raise ValueError(f"{name} must be a list of at most {MAX_ENTRIES} entries")
             object.__setattr__(self, name, tuple(value))
         for position in self.score_at:
             _number("score_at", position, 1, MAX_POSITION, int)
+        for position in self.features_at:
+            _number("features_at", position, 0, MAX_POSITION, int)
         for token in self.score_after:
             _number("score_after", token, 0, MAX_POSITION, int)
 
@@ -176,6 +182,10 @@ class TraceSpec:
     def confidences(self) -> bool:
         """Whether token confidences are needed."""
         return self.confidence or any(isinstance(rule, ConfidenceFloor) for rule in self.rules)
+
+    def keeps_features(self, position: int, finished: bool) -> bool:
+        """Whether the hidden vector of a step is kept."""
+        return position in self.features_at or (finished and self.features_finish)
 
     def scores_at(self, position: int, token: int | None) -> bool:
         """Whether the score at a position is logged, whose input is the given token."""

@@ -17,6 +17,7 @@ from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, Tr
 from arrol_tts.trace import Trace
 
 if TYPE_CHECKING:
+    from arrol_tts.head import QualityHead
     from tests.engine.parity import Reference
 
 AT = 32
@@ -202,3 +203,21 @@ def test_budget_is_kept_and_spent_on_the_best(engine: Engine, traces: list[Trace
         if unstarted:
             assert max(finished) >= max(unstarted) - 1e-4
     assert any(t.detail == "the group's budget of 800 tokens is spent" for t in result)
+
+
+def test_hidden_vectors_are_those_the_scores_were_read_from(engine: Engine, pocket_head: QualityHead) -> None:
+    spec = TraceSpec(score_at=(AT,), score_finish=True, features_at=(AT,), features_finish=True)
+    result = list(engine.sample(QUESTIONS[:2], replace(SAMPLING, n=4), spec))
+    for trace in result:
+        assert list(trace.features) == list(trace.scores)
+        for position, vector in trace.features.items():
+            assert vector.shape == (128,)
+            with torch.inference_mode():
+                score = float(pocket_head(torch.from_numpy(vector.copy())))
+            assert score == pytest.approx(trace.scores[position], abs=1e-5)
+
+
+def test_hidden_vectors_need_no_head(engine: Engine) -> None:
+    (trace,) = engine.sample(QUESTIONS[:1], replace(SAMPLING, n=1), TraceSpec(features_at=(0, 3)))
+    assert list(trace.features) == [0, 3]
+    assert trace.scores == {}

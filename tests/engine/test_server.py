@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 pytest.importorskip("vllm")
 
+# A busy machine takes its time: httpx would give up after five seconds.
+post = partial(httpx.post, timeout=60)
+get = partial(httpx.get, timeout=60)
 AT = 32
 QUESTIONS = [Question(f"q{i}", q.text) for i, q in enumerate(itertools.islice(questions("test"), 40))]
 SAMPLING = Sampling(n=8, max_tokens=256, seed=3)
@@ -56,7 +60,7 @@ class Server:
             if self.process.poll() is not None:
                 break
             try:
-                if httpx.get(f"{self.url}/health").status_code == 200:
+                if get(f"{self.url}/health").status_code == 200:
                     return
             except httpx.TransportError:
                 time.sleep(0.5)
@@ -121,7 +125,7 @@ def by_id(traces: list[Trace]) -> dict[tuple[str, int], Trace]:
 
 
 def gauge(server: Server, name: str) -> float:
-    found = re.search(rf"^vllm:{name}\{{.*\}} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
+    found = re.search(rf"^vllm:{name}\{{.*\}} (\S+)$", get(f"{server.url}/metrics").text, re.MULTILINE)
     assert found is not None
     return float(found.group(1))
 
@@ -187,7 +191,7 @@ def test_a_voter_solves_through_a_server(servers: dict[str, Server]) -> None:
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 def test_a_malformed_spec_is_refused_with_400(servers: dict[str, Server], path: str) -> None:
     body = chat(prompt="2+3", max_tokens=1) | xargs({"score_at": [-1]})
-    reply = httpx.post(servers["first"].url + path, json=body)
+    reply = post(servers["first"].url + path, json=body)
     assert reply.status_code == 400
     assert reply.json()["error"]["message"] == "score_at is -1; it must be a whole number from 1 to 1.67772e+07"
 
@@ -195,14 +199,14 @@ def test_a_malformed_spec_is_refused_with_400(servers: dict[str, Server], path: 
 def test_streams_and_other_requests_pass(servers: dict[str, Server]) -> None:
     url = servers["first"].url
     spec = xargs({"score_at": [1]})
-    reply = httpx.post(f"{url}/v1/chat/completions", json=chat(max_tokens=3, ignore_eos=True, stream=True) | spec)
+    reply = post(f"{url}/v1/chat/completions", json=chat(max_tokens=3, ignore_eos=True, stream=True) | spec)
     assert reply.headers["content-type"].startswith("text/event-stream")
     assert reply.text.count("data: {") >= 3
     assert reply.text.rstrip().endswith("data: [DONE]")
-    plain = httpx.post(f"{url}/v1/chat/completions", json=chat(max_tokens=3, n=2))
+    plain = post(f"{url}/v1/chat/completions", json=chat(max_tokens=3, n=2))
     assert len(plain.json()["choices"]) == 2
     assert plain.json()["kv_transfer_params"] is None
-    assert httpx.post(f"{url}/tokenize", json={"model": str(POCKET_MODEL), "prompt": "2+3"}).json()["count"] == 3
+    assert post(f"{url}/tokenize", json={"model": str(POCKET_MODEL), "prompt": "2+3"}).json()["count"] == 3
 
 
 def hostile_specs(count: int) -> Iterator[str]:

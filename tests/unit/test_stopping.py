@@ -181,7 +181,7 @@ def test_keep_share_keeps_exactly_its_number_and_the_best(scores: list[float], s
 
 
 def test_spec_survives_the_wire() -> None:
-    spec = TraceSpec("g", 8, (3, 9), 5, (7,), True, True, (KeepShare(9, 0.25), Threshold(3, 0.1)))
+    spec = TraceSpec("g", 8, (3, 9), 5, (7,), True, True, (4,), True, (KeepShare(9, 0.25), Threshold(3, 0.1)))
     assert TraceSpec.parse(json.loads(json.dumps(spec.to_dict()))) == spec
     assert TraceSpec.parse(json.dumps(spec.to_dict())) == spec
 
@@ -387,3 +387,19 @@ def test_rules_combine() -> None:
     for key, score in (("b", 0.9), ("c", 0.1), ("d", 0.6)):
         monitor.observe(key, 2, score=score)
     assert set(monitor.take_verdicts()) == {"c"}
+
+
+def test_hidden_vectors_are_kept_at_their_positions_and_at_the_finish_only() -> None:
+    monitor = monitor_of(TraceSpec(features_at=(0, 2), features_finish=True), "a")
+    for position in range(5):
+        monitor.observe("a", position, feature=f"state {position}".encode, finished=position == 4)
+    assert monitor.logs["a"].features == {0: b"state 0", 2: b"state 2", 4: b"state 4"}
+
+
+def test_hidden_vectors_are_not_asked_for_once_all_positions_have_passed() -> None:
+    monitor = monitor_of(TraceSpec(features_at=(1,)), "a")
+    wanted = []
+    for position in range(4):
+        wanted.append(monitor.logs["a"].wants_features)
+        monitor.observe("a", position, feature=bytes)
+    assert wanted == [True, True, False, False]

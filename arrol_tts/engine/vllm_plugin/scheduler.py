@@ -72,11 +72,12 @@ class MonitoredScheduler(Base):
             # Nothing can run, e.g. because waiting requests hold all KV blocks: let one group go on
             # from the next step. (This step's output must be delivered: it names finished requests.)
             self._monitor.release(stuck=True)
-        wanted = [log.spec for r in output.num_scheduled_tokens if (log := self._monitor.logs.get(r))]
-        if wanted:
+        watched = [log for r in output.num_scheduled_tokens if (log := self._monitor.logs.get(r))]
+        if watched:
             output.arrol_wanted = Wanted(
-                scores=any(spec.scores for spec in wanted),
-                confidence=any(spec.confidences for spec in wanted),
+                scores=any(log.spec.scores for log in watched),
+                confidence=any(log.spec.confidences for log in watched),
+                features=any(log.wants_features for log in watched),
             )
         return output
 
@@ -149,6 +150,9 @@ class MonitoredScheduler(Base):
                     token=request.output_token_ids[position - 1] if position else None,
                     score=signals.scores[row + j] if signals and signals.scores else None,
                     confidence=signals.confidence[row + j] if signals and signals.confidence else None,
+                    feature=signals.features[row + j].tobytes
+                    if signals and signals.features is not None
+                    else None,
                     finished=stopped and j == last,
                 )
         return new_token_ids, stopped

@@ -115,11 +115,13 @@ class QualityHeadWorker(BaseWorker):
         if wanted.confidence:
             assert logits is not None
             values.append(token_confidence(logits, self._arrol_top_k))
-        if not values:
+        if not values and not wanted.features:
             return None
-        table = torch.stack(values)
+        table = torch.stack(values) if values else hidden.new_zeros(0)
+        # A copy: the runner reuses its buffers while this output may still be on its way.
+        features = hidden.to("cpu", torch.float32, non_blocking=True, copy=True) if wanted.features else None
         ready = None
-        if table.is_cuda:
+        if hidden.is_cuda:
             table = table.to("cpu", non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
@@ -132,6 +134,7 @@ class QualityHeadWorker(BaseWorker):
                 rows,
                 lists[0] if scored else None,
                 lists[-1] if wanted.confidence else None,
+                features.numpy() if features is not None else None,
             )
             return output
 
