@@ -289,9 +289,19 @@ def load_engine(
         config: its config.
         engine: which; ``"auto"`` is vLLM where it is installed.
         options: of the engine; the config's own (``top_k``) come first.
+
+    Raises:
+        ImportError: when the engine is not installed, saying what to install.
     """
     options = {**(config.engine if config else {}), **options}
-    if engine == "vllm" or (engine == "auto" and importlib.util.find_spec("vllm") is not None):
+    if engine == "auto":
+        engine = "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
+    if importlib.util.find_spec(engine) is None:
+        raise ImportError(
+            f"a language model needs {engine}, which is not installed: pip install 'arrol[cpu]' (vLLM without a "
+            "GPU), 'arrol[vllm]' or 'arrol[transformers]'; votes over recorded traces need none of them"
+        )
+    if engine == "vllm":
         from arrol_tts.engine.vllm_engine import VLLMEngine
 
         return VLLMEngine(model, head=head, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -48,6 +49,8 @@ def run(
     from evals.benchmarks import BENCHMARKS
     from evals.runner import run_benchmark
 
+    # What the engine's libraries say of each other is not the reader's concern here.
+    warnings.simplefilter("ignore", FutureWarning)
     console = Console()
     if benchmark not in BENCHMARKS:
         _fail(f"there is no benchmark {benchmark!r}; known: {', '.join(BENCHMARKS)}")

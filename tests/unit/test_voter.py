@@ -94,3 +94,11 @@ def test_head_for_another_model_is_refused_at_once(tmp_path: Path) -> None:
 def test_pruning_without_a_head_is_refused() -> None:
     with pytest.raises(ValueError, match="pruning needs a quality head"):
         WeightedVoter(method="majority").sample(["2+3"], keep=0.5)
+
+
+@pytest.mark.parametrize(("engine", "named"), [("auto", "transformers"), ("vllm", "vllm")])
+def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch, engine: str, named: str) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    voter = WeightedVoter.from_pretrained("pocket", engine=engine)  # type: ignore[arg-type]
+    with pytest.raises(ImportError, match=f"needs {named}, which is not installed: pip install"):
+        voter.solve("2+3*4")
