@@ -2,8 +2,8 @@
 
 Two seeded stages. ``model``: supervised training of a tiny Qwen3 on texts of both strategies (see
 ``arrol_tts/pocket/task.py``). ``head``: sample training questions with it, read the hidden states of the
-traces, train the head, and choose on training questions what the other methods need as well (DeepConf's
-window and top-k). No test question is used anywhere here.
+traces, train the head, and choose on training questions what the votes need (DeepConf's windows, how the
+quality vote weighs). No test question is used anywhere here.
 """
 
 from __future__ import annotations
