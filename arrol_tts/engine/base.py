@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+DEFAULT_TOP_K = 20
+"""Candidates of a token confidence: DeepConf's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question to sample: ``id`` is distinct among the questions of a call."""
@@ -65,6 +69,11 @@ StopQuestion = Callable[[Trace], str]
 """Takes a trace that has ended; returns why its question needs no more traces, "" while it does."""
 
 
+def never_stop(_trace: Trace) -> str:
+    """The StopQuestion that wants every trace."""
+    return ""
+
+
 class Engine(Protocol):
     """Samples questions with a language model, scoring and stopping traces while they are written.
 
@@ -82,7 +91,7 @@ class Engine(Protocol):
         sampling: Sampling,
         spec: TraceSpec | None = None,
         *,
-        stop_question: StopQuestion | None = None,
+        stop_question: StopQuestion = never_stop,
     ) -> Iterator[Trace]:
         """Sample ``sampling.n`` traces of every question.
 
@@ -152,23 +161,22 @@ def encode_prompt(tokenizer: Any, text: str) -> list[int]:
 
 
 def make_trace(
-    tokenizer: Any,
     question: Question,
     sample_id: int,
+    text: str,
     token_ids: Sequence[int],
     finish_reason: FinishReason,
     log: dict[str, Any] | None,
     detail: str = "",
-    text: str | None = None,
 ) -> Trace:
-    """Turn what left an engine (see ``TraceLog.to_dict``) into a Trace; ``text`` where it is decoded already."""
+    """Turn what left an engine (see ``TraceLog.to_dict``) into a Trace."""
     import numpy as np
 
     log = log or {}
     trace = Trace(
         question_id=question.id,
         sample_id=sample_id,
-        text=tokenizer.decode(token_ids, skip_special_tokens=True) if text is None else text,
+        text=text,
         num_tokens=len(token_ids),
         finish_reason=finish_reason,
         detail=detail,

@@ -22,12 +22,14 @@ from typing import Any
 import httpx
 
 from arrol_tts.engine.base import (
+    DEFAULT_TOP_K,
     Question,
     Sampling,
     StopQuestion,
     check_request,
     group_specs,
     make_trace,
+    never_stop,
 )
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.stopping import TraceSpec
@@ -38,7 +40,6 @@ PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which a request is worth repeating."""
 
 BACK_OFF_SECONDS = 0.5
-DEFAULT_TOP_K = 20
 
 
 class ServerError(RuntimeError):
@@ -140,7 +141,7 @@ class ServerEngine:
         sampling: Sampling,
         spec: TraceSpec | None = None,
         *,
-        stop_question: StopQuestion | None = None,
+        stop_question: StopQuestion = never_stop,
     ) -> Iterator[Trace]:
         """See ``Engine.sample``; a cancelled trace comes back empty, since its text is still on the server.
 
@@ -160,7 +161,7 @@ class ServerEngine:
             )
         has_head = all(server.info and server.info["head"] for server in self._alive())
         check_request(questions, sampling, spec, has_head=has_head)
-        return self._sample(questions, sampling, spec, stop_question or (lambda trace: ""))
+        return self._sample(questions, sampling, spec, stop_question)
 
     def close(self) -> None:
         """See ``Engine.close``; the servers go on."""
@@ -406,13 +407,12 @@ def _read_trace(reply: dict[str, Any], question: Question, sample_id: int, asked
         text = reasoning + (message.get("content") or "")
     token_ids = choice.get("token_ids")
     trace = make_trace(
-        None,
         question,
         sample_id,
+        text,
         token_ids or [],
         "length" if choice.get("finish_reason") == "length" else "stop",
         _log(reply) if asked else None,
-        text=text,
     )
     if token_ids is None:
         trace.token_ids = None

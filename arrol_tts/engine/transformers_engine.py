@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
 )
 
 from arrol_tts.engine.base import (
+    DEFAULT_TOP_K,
     Question,
     Sampling,
     StopQuestion,
@@ -23,6 +24,7 @@ from arrol_tts.engine.base import (
     encode_prompt,
     group_specs,
     make_trace,
+    never_stop,
 )
 from arrol_tts.engine.signals import token_confidence
 from arrol_tts.stopping import Monitor, TraceSpec
@@ -62,14 +64,14 @@ class TransformersEngine:
         model: str | Path,
         *,
         head: QualityHead | None = None,
-        top_k: int = 20,
+        top_k: int = DEFAULT_TOP_K,
         batch_size: int = 128,
         device: str | None = None,
         dtype: str = "auto",
     ) -> None:
         self.model = str(model)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._tokenizer = AutoTokenizer.from_pretrained(self.model)
+        self._tokenizer = cast(Any, AutoTokenizer.from_pretrained(self.model))
         self._lm = cast(Any, AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype))
         self._lm.to(self._device).eval()
         self.hidden_size = int(self._lm.config.get_text_config().hidden_size)
@@ -88,12 +90,12 @@ class TransformersEngine:
         sampling: Sampling,
         spec: TraceSpec | None = None,
         *,
-        stop_question: StopQuestion | None = None,
+        stop_question: StopQuestion = never_stop,
     ) -> Iterator[Trace]:
         """See ``Engine.sample``."""
         spec = spec or TraceSpec()
         check_request(questions, sampling, spec, has_head=self._head is not None)
-        return self._sample(questions, sampling, spec, stop_question or (lambda trace: ""))
+        return self._sample(questions, sampling, spec, stop_question)
 
     def _sample(
         self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec, stop_question: StopQuestion
@@ -127,9 +129,8 @@ class TransformersEngine:
                 log = monitor.drop(row)
                 assert log is not None
                 detail = stopped[row.question] if reason == "cancelled" else ""
-                trace = make_trace(
-                    self._tokenizer, row.question, row.sample_id, row.token_ids, reason, log.to_dict(), detail
-                )
+                text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)
+                trace = make_trace(row.question, row.sample_id, text, row.token_ids, reason, log.to_dict(), detail)
                 if reason != "cancelled" and (why := stop_question(trace)):
                     stopped.setdefault(row.question, why)
                 yield trace
@@ -162,9 +163,9 @@ class TransformersEngine:
             )
             logits = output.logits[:, -1].float()
             scores = confidence = None
-            if self._head is not None and any(row.spec.scores for row in rows):
+            if self._head is not None and any(monitor.logs[row].wants_scores for row in rows):
                 scores = self._head(output.hidden_states[-1][:, -1].float()).tolist()
-            if any(row.spec.confidences for row in rows):
+            if any(monitor.logs[row].wants_confidence for row in rows):
                 confidence = token_confidence(logits, self._top_k).tolist()
             states = None
             if any(monitor.logs[row].wants_features for row in rows):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arrol_tts.engine.base import (
+    DEFAULT_TOP_K,
     Question,
     Sampling,
     StopQuestion,
@@ -18,8 +19,9 @@ from arrol_tts.engine.base import (
     group_specs,
     hidden_size_of,
     make_trace,
+    never_stop,
 )
-from arrol_tts.engine.vllm_plugin import check_vllm, vllm_options
+from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, check_vllm, vllm_options
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.stopping import TraceSpec
 
@@ -59,7 +61,7 @@ class VLLMEngine:
         model: str | Path,
         *,
         head: str | Path | None = None,
-        top_k: int = 20,
+        top_k: int = DEFAULT_TOP_K,
         in_process: bool | None = None,
         **options: Any,
     ) -> None:
@@ -76,12 +78,7 @@ class VLLMEngine:
         check_vllm()
         in_process = current_platform.is_cpu() if in_process is None else in_process
         if current_platform.is_cpu():
-            # Compilation takes minutes on a CPU, and asynchronous scheduling gains nothing there.
-            defaults = {
-                "enforce_eager": True,
-                "async_scheduling": False,
-                "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
-            }
+            defaults = {**CPU_OPTIONS, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
             options = defaults | options
         if in_process:
             if options.get("tensor_parallel_size", 1) == 1:
@@ -112,7 +109,7 @@ class VLLMEngine:
         sampling: Sampling,
         spec: TraceSpec | None = None,
         *,
-        stop_question: StopQuestion | None = None,
+        stop_question: StopQuestion = never_stop,
     ) -> Iterator[Trace]:
         """See ``Engine.sample``."""
         spec = spec or TraceSpec()
@@ -124,7 +121,7 @@ class VLLMEngine:
                     f"question {question.id!r} has {len(prompt)} prompt tokens; with max_tokens="
                     f"{sampling.max_tokens} it exceeds the model's {self._max_model_len}: lower max_tokens"
                 )
-        return self._sample(questions, prompts, sampling, spec, stop_question or (lambda trace: ""))
+        return self._sample(questions, prompts, sampling, spec, stop_question)
 
     def _sample(
         self,
@@ -208,7 +205,8 @@ class VLLMEngine:
         log: dict[str, Any],
         detail: str = "",
     ) -> Trace:
-        return make_trace(self._tokenizer, request.question, request.sample_id, token_ids, reason, log, detail)
+        text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return make_trace(request.question, request.sample_id, text, token_ids, reason, log, detail)
 
     def close(self) -> None:
         """See ``Engine.close``. vLLM then tears down what all engines in this process share: close the last

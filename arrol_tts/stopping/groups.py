@@ -37,6 +37,8 @@ class TraceLog:
         verdict: why it was stopped, None while it was not.
         length: generated tokens seen so far.
         groups: the state of each of its rules, shared with the rest of its group.
+        wants_scores: the spec's need of a head; kept here because it is asked for at every token.
+        wants_confidence: likewise, of token confidences.
     """
 
     spec: TraceSpec
@@ -46,6 +48,11 @@ class TraceLog:
     verdict: Verdict | None = None
     length: int = 0
     groups: list[GroupState] = field(default_factory=list)
+    wants_scores: bool = field(init=False)
+    wants_confidence: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wants_scores, self.wants_confidence = self.spec.scores, self.spec.confidences
 
     @property
     def wants_features(self) -> bool:

@@ -59,7 +59,7 @@ class Monitor:
         log = self.logs[key]
         spec = log.spec
         log.length = position + 1
-        if confidence is not None and spec.confidences:
+        if confidence is not None and log.wants_confidence:
             log.confidence.append(confidence)
         if score is not None and (spec.scores_at(position, token) or (finished and spec.score_finish)):
             log.scores[position] = score

@@ -12,7 +12,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from arrol_tts.engine.base import DEFAULT_TOP_K
+
 SUPPORTED_VLLM = ("0.31", "0.32")
+
+
+CPU_OPTIONS = {"async_scheduling": False, "enforce_eager": True}
+"""On a CPU compilation takes minutes, and asynchronous scheduling gains nothing."""
 
 
 def check_vllm() -> None:
@@ -60,7 +66,7 @@ def require(owner: Any, *names: str) -> None:
         )
 
 
-def vllm_options(*, head: str | None, top_k: int = 20, asynchronous: bool) -> dict[str, Any]:
+def vllm_options(*, head: str | None, top_k: int = DEFAULT_TOP_K, asynchronous: bool) -> dict[str, Any]:
     """Engine arguments that switch the plug-in on.
 
     Args:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from arrol_tts import __version__
+from arrol_tts.engine.base import DEFAULT_TOP_K
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.head_config import WEIGHTS_FILE, read_head_config, resolve_head
 from arrol_tts.stopping import TraceSpec
@@ -164,7 +165,7 @@ def _describe(config: Any) -> dict[str, Any]:
     return {
         "version": __version__,
         "hidden_size": int(config.model_config.get_hidden_size()),
-        "top_k": int(options.get("top_k", 20)),
+        "top_k": int(options.get("top_k", DEFAULT_TOP_K)),
         "head": head,
     }
 

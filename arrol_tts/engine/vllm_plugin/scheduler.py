@@ -40,7 +40,7 @@ NO_SIGNALS = (
 class MonitoredScheduler(Base):
     """Mixin: score log, stopping rules and early finish on top of a vLLM scheduler."""
 
-    # What it uses of the scheduler.
+    # What it uses of the scheduler, checked when it starts.
     requests: dict[str, Request]
     running: list[Request]
     max_num_running_reqs: int
@@ -49,7 +49,7 @@ class MonitoredScheduler(Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        require(self, "requests", "running", "max_num_running_reqs", "max_num_active_reqs", "use_v2_model_runner")
+        require(self, *MonitoredScheduler.__annotations__)
         self._monitor = Monitor()
         self._signals: Signals | None = None
         self._finished_logs: dict[str, TraceLog] = {}
@@ -75,8 +75,8 @@ class MonitoredScheduler(Base):
         watched = [log for r in output.num_scheduled_tokens if (log := self._monitor.logs.get(r))]
         if watched:
             output.arrol_wanted = Wanted(
-                scores=any(log.spec.scores for log in watched),
-                confidence=any(log.spec.confidences for log in watched),
+                scores=any(log.wants_scores for log in watched),
+                confidence=any(log.wants_confidence for log in watched),
                 features=any(log.wants_features for log in watched),
             )
         return output
@@ -137,7 +137,7 @@ class MonitoredScheduler(Base):
         key = request.request_id
         if (watched := self._monitor.logs.get(key)) is not None:
             signals = self._signals
-            if new_token_ids and _lacks(signals, watched.spec):
+            if new_token_ids and _lacks(signals, watched):
                 # Going on would mean that nothing is ever pruned, and nobody told.
                 self._refused[key] = NO_SIGNALS
             row = signals.rows[key][0] if signals is not None else 0
@@ -195,10 +195,10 @@ class MonitoredScheduler(Base):
             )
 
 
-def _lacks(signals: Signals | None, spec: TraceSpec) -> bool:
+def _lacks(signals: Signals | None, log: TraceLog) -> bool:
     no_scores = signals is None or signals.scores is None
     no_confidence = signals is None or signals.confidence is None
-    return (spec.scores and no_scores) or (spec.confidences and no_confidence)
+    return (log.wants_scores and no_scores) or (log.wants_confidence and no_confidence)
 
 
 def _with(params: dict[str, Any] | None, log: dict[str, Any]) -> dict[str, Any]:

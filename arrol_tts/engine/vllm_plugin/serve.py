@@ -16,7 +16,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from arrol_tts.engine.vllm_plugin import vllm_options
+from arrol_tts.engine.base import DEFAULT_TOP_K
+from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, vllm_options
 from arrol_tts.head_config import read_head_config, resolve_head
 
 ENTRY_POINT = "vllm.entrypoints.openai.api_server"
@@ -29,8 +30,7 @@ def server_arguments(head: str, options: Sequence[str], *, on_cpu: bool) -> list
     Args:
         head: folder or hub id of a quality head, or ``"pocket"``.
         options: further options of vLLM's server.
-        on_cpu: vLLM runs on a CPU, where compilation takes minutes and asynchronous scheduling gains
-            nothing.
+        on_cpu: vLLM runs on a CPU, which ``CPU_OPTIONS`` suit.
 
     Raises:
         HeadError: when there is no such head.
@@ -39,11 +39,11 @@ def server_arguments(head: str, options: Sequence[str], *, on_cpu: bool) -> list
     config = read_head_config(folder)
     given = {option.partition("=")[0].replace("_", "-") for option in options if option.startswith("--")}
     suited = dict(config.engine)
-    top_k = int(suited.pop("top_k", 20))
-    if on_cpu and not given & {"--async-scheduling", "--no-async-scheduling"}:
-        options = ["--no-async-scheduling", *options]
-    if on_cpu and not given & {"--enforce-eager", "--no-enforce-eager"}:
-        options = ["--enforce-eager", *options]
+    top_k = int(suited.pop("top_k", DEFAULT_TOP_K))
+    for option, switched_on in CPU_OPTIONS.items() if on_cpu else ():
+        flag = option.replace("_", "-")
+        if not given & {f"--{flag}", f"--no-{flag}"}:
+            options = [f"--{flag}" if switched_on else f"--no-{flag}", *options]
     asynchronous = "--no-async-scheduling" not in options
     plugin = vllm_options(head=str(folder.resolve()), top_k=top_k, asynchronous=asynchronous)
     defaults = {"--model": config.base_model}

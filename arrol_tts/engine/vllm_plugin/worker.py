@@ -14,6 +14,7 @@ import torch
 from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
+from arrol_tts.engine.base import DEFAULT_TOP_K
 from arrol_tts.engine.signals import token_confidence
 from arrol_tts.engine.vllm_plugin import require
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
@@ -52,7 +53,7 @@ class QualityHeadWorker(BaseWorker):
         super().load_model(*args, **kwargs)
         self._arrol_check_runner()
         config = (self.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
-        self._arrol_top_k = int(config.get("top_k", 20))
+        self._arrol_top_k = int(config.get("top_k", DEFAULT_TOP_K))
         if config.get("head"):
             self.arrol_load_head(config["head"])
 
