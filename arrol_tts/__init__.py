@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from arrol_tts.combined import CombinedVoter, fit_combined
     from arrol_tts.consensus import Consensus
     from arrol_tts.engine.base import Question, Sampling
-    from arrol_tts.engine.server_engine import ServerEngine, ServerError
+    from arrol_tts.engine.server_engine import ServerEngine
+    from arrol_tts.engine.server_replies import ServerError
+    from arrol_tts.events import Ended, Event, Progress, Voted
     from arrol_tts.head import QualityHead
     from arrol_tts.head_config import HeadError, QualityHeadConfig
     from arrol_tts.recorded import read_traces
@@ -33,19 +35,23 @@ _HOMES = {
     "CombinedVoter": "combined",
     "ConfidenceFloor": "stopping",
     "Consensus": "consensus",
+    "Ended": "events",
+    "Event": "events",
     "HeadError": "head_config",
     "KeepShare": "stopping",
+    "Progress": "events",
     "QualityHead": "head",
     "QualityHeadConfig": "head_config",
     "Question": "engine.base",
     "Sampling": "engine.base",
     "ServerEngine": "engine.server_engine",
-    "ServerError": "engine.server_engine",
+    "ServerError": "engine.server_replies",
     "Threshold": "stopping",
     "Trace": "trace",
     "TraceSpec": "stopping",
     "TraceStore": "store",
     "VoteResult": "voting",
+    "Voted": "events",
     "WeightedVoter": "voter",
     "answers_equal": "answers",
     "extract_answer": "answers",
@@ -66,8 +72,11 @@ __all__ = [
     "CombinedVoter",
     "ConfidenceFloor",
     "Consensus",
+    "Ended",
+    "Event",
     "HeadError",
     "KeepShare",
+    "Progress",
     "QualityHead",
     "QualityHeadConfig",
     "Question",
@@ -79,6 +88,7 @@ __all__ = [
     "TraceSpec",
     "TraceStore",
     "VoteResult",
+    "Voted",
     "WeightedVoter",
     "answers_equal",
     "extract_answer",

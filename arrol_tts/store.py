@@ -234,6 +234,7 @@ def trace_schema() -> pa.Schema:
         ("scores", pa.list_(pa.struct({"position": pa.int64(), "value": pa.float64()})), False),
         ("confidence", floats, True),
         ("features", pa.list_(pa.struct({"position": pa.int64(), "vector": floats})), False),
+        ("logprobs", floats, True),
         ("correct", pa.bool_(), True),
         ("token_ids", pa.list_(pa.int64()), True),
         ("meta", pa.string(), False),
@@ -258,7 +259,7 @@ def encode(trace: Trace) -> pa.RecordBatch:
         value: Any = getattr(trace, field.name)
         if field.name == "scores":
             value = [{"position": position, "value": score} for position, score in value.items()]
-        elif field.name == "confidence" and value is not None:
+        elif field.name in ("confidence", "logprobs") and value is not None:
             value = _vector(value)
         elif field.name == "features":
             value = [{"position": position, "vector": _vector(vector)} for position, vector in value.items()]
@@ -291,7 +292,7 @@ def decode(batch: pa.RecordBatch) -> Iterator[Trace]:
     """The traces of a record batch of :func:`trace_schema`."""
     columns: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name == "confidence":
+        if name in ("confidence", "logprobs"):
             columns[name] = _float_lists(column)
         elif name in ("scores", "features"):
             columns[name] = _position_maps(column)

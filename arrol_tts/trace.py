@@ -31,6 +31,8 @@ class Trace:
         confidence: DeepConf's confidence of each generated token, float32 ``[num_tokens]``:
             the mean negative log-probability of the top-k candidates (natural log), or None.
         features: ``{position: hidden vector}`` at requested positions, float32 ``[hidden_size]``.
+        logprobs: natural log-probability of each generated token under the distribution it was drawn
+            from, float32 ``[num_tokens]``, or None.
         correct: whether the answer is right, when a reference is known.
         token_ids: the generated token ids, when kept.
         meta: anything else a source recorded; JSON-serialisable.
@@ -46,6 +48,7 @@ class Trace:
     scores: dict[int, float] = field(default_factory=dict)
     confidence: NDArray[np.float32] | None = None
     features: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    logprobs: NDArray[np.float32] | None = None
     correct: bool | None = None
     token_ids: list[int] | None = None
     meta: dict[str, Any] = field(default_factory=dict)

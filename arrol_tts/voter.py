@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from arrol_tts.answers import extract_answer
 from arrol_tts.consensus import Consensus
-from arrol_tts.engine.base import Question, Sampling, check_request
+from arrol_tts.engine.base import Question, Sampling, check_request, never_stop
+from arrol_tts.events import Event, Progress
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
 from arrol_tts.stopping import KeepShare, Rule, TraceSpec
+from arrol_tts.streams import Closing, EventStream, Mapped, in_thread, nothing
+from arrol_tts.trace import Trace
 from arrol_tts.voting import METHODS, Method, VoteResult, resolve_method, vote
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from arrol_tts.engine.base import Engine
-    from arrol_tts.trace import Trace
 
 EngineName = Literal["auto", "vllm", "transformers"]
 Extractor = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    questions: list[Question]
+    sampling: Sampling
+    spec: TraceSpec
+    consensus: Consensus | None
+    every: float | None
 
 
 class WeightedVoter:
@@ -154,41 +167,88 @@ class WeightedVoter:
             ValueError: as in ``solve``.
         """
         method = self.method if method is None else method
-        resolve_method(method, self._options(method))
-        needs = METHODS[method].needs if isinstance(method, str) else ("scores", "confidence")
-        if isinstance(method, str) and "scores" in needs and self._engine is not None and self.config is None:
-            raise ValueError(
-                f"method {method!r} needs a quality head: make the voter with from_pretrained(...), or choose a "
-                "method without one, such as 'majority' or 'deepconf'"
-            )
-        if "scores" not in needs:
-            options.setdefault("keep", 1.0)
-            options.setdefault("scores", False)
-        options.setdefault("confidence", "confidence" in needs)
+        options = self._needed_by(method, options)
         return [self.vote(group, method=method) for group in self.sample(questions, n, **options).values()]
+
+    async def asolve(self, question: str, n: int = 32, **options: Any) -> VoteResult:
+        """``solve`` for asyncio: other tasks run meanwhile, and cancelling it aborts the sampling."""
+        return (await self.asolve_many([question], n, **options))[0]
+
+    async def asolve_many(
+        self,
+        questions: Sequence[str] | Mapping[str, str],
+        n: int = 32,
+        *,
+        method: str | Method | None = None,
+        **options: Any,
+    ) -> list[VoteResult]:
+        """``solve_many`` for asyncio; several calls at once share the engine's batches."""
+        method = self.method if method is None else method
+        plan = self._plan(questions, n, **self._needed_by(method, options))
+        groups: dict[str, list[Trace]] = {question.id: [] for question in plan.questions}
+        async for trace in in_thread(self._run(plan)):
+            if isinstance(trace, Trace):
+                groups[trace.question_id].append(trace)
+        return [self.vote(_by_sample(group), method=method) for group in groups.values()]
+
+    def stream(
+        self,
+        questions: str | Sequence[str] | Mapping[str, str],
+        n: int = 32,
+        *,
+        method: str | Method | None = None,
+        every: float = 0.1,
+        **options: Any,
+    ) -> Closing[Event]:
+        """Watch questions being answered.
+
+        Args:
+            questions: a text, texts, or ``{id: text}``.
+            n: traces per question.
+            method: voting method, by default the voter's.
+            every: seconds between reports of a trace's progress.
+            **options: as in ``sample``; pruning and confidences follow the method's needs. ``score_every``
+                asks for scores along the way.
+
+        Returns:
+            An iterator of ``Progress`` (a trace was written on), ``Ended`` (with its answer) and ``Voted`` (the
+            vote so far; the last of a question is what ``solve`` returns). Closing it aborts the sampling.
+
+        Raises:
+            ValueError: as in ``solve``, at once.
+        """
+        method = self.method if method is None else method
+        plan = self._plan(
+            [questions] if isinstance(questions, str) else questions,
+            n,
+            every=every,
+            **self._needed_by(method, options),
+        )
+        return EventStream(self._run(plan), lambda traces: self.vote(_by_sample(traces), method=method), n)
+
+    async def astream(
+        self, questions: str | Sequence[str] | Mapping[str, str], n: int = 32, **options: Any
+    ) -> AsyncIterator[Event]:
+        """``stream`` for asyncio; leaving the loop over it, or cancelling, aborts the sampling."""
+        async for event in in_thread(self.stream(questions, n, **options)):
+            yield event
 
     def sample(
         self,
         questions: Sequence[str] | Mapping[str, str],
         n: int = 32,
         *,
-        keep: float | None = None,
-        at: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        seed: int = 0,
-        confidence: bool = True,
-        scores: bool = True,
-        rules: Sequence[Rule] = (),
-        consensus: Consensus | None = None,
         on_trace: Callable[[Trace], None] | None = None,
+        **options: Any,
     ) -> dict[str, list[Trace]]:
         """Sample without voting: sample once, vote many times.
 
         Args:
             questions: texts, or ``{id: text}``.
             n: traces per question.
+            on_trace: called with every trace as it ends, answer included, for progress and storage.
+
+        Options:
             keep: share of a question's traces to keep at the detection position, by default the head's;
                 1 prunes nothing.
             at: detection position in generated tokens; by default the head's first.
@@ -197,10 +257,12 @@ class WeightedVoter:
             max_tokens: limit on a trace; by default the head's, else 1024.
             seed: of the sampling.
             confidence: record DeepConf's token confidences.
+            confidence_window: record DeepConf's measures over windows of this many tokens, in place of every
+                token's confidence: a few numbers a trace, enough for DeepConf's votes with that window.
             scores: record the head's scores; without them nothing but majority and confidence can vote.
+            score_every: record them at every multiple of this many tokens too.
             rules: more stopping rules of the engine, beside the keep ratio.
             consensus: when a question needs no more traces; its others are cancelled then.
-            on_trace: called with every trace as it ends, answer included, for progress and storage.
 
         Returns:
             ``{question id: traces by sample id}``, in the order of the questions.
@@ -209,33 +271,15 @@ class WeightedVoter:
             ValueError: for an empty question, n < 1 or a detection position beyond max_tokens; before
                 anything is generated.
         """
-        if not isinstance(questions, Mapping):
-            questions = {f"q{i}": text for i, text in enumerate(questions)}
-        defaults: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 1024}
-        defaults |= self.config.sampling if self.config else {}
-        given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-        sampling = Sampling(n=n, seed=seed, **defaults | {k: v for k, v in given.items() if v is not None})
-        spec = self._spec(keep, at, confidence, scores, tuple(rules))
-        asked = [Question(question_id, text) for question_id, text in questions.items()]
-        check_request(asked, sampling, spec, has_head=self.config is not None)
-        traces: dict[str, list[Trace]] = {question.id: [] for question in asked}
-
-        def ended(trace: Trace) -> str:
-            if trace.finish_reason == "stop":
-                trace.answer = self.extract(trace.text)
-            traces[trace.question_id].append(trace)
-            if on_trace is not None:
-                on_trace(trace)
-            if consensus is None:
-                return ""
-            return consensus.reached(traces[trace.question_id], **self._options(consensus.method))
-
-        for trace in self.engine.sample(asked, sampling, spec, stop_question=ended) if asked else ():
-            if trace.finish_reason == "cancelled":
-                ended(trace)
-        for group in traces.values():
-            group.sort(key=lambda trace: trace.sample_id)
-        return traces
+        plan = self._plan(questions, n, **options)
+        traces: dict[str, list[Trace]] = {question.id: [] for question in plan.questions}
+        with contextlib.closing(self._run(plan)) as items:
+            for trace in items:
+                assert isinstance(trace, Trace)
+                traces[trace.question_id].append(trace)
+                if on_trace is not None:
+                    on_trace(trace)
+        return {question_id: _by_sample(group) for question_id, group in traces.items()}
 
     def vote(self, traces: Sequence[Trace], method: str | Method | None = None, **options: Any) -> VoteResult:
         """Vote over traces of one question, made here or anywhere.
@@ -259,19 +303,98 @@ class WeightedVoter:
             return {}
         return dict(self.config.voting.get(method, {}))
 
-    def _spec(
-        self, keep: float | None, at: int | None, confidence: bool, scores: bool, rules: tuple[Rule, ...]
-    ) -> TraceSpec:
+    def _needed_by(self, method: str | Method, options: dict[str, Any]) -> dict[str, Any]:
+        """The options of a call, with the signals that its method reads, and no others, where none are named."""
+        resolve_method(method, self._options(method))
+        needs = METHODS[method].needs if isinstance(method, str) else ("scores", "confidence")
+        if isinstance(method, str) and "scores" in needs and self._engine is not None and self.config is None:
+            raise ValueError(
+                f"method {method!r} needs a quality head: make the voter with from_pretrained(...), or choose a "
+                "method without one, such as 'majority' or 'deepconf'"
+            )
+        defaults: dict[str, Any] = {"confidence": "confidence" in needs and not options.get("confidence_window")}
+        if "scores" not in needs:
+            defaults |= {"keep": 1.0, "scores": bool(options.get("score_every"))}
+        return defaults | options
+
+    def _plan(
+        self,
+        questions: Sequence[str] | Mapping[str, str],
+        n: int,
+        *,
+        keep: float | None = None,
+        at: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        max_tokens: int | None = None,
+        seed: int = 0,
+        confidence: bool = True,
+        confidence_window: int = 0,
+        scores: bool = True,
+        score_every: int = 0,
+        rules: Sequence[Rule] = (),
+        consensus: Consensus | None = None,
+        every: float | None = None,
+    ) -> _Plan:
+        """A call's options with the head's defaults, refused here when they cannot work."""
+        if not isinstance(questions, Mapping):
+            questions = {f"q{i}": text for i, text in enumerate(questions)}
+        defaults: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 1024}
+        defaults |= self.config.sampling if self.config else {}
+        given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+        sampling = Sampling(n=n, seed=seed, **defaults | {k: v for k, v in given.items() if v is not None})
+        rules = tuple(rules)
+        score_at: tuple[int, ...] = ()
         if self.config is None:
             if keep not in (None, 1) or at is not None:
                 raise ValueError("pruning needs a quality head: make the voter with from_pretrained(...)")
-            return TraceSpec(confidence=confidence, rules=rules)
-        position = self.config.positions[0] if at is None else at
-        share = self.config.keep if keep is None else keep
-        if share != 1:
-            rules = (KeepShare(position, share), *rules)
-        score_at = (position,) if scores else ()
-        return TraceSpec(score_at=score_at, score_finish=scores, confidence=confidence, rules=rules)
+            scores = False
+        else:
+            position = self.config.positions[0] if at is None else at
+            share = self.config.keep if keep is None else keep
+            score_at = (position,) if scores else ()
+            rules = (KeepShare(position, share), *rules) if share != 1 else rules
+        spec = TraceSpec(
+            score_at=score_at,
+            score_every=score_every,
+            score_finish=scores,
+            confidence=confidence and not confidence_window,
+            confidence_window=confidence_window,
+            rules=rules,
+        )
+        asked = [Question(question_id, text) for question_id, text in questions.items()]
+        check_request(asked, sampling, spec, has_head=self.config is not None)
+        return _Plan(asked, sampling, spec, consensus, every)
+
+    def _run(self, plan: _Plan) -> Closing[Progress | Trace]:
+        """Sample by a plan; finished traces have their answers."""
+        traces: dict[str, list[Trace]] = {question.id: [] for question in plan.questions}
+
+        def read(item: Progress | Trace) -> Progress | Trace:
+            if isinstance(item, Trace) and item.finish_reason == "stop" and item.answer is None:
+                item.answer = self.extract(item.text)
+            return item
+
+        def stop_question(trace: Trace) -> str:
+            assert plan.consensus is not None
+            read(trace)
+            group = traces[trace.question_id]
+            group.append(trace)
+            return plan.consensus.reached(group, **self._options(plan.consensus.method))
+
+        stop = never_stop if plan.consensus is None else stop_question
+        if not plan.questions:
+            return nothing()
+        if plan.every is None:
+            return Mapped(self.engine.sample(plan.questions, plan.sampling, plan.spec, stop_question=stop), read)
+        return Mapped(
+            self.engine.stream(plan.questions, plan.sampling, plan.spec, stop_question=stop, every=plan.every),
+            read,
+        )
+
+
+def _by_sample(traces: Sequence[Trace]) -> list[Trace]:
+    return sorted(traces, key=lambda trace: trace.sample_id)
 
 
 def load_engine(

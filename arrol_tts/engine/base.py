@@ -6,7 +6,7 @@ import base64
 import math
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,9 @@ from arrol_tts.trace import FinishReason, Trace
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from arrol_tts.events import Progress
+    from arrol_tts.streams import Closing
+
 
 DEFAULT_TOP_K = 20
 """Candidates of a token confidence: DeepConf's."""
@@ -23,10 +26,17 @@ DEFAULT_TOP_K = 20
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to sample: ``id`` is distinct among the questions of a call."""
+    """A question to sample.
+
+    Args:
+        id: distinct among the questions of a call.
+        text: what to ask, through the model's chat template where it has one.
+        token_ids: the whole prompt as token ids, in place of the text.
+    """
 
     id: str
-    text: str
+    text: str = ""
+    token_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,7 @@ class Engine(Protocol):
         spec: TraceSpec | None = None,
         *,
         stop_question: StopQuestion = never_stop,
-    ) -> Iterator[Trace]:
+    ) -> Closing[Trace]:
         """Sample ``sampling.n`` traces of every question.
 
         Args:
@@ -100,7 +110,8 @@ class Engine(Protocol):
             sampling: how to sample.
             spec: what to record and when to stop; its group and size are set for each question.
             stop_question: called with every trace that ends other than by being cancelled; when it gives
-                a reason, the question's other traces are cancelled at once, and carry the reason.
+                a reason, the question's other traces are cancelled at once, and carry the reason. It may be
+                called on a thread of the engine's, which waits for it.
 
         Yields:
             Traces as they end, without ``answer``; all of them, the pruned ones too.
@@ -108,6 +119,30 @@ class Engine(Protocol):
         Raises:
             ValueError: before anything is generated, when questions, sampling and spec do not fit each
                 other or the engine.
+        """
+        ...
+
+    def stream(
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec | None = None,
+        *,
+        stop_question: StopQuestion = never_stop,
+        every: float = 0.1,
+    ) -> Closing[Progress | Trace]:
+        """As ``sample``, with reports of progress between the traces.
+
+        Args:
+            questions: as in ``sample``.
+            sampling: as in ``sample``.
+            spec: as in ``sample``; scores are reported when they are known (``score_every`` for more of them).
+            stop_question: as in ``sample``.
+            every: seconds between reports; a trace that wrote nothing since the last is left out.
+
+        Yields:
+            Traces as they end, and what the others wrote meanwhile. What a trace wrote after its last
+            Progress is in the Trace.
         """
         ...
 
@@ -132,7 +167,7 @@ def check_request(
     if len(set(ids)) != len(ids):
         raise ValueError("two questions have the same id: give every question its own")
     for question in questions:
-        if not question.text.strip():
+        if not (question.text.strip() if question.token_ids is None else question.token_ids):
             raise ValueError(f"question {question.id!r} is empty: ask something")
     if spec.scores and not has_head:
         raise ValueError("scores and pruning need a quality head: pass head= to the engine, or ask for neither")
@@ -151,8 +186,15 @@ def group_specs(questions: Sequence[Question], sampling: Sampling, spec: TraceSp
     return [replace(spec, group=f"{call}/{i}", size=sampling.n) for i in range(len(questions))]
 
 
+def prompt_ids(tokenizer: Any, question: Question) -> list[int]:
+    """Token ids of a question's prompt."""
+    if question.token_ids is not None:
+        return list(question.token_ids)
+    return encode_prompt(tokenizer, question.text)
+
+
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a question: through the chat template where the model has one, else as plain text."""
+    """Token ids of a text: through the chat template where the model has one, else as plain text."""
     if getattr(tokenizer, "chat_template", None):
         messages = [{"role": "user", "content": text}]
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -183,8 +225,11 @@ def make_trace(
         scores={int(k): math.nan if s is None else float(s) for k, s in log.get("scores", ())},
         token_ids=list(token_ids),
     )
-    if "confidence" in log:
-        trace.confidence = np.frombuffer(base64.b64decode(log["confidence"]), dtype=np.float32)
+    for name in ("confidence", "logprobs"):
+        if name in log:
+            setattr(trace, name, np.frombuffer(base64.b64decode(log[name]), dtype=np.float32))
+    if "deepconf" in log:
+        trace.meta["deepconf"] = log["deepconf"]
     for position, vector in log.get("features", ()):
         trace.features[int(position)] = np.frombuffer(base64.b64decode(vector), dtype=np.float32)
     if "pruned" in log:

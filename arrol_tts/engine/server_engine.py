@@ -13,11 +13,12 @@ import json
 import queue
 import random
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -28,22 +29,21 @@ from arrol_tts.engine.base import (
     StopQuestion,
     check_request,
     group_specs,
-    make_trace,
     never_stop,
 )
+from arrol_tts.engine.server_replies import START_COMMAND, ServerError, Written, read_trace
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
+from arrol_tts.events import Progress
 from arrol_tts.stopping import TraceSpec
 from arrol_tts.trace import Trace
 
-START_COMMAND = "python -m arrol_tts.engine.vllm_plugin.serve HEAD"
+if TYPE_CHECKING:
+    from arrol_tts.streams import Closing
+
 PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which a request is worth repeating."""
 
 BACK_OFF_SECONDS = 0.5
-
-
-class ServerError(RuntimeError):
-    """No server is left that answers, or one answers what cannot be understood."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,8 +62,35 @@ class _ServerFailedError(Exception):
     """A server is given up; the question that met this moves on."""
 
 
-Inbox = queue.SimpleQueue[Trace | Exception | None]
-"""From the loop's thread to the caller's: traces, an error that ends them, None at the end."""
+Inbox = queue.SimpleQueue[Progress | Trace | Exception | None]
+"""From the loop's thread to the caller's: traces and progress, an error that ends them, None at the end."""
+
+
+class _Call:
+    """One call of ``sample`` or ``stream``; ``note`` runs on the loop's thread, ``cancelled`` on the caller's."""
+
+    def __init__(self, sampling: Sampling, every: float | None) -> None:
+        self.sampling, self.every = sampling, every
+        self.inbox: Inbox = queue.SimpleQueue()
+        self.jobs: dict[str, asyncio.Task[None]] = {}
+        self._told: dict[tuple[str, int], tuple[float, int, int]] = {}
+        self._written: dict[tuple[str, int], tuple[str, int]] = {}
+
+    def note(self, question_id: str, sample_id: int, written: Written) -> None:
+        """Report what a trace wrote, when it is time; a trace that is sampled again is silent until it is new."""
+        key = question_id, sample_id
+        text = written.choice["text"]
+        last, characters, tokens = self._told.get(key, (0.0, 0, 0))
+        self._written[key] = text, written.num_tokens
+        if self.every is None or len(text) <= characters or time.monotonic() - last < self.every:
+            return
+        self._told[key] = time.monotonic(), len(text), written.num_tokens
+        self.inbox.put(Progress(question_id, sample_id, max(tokens, written.num_tokens), text[characters:]))
+
+    def cancelled(self, question_id: str, sample_id: int, why: str) -> Trace:
+        """A trace that is not needed any more, with what is known of its text."""
+        text, tokens = self._written.get((question_id, sample_id), ("", 0))
+        return Trace(question_id, sample_id, text, num_tokens=tokens, finish_reason="cancelled", detail=why)
 
 
 class ServerEngine:
@@ -142,26 +169,51 @@ class ServerEngine:
         spec: TraceSpec | None = None,
         *,
         stop_question: StopQuestion = never_stop,
-    ) -> Iterator[Trace]:
+    ) -> Closing[Trace]:
         """See ``Engine.sample``; a cancelled trace comes back empty, since its text is still on the server.
 
         Raises:
             ValueError: also for scores or rules from servers without the plug-in or a head.
             ServerError: while iterating, when no server is left.
         """
-        spec = spec or TraceSpec()
+        traces = self._start(questions, sampling, spec or TraceSpec(), stop_question)
+        return (trace for trace in traces if isinstance(trace, Trace))
+
+    def stream(
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec | None = None,
+        *,
+        stop_question: StopQuestion = never_stop,
+        every: float = 0.1,
+    ) -> Closing[Progress | Trace]:
+        """See ``Engine.stream``; scores come with the finished trace, since streamed chunks have no place for
+        them, and a cancelled trace has the text that had come.
+        """
+        spec = replace(spec or TraceSpec(), live=True)
+        return self._start(questions, sampling, spec, stop_question, every)
+
+    def _start(
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec,
+        stop_question: StopQuestion,
+        every: float | None = None,
+    ) -> Generator[Progress | Trace, None, None]:
         for server in self._servers:
             if server.failure:  # it may be back
                 self._probe(server)
         bare = [server.url for server in self._alive() if server.info is None]
-        if bare and replace(spec, group="", size=1, confidence=False) != TraceSpec():
+        if bare and replace(spec, group="", size=1, confidence=False, live=False) != TraceSpec():
             raise ValueError(
                 f"{', '.join(bare)}: scores and stopping rules, and so the quality method, need arrol's plug-in "
                 f"in the server: start it with `{START_COMMAND}`; without it use method='majority' or 'deepconf'"
             )
         has_head = all(server.info and server.info["head"] for server in self._alive())
         check_request(questions, sampling, spec, has_head=has_head)
-        return self._sample(questions, sampling, spec, stop_question)
+        return self._sample(questions, sampling, spec, stop_question, every)
 
     def close(self) -> None:
         """See ``Engine.close``; the servers go on."""
@@ -237,56 +289,56 @@ class ServerEngine:
         return alive
 
     def _sample(
-        self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec, stop_question: StopQuestion
-    ) -> Iterator[Trace]:
-        inbox: Inbox = queue.SimpleQueue()
-        jobs: dict[str, asyncio.Task[None]] = {}
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec,
+        stop_question: StopQuestion,
+        every: float | None,
+    ) -> Generator[Progress | Trace, None, None]:
+        call = _Call(sampling, every)
         specs = group_specs(questions, sampling, spec)
-        asking = asyncio.run_coroutine_threadsafe(self._ask(questions, sampling, specs, inbox, jobs), self._loop)
+        asking = asyncio.run_coroutine_threadsafe(self._ask(call, questions, specs), self._loop)
         awaited = {question.id: set(range(sampling.n)) for question in questions}
         try:
-            while (trace := inbox.get()) is not None:
-                if isinstance(trace, Exception):
-                    raise trace
-                missing = awaited[trace.question_id]
-                if trace.sample_id not in missing:
+            while (item := call.inbox.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                missing = awaited[item.question_id]
+                if item.sample_id not in missing:
                     continue  # it ended while its question was being cancelled
-                missing.remove(trace.sample_id)
-                why = stop_question(trace)
-                yield trace
+                if isinstance(item, Progress):
+                    yield item
+                    continue
+                missing.remove(item.sample_id)
+                why = stop_question(item)
+                yield item
                 if why and missing:
-                    self._loop.call_soon_threadsafe(jobs[trace.question_id].cancel)
-                    awaited[trace.question_id] = set()
+                    self._loop.call_soon_threadsafe(call.jobs[item.question_id].cancel)
+                    awaited[item.question_id] = set()
                     for i in sorted(missing):
-                        yield Trace(trace.question_id, i, finish_reason="cancelled", detail=why)
+                        yield call.cancelled(item.question_id, i, why)
         finally:
             # When the caller stopped listening this closes the connections, and the servers abort.
             asking.cancel()
 
-    async def _ask(
-        self,
-        questions: Sequence[Question],
-        sampling: Sampling,
-        specs: Sequence[TraceSpec],
-        inbox: Inbox,
-        jobs: dict[str, asyncio.Task[None]],
-    ) -> None:
+    async def _ask(self, call: _Call, questions: Sequence[Question], specs: Sequence[TraceSpec]) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for question, spec in zip(questions, specs, strict=True):
-                    server = await self._room(sampling.n)
-                    jobs[question.id] = tasks.create_task(self._answer(server, question, sampling, spec, inbox))
+                    server = await self._room(call.sampling.n)
+                    call.jobs[question.id] = tasks.create_task(self._answer(call, server, question, spec))
                     await asyncio.sleep(0)  # let it take its room
         except asyncio.CancelledError:
-            inbox.put(ServerError("the engine was closed while it was sampling"))
+            call.inbox.put(ServerError("the engine was closed while it was sampling"))
             raise
         except Exception as error:
             cause: Exception = error
             while isinstance(cause, ExceptionGroup):
                 cause = cause.exceptions[0]
-            inbox.put(cause)
+            call.inbox.put(cause)
         else:
-            inbox.put(None)
+            call.inbox.put(None)
 
     async def _room(self, traces: int) -> _Server:
         """The server with least to do, as soon as one has room for all of a question's traces."""
@@ -301,22 +353,20 @@ class ServerEngine:
         server.in_flight -= 1
         self._left.set()
 
-    async def _answer(
-        self, server: _Server, question: Question, sampling: Sampling, spec: TraceSpec, inbox: Inbox
-    ) -> None:
+    async def _answer(self, call: _Call, server: _Server, question: Question, spec: TraceSpec) -> None:
         """Every trace of a question once, whatever happens to its server."""
         answered: set[int] = set()
 
         async def one(server: _Server, sample_id: int, spec: TraceSpec) -> None:
-            trace = await self._trace(server, question, sample_id, sampling, spec)
+            trace = await self._trace(call, server, question, sample_id, spec)
             if sample_id not in answered:
                 answered.add(sample_id)
-                inbox.put(trace)
+                call.inbox.put(trace)
 
         for attempt in itertools.count():
             # Rules compare the traces of a group: it meets again as a whole, from the same seeds, and what
             # has been answered already is dropped.
-            wanted = [i for i in range(sampling.n) if spec.rules or i not in answered]
+            wanted = [i for i in range(call.sampling.n) if spec.rules or i not in answered]
             group = replace(spec, group=f"{spec.group}/{attempt}")
             server.in_flight += len(wanted)
             try:
@@ -326,17 +376,21 @@ class ServerEngine:
                         task.add_done_callback(partial(self._leave, server))
             except* _ServerFailedError as failures:
                 server.failure = server.failure or str(failures.exceptions[0])
-            if len(answered) == sampling.n:
+            if len(answered) == call.sampling.n:
                 return
-            server = await self._room(sampling.n)
+            server = await self._room(call.sampling.n)
 
     async def _trace(
-        self, server: _Server, question: Question, sample_id: int, sampling: Sampling, spec: TraceSpec
+        self, call: _Call, server: _Server, question: Question, sample_id: int, spec: TraceSpec
     ) -> Trace:
-        path, body = self._request(server, question, sample_id, sampling, spec)
+        path, body = self._request(server, question, sample_id, call.sampling, spec)
+        note: Callable[[Written], None] | None = None
+        if call.every is not None:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+            note = partial(call.note, question.id, sample_id)
         try:
-            reply = await self._post(server, path, body)
-            return _read_trace(reply, question, sample_id, "vllm_xargs" in body, spec)
+            reply = await self._post(server, path, body, note)
+            return read_trace(reply, question, sample_id, "vllm_xargs" in body, spec)
         except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
             raise ServerError(f"{server.url} answers what cannot be read: {_words(error)}") from error
 
@@ -356,27 +410,36 @@ class ServerEngine:
         elif sampling.top_k:
             body["top_k"] = sampling.top_k
         if server.info is not None:
-            if spec != TraceSpec(group=spec.group, size=spec.size):
+            if spec.logprobs:
+                body |= {"logprobs": True, "top_logprobs": 0} if self._chat else {"logprobs": 0}
+            if replace(spec, group="", size=1, live=False) != TraceSpec():
                 body["vllm_xargs"] = {CONFIG_KEY: json.dumps(spec.to_dict())}
         elif spec.confidence:
             top_k = self._wanted_top_k or DEFAULT_TOP_K
             body |= {"logprobs": True, "top_logprobs": top_k} if self._chat else {"logprobs": top_k}
             if server.is_vllm and not self._chat:
                 body["return_tokens_as_token_ids"] = True  # texts of tokens are not unique
+        if question.token_ids is not None:
+            return "/v1/completions", body | {"prompt": list(question.token_ids)}
         if self._chat:
             return "/v1/chat/completions", body | {"messages": [{"role": "user", "content": question.text}]}
         return "/v1/completions", body | {"prompt": question.text}
 
-    async def _post(self, server: _Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post(
+        self, server: _Server, path: str, body: dict[str, Any], note: Callable[[Written], None] | None
+    ) -> dict[str, Any]:
         for attempt in itertools.count():
             pause = BACK_OFF_SECONDS * 2**attempt * random.uniform(0.5, 1.0)
             try:
-                response = await self._client.post(server.url + path, json=body)
+                if note is None:
+                    response = await self._client.post(server.url + path, json=body)
+                else:
+                    response, streamed = await self._read_stream(server.url + path, body, note)
             except httpx.TransportError as error:
                 trouble = _words(error)
             else:
                 if response.status_code == 200:
-                    reply: dict[str, Any] = response.json()
+                    reply: dict[str, Any] = response.json() if note is None else streamed
                     if reply["choices"][0].get("finish_reason") not in ("abort", "error"):
                         return reply
                     trouble = "it aborted the request"
@@ -391,62 +454,21 @@ class ServerEngine:
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-
-def _read_trace(reply: dict[str, Any], question: Question, sample_id: int, asked: bool, spec: TraceSpec) -> Trace:
-    """Turn a server's answer into a Trace.
-
-    Args:
-        asked: the plug-in was asked for its log.
-    """
-    choice = reply["choices"][0]
-    message = choice.get("message")
-    if message is None:
-        text = choice["text"]
-    else:  # with a reasoning parser, the reasoning comes apart
-        reasoning = message.get("reasoning") or message.get("reasoning_content") or ""
-        text = reasoning + (message.get("content") or "")
-    token_ids = choice.get("token_ids")
-    trace = make_trace(
-        question,
-        sample_id,
-        text,
-        token_ids or [],
-        "length" if choice.get("finish_reason") == "length" else "stop",
-        _log(reply) if asked else None,
-    )
-    if token_ids is None:
-        trace.token_ids = None
-        trace.num_tokens = int(reply["usage"]["completion_tokens"])
-    if spec.confidence and not asked:
-        trace.confidence = _confidence(choice.get("logprobs"))
-    return trace
-
-
-def _log(reply: dict[str, Any]) -> dict[str, Any]:
-    log: dict[str, Any] | None = (reply.get("kv_transfer_params") or {}).get(CONFIG_KEY)
-    if log is None:
-        raise ServerError(
-            "the answer carries no log of the plug-in: is every server behind this address started with "
-            f"`{START_COMMAND}`?"
-        )
-    if "error" in log:
-        raise ValueError(log["error"])
-    return log
-
-
-def _confidence(logprobs: dict[str, Any] | None) -> Any:
-    """DeepConf's token confidence from returned log-probabilities: float32 ``[num_tokens]``."""
-    import numpy as np
-
-    if not logprobs:
-        raise ServerError(
-            "the server returns no log-probabilities, which token confidences need: use method='majority'"
-        )
-    if "content" in logprobs:
-        steps = [[c["logprob"] for c in token["top_logprobs"]] for token in logprobs["content"]]
-    else:
-        steps = [list(candidates.values()) for candidates in logprobs["top_logprobs"]]
-    return np.array([-sum(step) / len(step) for step in steps], dtype=np.float32)
+    async def _read_stream(
+        self, url: str, body: dict[str, Any], note: Callable[[Written], None]
+    ) -> tuple[httpx.Response, dict[str, Any]]:
+        """A streamed answer, put together; empty when the status is not 200."""
+        written = Written()
+        async with self._client.stream("POST", url, json=body) as response:
+            if response.status_code != 200:
+                await response.aread()
+                return response, {}
+            async for line in response.aiter_lines():
+                written.add(line)
+                note(written)
+        if not written.ended:
+            raise httpx.RemoteProtocolError("the answer broke off")
+        return response, written.reply()
 
 
 def _plugin_info(response: httpx.Response) -> dict[str, Any] | None:

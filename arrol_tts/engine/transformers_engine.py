@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,17 +23,19 @@ from arrol_tts.engine.base import (
     Sampling,
     StopQuestion,
     check_request,
-    encode_prompt,
     group_specs,
     make_trace,
     never_stop,
+    prompt_ids,
 )
 from arrol_tts.engine.signals import token_confidence
+from arrol_tts.events import Progress
 from arrol_tts.stopping import Monitor, TraceSpec
 from arrol_tts.trace import FinishReason, Trace
 
 if TYPE_CHECKING:
     from arrol_tts.head import QualityHead
+    from arrol_tts.streams import Closing
 
 
 @dataclass(eq=False, slots=True)
@@ -42,6 +46,7 @@ class _Row:
     prompt: list[int]
     generator: torch.Generator
     token_ids: list[int]
+    reported: int = 0
 
 
 class TransformersEngine:
@@ -49,7 +54,8 @@ class TransformersEngine:
 
     Args:
         model: path or hub id of a causal language model.
-        head: quality head, None for sampling without scores.
+        head: quality head, or several by name (a spec's ``head`` says which one scores, "" is the default);
+            None for sampling without scores.
         top_k: candidates of DeepConf's token confidence.
         batch_size: traces computed together; a question's traces always are, so a batch is at least n.
         device: where to run; a GPU when there is one.
@@ -63,7 +69,7 @@ class TransformersEngine:
         self,
         model: str | Path,
         *,
-        head: QualityHead | None = None,
+        head: QualityHead | Mapping[str, QualityHead] | None = None,
         top_k: int = DEFAULT_TOP_K,
         batch_size: int = 128,
         device: str | None = None,
@@ -75,10 +81,10 @@ class TransformersEngine:
         self._lm = cast(Any, AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype))
         self._lm.to(self._device).eval()
         self.hidden_size = int(self._lm.config.get_text_config().hidden_size)
-        if head is not None:
-            head.config.check_model(hidden_size=self.hidden_size, model=self.model)
-            head = head.to(self._device).eval()
-        self._head = head
+        self._heads: dict[str, QualityHead] = {}
+        for name, each in (head if isinstance(head, Mapping) else {} if head is None else {"": head}).items():
+            each.config.check_model(hidden_size=self.hidden_size, model=self.model)
+            self._heads[name] = each.to(self._device).eval()
         self._top_k = top_k
         self._batch_size = batch_size
         eos = self._lm.generation_config.eos_token_id
@@ -91,15 +97,35 @@ class TransformersEngine:
         spec: TraceSpec | None = None,
         *,
         stop_question: StopQuestion = never_stop,
-    ) -> Iterator[Trace]:
+    ) -> Closing[Trace]:
         """See ``Engine.sample``."""
         spec = spec or TraceSpec()
-        check_request(questions, sampling, spec, has_head=self._head is not None)
-        return self._sample(questions, sampling, spec, stop_question)
+        check_request(questions, sampling, spec, has_head=spec.head in self._heads)
+        traces = self._sample(questions, sampling, spec, stop_question)
+        return (trace for trace in traces if isinstance(trace, Trace))
+
+    def stream(
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec | None = None,
+        *,
+        stop_question: StopQuestion = never_stop,
+        every: float = 0.1,
+    ) -> Closing[Progress | Trace]:
+        """See ``Engine.stream``."""
+        spec = spec or TraceSpec()
+        check_request(questions, sampling, spec, has_head=spec.head in self._heads)
+        return self._sample(questions, sampling, spec, stop_question, every)
 
     def _sample(
-        self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec, stop_question: StopQuestion
-    ) -> Iterator[Trace]:
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec,
+        stop_question: StopQuestion,
+        every: float = math.inf,
+    ) -> Generator[Progress | Trace, None, None]:
         specs = group_specs(questions, sampling, spec)
         per_batch = max(1, self._batch_size // sampling.n)
         for first in range(0, len(questions), per_batch):
@@ -107,13 +133,15 @@ class TransformersEngine:
             for question, question_spec in zip(
                 questions[first : first + per_batch], specs[first : first + per_batch], strict=True
             ):
-                prompt = encode_prompt(self._tokenizer, question.text)
+                prompt = prompt_ids(self._tokenizer, question)
                 for sample_id in range(sampling.n):
                     generator = torch.Generator().manual_seed(sampling.seed_of(question.id, sample_id))
                     rows.append(_Row(question, sample_id, question_spec, prompt, generator, []))
-            yield from self._decode(rows, sampling, stop_question)
+            yield from self._decode(rows, sampling, stop_question, every)
 
-    def _decode(self, rows: list[_Row], sampling: Sampling, stop_question: StopQuestion) -> Iterator[Trace]:
+    def _decode(
+        self, rows: list[_Row], sampling: Sampling, stop_question: StopQuestion, every: float
+    ) -> Iterator[Progress | Trace]:
         """Sample rows to their ends; those that wait for their group follow in a later wave."""
         monitor = Monitor()
         for row in rows:
@@ -124,7 +152,11 @@ class TransformersEngine:
             wave = [row for row in unfinished if not monitor.is_held(row)]
             if not wave:
                 monitor.release(stuck=True)
-            for row, reason in self._wave(wave, sampling, monitor, stopped):
+            for event in self._wave(wave, sampling, monitor, stopped, every):
+                if isinstance(event, Progress):
+                    yield event
+                    continue
+                row, reason = event
                 unfinished.pop(row)
                 log = monitor.drop(row)
                 assert log is not None
@@ -137,8 +169,8 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _wave(
-        self, rows: list[_Row], sampling: Sampling, monitor: Monitor, stopped: Mapping[Question, str]
-    ) -> Iterator[tuple[_Row, FinishReason]]:
+        self, rows: list[_Row], sampling: Sampling, monitor: Monitor, stopped: Mapping[Question, str], every: float
+    ) -> Iterator[tuple[_Row, FinishReason] | Progress]:
         """Run rows in lockstep until each has ended or waits; names the ended, of this wave or not."""
         yield from ((row, "pruned") for row in _pruned(monitor))
         yield from ((row, "cancelled") for row in rows if row.question in stopped)
@@ -152,6 +184,7 @@ class TransformersEngine:
         inputs = torch.tensor([[0] * (longest - len(text)) + text for text in texts], device=self._device)
         mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts], device=self._device)
         cache = DynamicCache(config=self._lm.config)
+        reported = time.monotonic()
         while True:
             output = self._lm(
                 input_ids=inputs,
@@ -162,16 +195,21 @@ class TransformersEngine:
                 output_hidden_states=True,
             )
             logits = output.logits[:, -1].float()
-            scores = confidence = None
-            if self._head is not None and any(monitor.logs[row].wants_scores for row in rows):
-                scores = self._head(output.hidden_states[-1][:, -1].float()).tolist()
+            confidence = logprobs = None
+            scored = {row.spec.head for row in rows if monitor.logs[row].wants_scores}
+            hidden = output.hidden_states[-1][:, -1].float()
+            scores = {name: self._heads[name](hidden).tolist() for name in scored}
             if any(monitor.logs[row].wants_confidence for row in rows):
                 confidence = token_confidence(logits, self._top_k).tolist()
             states = None
             if any(monitor.logs[row].wants_features for row in rows):
-                states = output.hidden_states[-1][:, -1].float().cpu().numpy()
+                states = hidden.cpu().numpy()
+            tokens, distribution = self._choose(rows, logits, sampling, warp)
+            if any(row.spec.logprobs for row in rows):
+                chosen = torch.tensor(tokens, device=self._device)[:, None]
+                logprobs = distribution.log_softmax(-1).gather(1, chosen)[:, 0].tolist()
             ended: dict[_Row, FinishReason] = {}
-            for i, (row, token) in enumerate(zip(rows, self._choose(rows, logits, sampling, warp), strict=True)):
+            for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                 position = len(row.token_ids)
                 if token in self._eos:
                     ended[row] = "stop"
@@ -180,14 +218,18 @@ class TransformersEngine:
                 monitor.observe(
                     row,
                     position,
-                    score=scores[i] if scores else None,
+                    score=scores[row.spec.head][i] if row.spec.head in scores else None,
                     confidence=confidence[i] if confidence else None,
+                    logprob=logprobs[i] if logprobs and row.spec.logprobs else None,
                     token=row.token_ids[-1] if row.token_ids else None,
                     feature=states[i].tobytes if states is not None else None,
                     finished=row in ended,
                 )
                 row.token_ids.append(token)
             ended |= dict.fromkeys(_pruned(monitor), "pruned")
+            if time.monotonic() - reported >= every:
+                yield from (self._progress(row, monitor) for row in rows if row not in ended)
+                reported = time.monotonic()
             yield from ended.items()
             yield from ((row, "cancelled") for row in rows if row not in ended and row.question in stopped)
             keep = [i for i, row in enumerate(rows) if row in monitor.logs and not monitor.is_held(row)]
@@ -201,16 +243,25 @@ class TransformersEngine:
             inputs = torch.tensor([[row.token_ids[-1]] for row in rows], device=self._device)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
+    def _progress(self, row: _Row, monitor: Monitor) -> Progress:
+        text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)
+        news = monitor.logs[row].take_news() or {}
+        scores = {k: score for k, score in news.get("scores", ()) if score is not None}
+        new_text, row.reported = text[row.reported :], len(text)
+        return Progress(row.question.id, row.sample_id, len(row.token_ids), new_text, scores)
+
     def _choose(
         self, rows: list[_Row], logits: torch.Tensor, sampling: Sampling, warp: LogitsProcessorList
-    ) -> list[int]:
+    ) -> tuple[list[int], torch.Tensor]:
+        """The next token of each row, and the logits that it was drawn from."""
         if sampling.temperature == 0:
-            return list(logits.argmax(-1).tolist())
-        probabilities = warp(None, logits).softmax(-1)  # type: ignore[arg-type]
+            return list(logits.argmax(-1).tolist()), logits
+        warped = warp(None, logits)  # type: ignore[arg-type]
+        probabilities = warped.softmax(-1)
         # Dividing by exponential noise and taking the largest samples from the distribution, with one
         # generator a row, so that a trace does not depend on its neighbours.
         noise = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=r.generator) for r in rows])
-        return list((probabilities / noise.to(self._device)).argmax(-1).tolist())
+        return list((probabilities / noise.to(self._device)).argmax(-1).tolist()), warped
 
     def close(self) -> None:
         """See ``Engine.close``."""

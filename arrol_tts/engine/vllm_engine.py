@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,28 +17,26 @@ from arrol_tts.engine.base import (
     Sampling,
     StopQuestion,
     check_request,
-    encode_prompt,
     group_specs,
     hidden_size_of,
-    make_trace,
     never_stop,
+    prompt_ids,
 )
+from arrol_tts.engine.vllm_loop import VLLMLoop
 from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, check_vllm, vllm_options
-from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
+from arrol_tts.engine.vllm_run import Run, Sampled
 from arrol_tts.stopping import TraceSpec
 
 if TYPE_CHECKING:
-    from arrol_tts.trace import FinishReason, Trace
+    import torch
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    from arrol_tts.events import Progress
+    from arrol_tts.head import QualityHead
+    from arrol_tts.trace import Trace
 
 CPU_KV_CACHE_BYTES = 1 << 30
 """KV cache on CPU unless the caller sets one: vLLM would take most of the machine's memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    question: Question
-    sample_id: int
-    internal_id: str
 
 
 class VLLMEngine:
@@ -44,7 +44,8 @@ class VLLMEngine:
 
     Args:
         model: path or hub id of a model that vLLM serves.
-        head: local folder of a quality head, None for sampling without scores.
+        head: local folder of a quality head, or of several by name (a spec's ``head`` says which one scores,
+            "" is the default); None for sampling without scores.
         top_k: candidates of DeepConf's token confidence.
         in_process: run the engine core in this process (default on CPU, where a process more only
             takes cores away) or in one of its own (vLLM's default, better on GPUs).
@@ -60,18 +61,19 @@ class VLLMEngine:
         self,
         model: str | Path,
         *,
-        head: str | Path | None = None,
+        head: str | Path | Mapping[str, str | Path] | None = None,
         top_k: int = DEFAULT_TOP_K,
         in_process: bool | None = None,
         **options: Any,
     ) -> None:
         self.model = str(model)
         self.hidden_size = hidden_size_of(model)
-        if head is not None:
+        heads = {"": head} if isinstance(head, (str, Path)) else dict(head or {})
+        for path in heads.values():
             from arrol_tts.head_config import read_head_config
 
-            read_head_config(Path(head)).check_model(hidden_size=self.hidden_size, model=self.model)
-        self._has_head = head is not None
+            read_head_config(Path(path)).check_model(hidden_size=self.hidden_size, model=self.model)
+        self._heads = set(heads)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from vllm.platforms import current_platform
 
@@ -86,22 +88,16 @@ class VLLMEngine:
             # vLLM's CPU platform would otherwise start worker processes all the same, and those need a
             # __main__ guard in the user's script.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        from vllm import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
-        from vllm.v1.executor import Executor
-
         asynchronous = bool(options.setdefault("async_scheduling", True))
-        options |= vllm_options(head=str(head) if head else None, top_k=top_k, asynchronous=asynchronous)
-        config = EngineArgs(model=self.model, **options).create_engine_config()
-        self._engine = LLMEngine(
-            vllm_config=config,
-            executor_class=Executor.get_class(config),
-            log_stats=False,
-            multiprocess_mode=not in_process,
-        )
-        self._tokenizer: Any = self._engine.get_tokenizer()
-        self._max_model_len = self._engine.model_config.max_model_len
-        self._call = itertools.count()
+        # Log-probabilities of the distribution that is sampled from, temperature included.
+        options.setdefault("logprobs_mode", "processed_logprobs")
+        paths = {name: str(path) for name, path in heads.items()}
+        options |= vllm_options(head=paths, top_k=top_k, asynchronous=asynchronous)
+        self._loop = VLLMLoop(partial(_build, self.model, options, in_process))
+        weakref.finalize(self, self._loop.stop)
+        engine = self._loop.engine
+        self._tokenizer: Any = engine.get_tokenizer()
+        self._max_model_len = engine.model_config.max_model_len
 
     def sample(
         self,
@@ -110,106 +106,110 @@ class VLLMEngine:
         spec: TraceSpec | None = None,
         *,
         stop_question: StopQuestion = never_stop,
-    ) -> Iterator[Trace]:
+    ) -> Sampled[Trace]:
         """See ``Engine.sample``."""
-        spec = spec or TraceSpec()
-        check_request(questions, sampling, spec, has_head=self._has_head)
-        prompts = [encode_prompt(self._tokenizer, question.text) for question in questions]
+        return Sampled(self._start(questions, sampling, spec or TraceSpec(), stop_question))
+
+    def stream(
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec | None = None,
+        *,
+        stop_question: StopQuestion = never_stop,
+        every: float = 0.1,
+    ) -> Sampled[Progress | Trace]:
+        """See ``Engine.stream``."""
+        spec = replace(spec or TraceSpec(), live=True)
+        return Sampled(self._start(questions, sampling, spec, stop_question, every))
+
+    def load_head(self, head: QualityHead | str | Path, name: str = "") -> None:
+        """Load a quality head, or replace the one of that name, while the engine runs.
+
+        Traces are scored by the head that their spec names; the weights take effect between two steps.
+
+        Raises:
+            HeadError: when the head is for another hidden size, or cannot be read.
+        """
+        from arrol_tts.head import QualityHead
+        from arrol_tts.head_config import read_head_config
+
+        with tempfile.TemporaryDirectory() as folder:
+            if isinstance(head, QualityHead):
+                head.save_pretrained(folder)
+                head = folder
+            read_head_config(Path(head)).check_model(hidden_size=self.hidden_size, model=self.model)
+            path = str(Path(head).resolve())
+            self._loop.call(lambda engine: engine.collective_rpc("arrol_load_head", args=(path, name)))
+        self._heads.add(name)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]] | str | Path) -> None:
+        """Replace the language model's weights while the engine is idle, and forget its prefix cache.
+
+        Args:
+            weights: names, as in the checkpoint, and tensors; or a safetensors file of them.
+
+        Raises:
+            RuntimeError: while traces are being sampled, whose tokens would come from two models.
+        """
+        if isinstance(weights, (str, Path)):
+            self._loop.call(partial(_load_weights, path=str(Path(weights).resolve())))
+            return
+        from safetensors.torch import save_file
+
+        # Through a file in memory, so that it is the same for workers in other processes.
+        shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        with tempfile.TemporaryDirectory(dir=shared) as folder:
+            path = f"{folder}/weights.safetensors"
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights}, path)
+            self._loop.call(partial(_load_weights, path=path))
+
+    def close(self) -> None:
+        """See ``Engine.close``. vLLM then tears down what all engines in this process share: close the last
+        one only, or run them with ``in_process=False``.
+        """
+        self._loop.stop()
+        self._loop.engine.engine_core.shutdown()
+
+    def _start(
+        self,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        spec: TraceSpec,
+        stop_question: StopQuestion,
+        every: float | None = None,
+    ) -> Run:
+        check_request(questions, sampling, spec, has_head=spec.head in self._heads)
+        prompts = [prompt_ids(self._tokenizer, question) for question in questions]
         for question, prompt in zip(questions, prompts, strict=True):
             if len(prompt) + sampling.max_tokens > self._max_model_len:
                 raise ValueError(
                     f"question {question.id!r} has {len(prompt)} prompt tokens; with max_tokens="
                     f"{sampling.max_tokens} it exceeds the model's {self._max_model_len}: lower max_tokens"
                 )
-        return self._sample(questions, prompts, sampling, spec, stop_question)
+        run = Run(self._loop, self._tokenizer, stop_question, every)
+        specs = group_specs(questions, sampling, spec)
+        work = list(zip(questions, prompts, specs, strict=True))
+        self._loop.call(lambda engine: run.submit(engine, work, sampling))
+        return run
 
-    def _sample(
-        self,
-        questions: Sequence[Question],
-        prompts: list[list[int]],
-        sampling: Sampling,
-        spec: TraceSpec,
-        stop_question: StopQuestion,
-    ) -> Iterator[Trace]:
-        pending: dict[str, _Request] = {}
-        call = next(self._call)
-        for question, prompt, question_spec in zip(
-            questions, prompts, group_specs(questions, sampling, spec), strict=True
-        ):
-            for sample_id in range(sampling.n):
-                name = f"{call}-{len(pending)}"
-                internal = self._submit(name, prompt, question, sample_id, sampling, question_spec)
-                pending[name] = _Request(question, sample_id, internal)
-        try:
-            while pending:
-                stopped: dict[str, str] = {}
-                for output in self._engine.step():
-                    if not output.finished or output.request_id not in pending:
-                        continue
-                    request = pending.pop(output.request_id)
-                    completion = output.outputs[0]
-                    log = (output.kv_transfer_params or {}).get(CONFIG_KEY, {})
-                    if "error" in log:
-                        raise ValueError(log["error"])
-                    reason: FinishReason = "length" if completion.finish_reason == "length" else "stop"
-                    trace = self._trace(request, completion.token_ids, reason, log)
-                    if why := stop_question(trace):
-                        stopped.setdefault(request.question.id, why)
-                    yield trace
-                unneeded = [name for name, r in pending.items() if r.question.id in stopped]
-                yield from self._cancel([pending.pop(name) for name in unneeded], stopped)
-        finally:
-            if pending:  # the caller stopped listening: nobody wants the rest
-                self._engine.abort_request([r.internal_id for r in pending.values()], internal=True)
 
-    def _submit(
-        self,
-        name: str,
-        prompt: list[int],
-        question: Question,
-        sample_id: int,
-        sampling: Sampling,
-        spec: TraceSpec,
-    ) -> str:
-        """Hand one trace to vLLM; returns the id that vLLM knows it by."""
-        from vllm import SamplingParams
-        from vllm.inputs import tokens_input
-        from vllm.sampling_params import RequestOutputKind
+def _build(model: str, options: dict[str, Any], in_process: bool) -> LLMEngine:
+    from vllm import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.executor import Executor
 
-        # One request per trace: with n > 1 only the last-finishing sample's log would survive.
-        params = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed_of(question.id, sample_id),
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args={CONFIG_KEY: spec.to_dict()},
-        )
-        return str(self._engine.add_request(name, tokens_input(prompt), params))
+    config = EngineArgs(model=model, **options).create_engine_config()
+    return LLMEngine(
+        vllm_config=config,
+        executor_class=Executor.get_class(config),
+        log_stats=False,
+        multiprocess_mode=not in_process,
+    )
 
-    def _cancel(self, requests: list[_Request], why: Mapping[str, str]) -> Iterator[Trace]:
-        """Abort requests; their traces end where they are, for the reason given for their question."""
-        states = self._engine.output_processor.request_states
-        so_far = [list(states[request.internal_id].detokenizer.output_token_ids) for request in requests]
-        self._engine.abort_request([request.internal_id for request in requests], internal=True)
-        for request, token_ids in zip(requests, so_far, strict=True):
-            yield self._trace(request, token_ids, "cancelled", {}, why[request.question.id])
 
-    def _trace(
-        self,
-        request: _Request,
-        token_ids: Sequence[int],
-        reason: FinishReason,
-        log: dict[str, Any],
-        detail: str = "",
-    ) -> Trace:
-        text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
-        return make_trace(request.question, request.sample_id, text, token_ids, reason, log, detail)
-
-    def close(self) -> None:
-        """See ``Engine.close``. vLLM then tears down what all engines in this process share: close the last
-        one only, or run them with ``in_process=False``.
-        """
-        self._engine.engine_core.shutdown()
+def _load_weights(engine: LLMEngine, path: str) -> None:
+    if engine.has_unfinished_requests():
+        raise RuntimeError("traces are being sampled: load new weights when they have ended")
+    engine.collective_rpc("arrol_load_weights", args=(path,))
+    engine.reset_prefix_cache()

@@ -33,42 +33,75 @@ class TraceLog:
     Attributes:
         scores: ``{position: score}``.
         confidence: float32, one per generated token, when the spec or a rule asks for it.
+        logprobs: float32, one per generated token, when the spec asks for it.
         features: ``{position: float32 hidden vector as bytes}``.
         verdict: why it was stopped, None while it was not.
         length: generated tokens seen so far.
         groups: the state of each of its rules, shared with the rest of its group.
+        reported: how many of its scores have been reported live.
         wants_scores: the spec's need of a head; kept here because it is asked for at every token.
         wants_confidence: likewise, of token confidences.
+        features_until: the longest length at which the next step's hidden vector may be kept.
     """
 
     spec: TraceSpec
     scores: dict[int, float] = field(default_factory=dict)
     confidence: array[float] = field(default_factory=lambda: array("f"))
+    logprobs: array[float] = field(default_factory=lambda: array("f"))
     features: dict[int, bytes] = field(default_factory=dict)
     verdict: Verdict | None = None
     length: int = 0
     groups: list[GroupState] = field(default_factory=list)
+    reported: int = 0
     wants_scores: bool = field(init=False)
     wants_confidence: bool = field(init=False)
+    features_until: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.wants_scores, self.wants_confidence = self.spec.scores, self.spec.confidences
+        spec = self.spec
+        self.wants_scores, self.wants_confidence = spec.scores, spec.confidences
+        self.features_until = math.inf if spec.features_finish else max(spec.features_at, default=-1)
 
     @property
     def wants_features(self) -> bool:
         """Whether the next step's hidden vector may be kept."""
-        return self.spec.features_finish or self.length <= max(self.spec.features_at, default=-1)
+        return self.length <= self.features_until
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form that leaves the engine with the finished request."""
         data: dict[str, Any] = {"scores": [(k, _finite(score)) for k, score in self.scores.items()]}
         if self.spec.confidence:
-            data["confidence"] = base64.b64encode(self.confidence.tobytes()).decode()
+            data["confidence"] = _packed(self.confidence)
+        if self.spec.confidence_window:
+            data["deepconf"] = self._deepconf()
+        if self.spec.logprobs:
+            data["logprobs"] = _packed(self.logprobs)
         if self.features:
             data["features"] = [(k, base64.b64encode(vector).decode()) for k, vector in self.features.items()]
         if self.verdict is not None:
             data["pruned"] = asdict(self.verdict) | {"score": _finite(self.verdict.score)}
         return data
+
+    def take_news(self) -> dict[str, Any] | None:
+        """The scores that were not reported yet, in the form of ``to_dict``; None when there are none."""
+        if self.reported == len(self.scores):
+            return None
+        news = list(self.scores.items())[self.reported :]
+        self.reported = len(self.scores)
+        return {"scores": [(k, _finite(score)) for k, score in news]}
+
+    def _deepconf(self) -> dict[str, float]:
+        import numpy as np
+
+        from arrol_tts.confidence import measures
+
+        window = self.spec.confidence_window
+        found = measures([np.array(self.confidence, np.float32)], window=window, tail=window)
+        return {"window": window} | {name: float(getattr(found, name)[0]) for name in found.__slots__}
+
+
+def _packed(values: array[float]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
 
 
 def _finite(score: float | None) -> float | None:

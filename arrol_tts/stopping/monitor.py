@@ -41,6 +41,7 @@ class Monitor:
         *,
         score: float | None = None,
         confidence: float | None = None,
+        logprob: float | None = None,
         token: int | None = None,
         feature: Callable[[], bytes] | None = None,
         finished: bool = False,
@@ -52,6 +53,7 @@ class Monitor:
             position: generated tokens up to and including the row's input; 0 is the prompt's end.
             score: the head's probability read from the row, None without a head.
             confidence: DeepConf's confidence of the token sampled from the row.
+            logprob: log-probability of the token sampled from the row, for specs with ``logprobs``.
             token: the row's input, for specs with ``score_after``.
             feature: gives the row's hidden vector, float32 bytes; called only where it is kept.
             finished: the token sampled from the row ended the trace.
@@ -61,6 +63,8 @@ class Monitor:
         log.length = position + 1
         if confidence is not None and log.wants_confidence:
             log.confidence.append(confidence)
+        if logprob is not None:
+            log.logprobs.append(logprob)
         if score is not None and (spec.scores_at(position, token) or (finished and spec.score_finish)):
             log.scores[position] = score
         if feature is not None and spec.keeps_features(position, finished):

@@ -135,7 +135,12 @@ class TraceSpec:
         score_every: log it at every multiple of this many tokens too; 0 is off.
         score_after: log it after these token ids too, such as those that end a paragraph.
         score_finish: log the score at the finish too.
+        head: name of the head that scores, where an engine has loaded several; "" is the default one.
         confidence: log DeepConf's confidence of every token.
+        confidence_window: log DeepConf's measures over windows of this many tokens, instead of or beside a
+            number for every token; 0 is off.
+        logprobs: log the log-probability of every sampled token, for reinforcement learning.
+        live: report new scores while the trace is written, not only at its end.
         features_at: positions at which the hidden vector itself is kept, for training heads.
         features_finish: keep it at the finish too.
         rules: stopping rules; each is applied on its own.
@@ -147,19 +152,26 @@ class TraceSpec:
     score_every: int = 0
     score_after: tuple[int, ...] = ()
     score_finish: bool = False
+    head: str = ""
     confidence: bool = False
+    confidence_window: int = 0
+    logprobs: bool = False
+    live: bool = False
     features_at: tuple[int, ...] = ()
     features_finish: bool = False
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.group, str) or len(self.group) > 256:
-            raise ValueError("group must be a string of at most 256 characters")
+        for name in ("group", "head"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or len(value) > 256:
+                raise ValueError(f"{name} must be a string of at most 256 characters")
         _number("size", self.size, 1, MAX_GROUP_SIZE, int)
-        for name in ("score_finish", "confidence", "features_finish"):
+        for name in ("score_finish", "confidence", "logprobs", "live", "features_finish"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         _number("score_every", self.score_every, 0, MAX_POSITION, int)
+        _number("confidence_window", self.confidence_window, 0, MAX_POSITION, int)
         for name in ("score_at", "score_after", "features_at", "rules"):
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)) or len(value) > MAX_ENTRIES:
@@ -181,7 +193,8 @@ class TraceSpec:
     @property
     def confidences(self) -> bool:
         """Whether token confidences are needed."""
-        return self.confidence or any(isinstance(rule, ConfidenceFloor) for rule in self.rules)
+        floor = any(isinstance(rule, ConfidenceFloor) for rule in self.rules)
+        return floor or self.confidence or self.confidence_window > 0
 
     def keeps_features(self, position: int, finished: bool) -> bool:
         """Whether the hidden vector of a step is kept."""

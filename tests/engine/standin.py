@@ -361,7 +361,7 @@ class _StandinWorker(QualityHeadWorker):
         self.vllm_config, self.model_runner, self.use_v2_model_runner = config, runner, runner.v2
         self.device = torch.device("cuda")
         self._pp_send_work, self.profiler = [], None
-        self.arrol_head = lambda hidden: hidden[:, 0]
+        self.arrol_heads = {"": lambda hidden: hidden[:, 0]}
         self._arrol_top_k = TOP_K
 
 

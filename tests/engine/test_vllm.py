@@ -27,7 +27,7 @@ PRUNED = TraceSpec(score_at=(32,), score_finish=True, rules=(KeepShare(32, 0.5),
 
 def scheduler_of(engine: VLLMEngine) -> Any:
     """The scheduler of the in-process engine core."""
-    return engine._engine.engine_core.engine_core.scheduler
+    return engine._loop.engine.engine_core.engine_core.scheduler
 
 
 def free_blocks(engine: VLLMEngine) -> int:
@@ -41,7 +41,7 @@ def submit(engine: VLLMEngine, extra_args: dict[str, Any] | None, request_id: st
     prompt = encode_prompt(engine._tokenizer, QUESTIONS[0].text)
     settings = {"max_tokens": 60, "seed": 1, "detokenize": False} | params
     return str(
-        engine._engine.add_request(
+        engine._loop.engine.add_request(
             request_id, tokens_input(prompt), SamplingParams(**settings, extra_args=extra_args)
         )
     )
@@ -51,9 +51,9 @@ def drain(engine: VLLMEngine) -> dict[str, Any]:
     done: dict[str, Any] = {}
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        if not engine._engine.has_unfinished_requests():
+        if not engine._loop.engine.has_unfinished_requests():
             return done
-        done |= {o.request_id: o for o in engine._engine.step() if o.finished}
+        done |= {o.request_id: o for o in engine._loop.engine.step() if o.finished}
     raise AssertionError("the engine did not finish")
 
 
@@ -114,8 +114,8 @@ def test_an_aborted_member_does_not_block_its_group(vllm_engine: VLLMEngine) -> 
     spec = replace(PRUNED, group="aborted", size=4).to_dict()
     ids = [submit(vllm_engine, {"arrol": spec}, f"a{i}", seed=i) for i in range(4)]
     for _ in range(5):
-        vllm_engine._engine.step()
-    vllm_engine._engine.abort_request([ids[0]], internal=True)
+        vllm_engine._loop.engine.step()
+    vllm_engine._loop.engine.abort_request([ids[0]], internal=True)
     done = drain(vllm_engine)
     assert sorted(done) == ["a1", "a2", "a3"]
     assert sum("pruned" in o.kv_transfer_params["arrol"] for o in done.values()) == 1

@@ -206,7 +206,7 @@ def test_the_rows_of_drafts_in_the_layout_of_runner_v2_with_a_standin_runner() -
     state = SimpleNamespace(input_batch=batch, hidden_states=torch.arange(12.0).unsqueeze(1))
     runner = SimpleNamespace(model=SimpleNamespace(compute_logits=lambda hidden: 10 * hidden))
     rows, hidden, logits = _rows_of_runner_v2(runner, state, needs_logits=True)
-    assert rows == {"a": (0, 1), "b": (1, 5), "c": (5, 7)}
+    assert rows == {"a": 0, "b": 1, "c": 5}
     assert hidden[:, 0].tolist() == [2, 3, 4, 5, 6, 7, 8]
     assert logits is not None
     assert logits[:, 0].tolist() == [20, 30, 40, 50, 60, 70, 80]

@@ -50,7 +50,7 @@ class Steps:
 
 def scheduler_of(engine: VLLMEngine) -> Any:
     """The scheduler of an in-process engine core."""
-    return engine._engine.engine_core.engine_core.scheduler
+    return engine._loop.engine.engine_core.engine_core.scheduler
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def watched(engine: VLLMEngine) -> Iterator[Steps]:
 @contextmanager
 def watched_tokens(engine: VLLMEngine) -> Iterator[list[int]]:
     """Collects how many tokens each request got in each step, wherever the engine core runs."""
-    client: Any = engine._engine.engine_core
+    client: Any = engine._loop.engine.engine_core
     tokens: list[int] = []
     get_output = client.get_output
 
@@ -237,8 +237,8 @@ def test_pruning_with_speculative_decoding(speculative_engine: VLLMEngine, refer
 def test_parity_with_tensor_parallel_workers_and_a_core_process(
     parallel_engine: VLLMEngine, reference: Reference, sampling: Sampling
 ) -> None:
-    assert not hasattr(parallel_engine._engine.engine_core, "engine_core")
-    assert parallel_engine._engine.vllm_config.parallel_config.tensor_parallel_size == 2
+    assert not hasattr(parallel_engine._loop.engine.engine_core, "engine_core")
+    assert parallel_engine._loop.engine.vllm_config.parallel_config.tensor_parallel_size == 2
     reference.assert_signals(sample(parallel_engine, sampling, WATCHED), QUESTIONS, WATCHED)
 
 
@@ -257,7 +257,7 @@ def test_parity_with_a_compiled_model(
 ) -> None:
     from vllm.config import CompilationMode
 
-    mode = compiled_engine._engine.vllm_config.compilation_config.mode
+    mode = compiled_engine._loop.engine.vllm_config.compilation_config.mode
     assert mode not in (None, CompilationMode.NONE)
     reference.assert_signals(sample(compiled_engine, sampling, WATCHED), QUESTIONS, WATCHED)
 

@@ -29,7 +29,7 @@ SAMPLING = Sampling(n=6, max_tokens=60, seed=2)
 
 
 def core_of(engine: VLLMEngine) -> Any:
-    return engine._engine.engine_core.engine_core
+    return engine._loop.engine.engine_core.engine_core
 
 
 def worker_of(engine: VLLMEngine) -> Any:
@@ -49,10 +49,10 @@ def test_a_score_is_read_from_the_requests_own_row_not_from_the_next_free_one(
         spec = TraceSpec(score_at=(position,)).to_dict()
         params = SamplingParams(max_tokens=16, ignore_eos=True, seed=i, detokenize=False)
         params.extra_args = {"arrol": spec}
-        vllm_engine._engine.add_request(name, tokens_input(prompt), params)
+        vllm_engine._loop.engine.add_request(name, tokens_input(prompt), params)
     done: dict[str, Any] = {}
-    while vllm_engine._engine.has_unfinished_requests():
-        done |= {output.request_id: output for output in vllm_engine._engine.step() if output.finished}
+    while vllm_engine._loop.engine.has_unfinished_requests():
+        done |= {output.request_id: output for output in vllm_engine._loop.engine.step() if output.finished}
     for name, position in positions.items():
         scores, _ = reference.read(QUESTION.text, done[name].outputs[0].token_ids)
         ((found, score),) = done[name].kv_transfer_params["arrol"]["scores"]
@@ -74,10 +74,10 @@ def test_the_head_is_loaded_once_not_every_step(vllm_engine: VLLMEngine, monkeyp
 
     loads = Counter[str]()
     monkeypatch.setattr(QualityHead, "__init__", lambda *_: loads.update(["head"]))
-    head = worker_of(vllm_engine).arrol_head
+    head = worker_of(vllm_engine).arrol_heads[""]
     list(vllm_engine.sample([QUESTION], SAMPLING, TraceSpec(score_finish=True)))
     assert loads["head"] == 0
-    assert worker_of(vllm_engine).arrol_head is head
+    assert worker_of(vllm_engine).arrol_heads[""] is head
 
 
 def test_new_weights_of_the_head_stay_until_the_next_ones(vllm_engine: VLLMEngine, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ class TestErrorsAreNotSwallowed:
         from tests.engine.standin import StandinEngine
 
         engine = StandinEngine()
-        engine.worker.arrol_head, engine.runner.dtype = head, dtype
+        engine.worker.arrol_heads, engine.runner.dtype = {} if head is None else {"": head}, dtype
         for i in range(4):
             engine.submit(f"r{i}", range(9), 24, TraceSpec(group="g", size=4, rules=rules))
         return engine.run()

@@ -65,7 +65,7 @@ class StandInServer:
 
 @pytest.fixture
 def server() -> StandInServer:
-    return StandInServer({"version": "1", "hidden_size": 8, "top_k": 5, "head": HEAD})
+    return StandInServer({"version": "1", "hidden_size": 8, "top_k": 5, "head": HEAD, "heads": [""]})
 
 
 def body(spec: Any, **fields: Any) -> bytes:
@@ -141,9 +141,9 @@ def test_bodies_are_bounded(server: StandInServer, monkeypatch: pytest.MonkeyPat
 
 
 def test_scores_without_a_head_are_refused_and_confidences_are_not() -> None:
-    server = StandInServer({"version": "1", "hidden_size": 8, "top_k": 5, "head": None})
+    server = StandInServer({"version": "1", "hidden_size": 8, "top_k": 5, "head": None, "heads": []})
     status, answer = server.ask("/v1/completions", body({"score_finish": True}))
-    assert (status, "was started without one" in answer["error"]["message"]) == (400, True)
+    assert (status, "was started without it" in answer["error"]["message"]) == (400, True)
     assert server.ask("/v1/completions", body({"confidence": True}))[0] == 200
 
 
@@ -177,7 +177,7 @@ def test_info_says_which_head_is_served() -> None:
 
 
 def test_a_group_stays_on_one_engine_of_a_data_parallel_server_stand_in() -> None:
-    server = StandInServer({"head": HEAD}, data_parallel_size=4)
+    server = StandInServer({"head": HEAD, "heads": [""]}, data_parallel_size=4)
     ranks = {}
     for group in ("a", "a", "b", "c", "d", "e"):
         spec = TraceSpec(group=group, size=2, rules=(KeepShare(3, 0.5),))

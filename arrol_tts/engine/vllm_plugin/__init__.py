@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from arrol_tts.engine.base import DEFAULT_TOP_K
@@ -66,11 +67,21 @@ def require(owner: Any, *names: str) -> None:
         )
 
 
-def vllm_options(*, head: str | None, top_k: int = DEFAULT_TOP_K, asynchronous: bool) -> dict[str, Any]:
+def named_heads(head: str | Mapping[str, str] | None) -> dict[str, str]:
+    """The heads of an engine by name: a single one is the default, whose name is ""."""
+    if head is None:
+        return {}
+    return {"": head} if isinstance(head, str) else dict(head)
+
+
+def vllm_options(
+    *, head: str | Mapping[str, str] | None, top_k: int = DEFAULT_TOP_K, asynchronous: bool
+) -> dict[str, Any]:
     """Engine arguments that switch the plug-in on.
 
     Args:
-        head: local folder of a quality head, None for confidences only.
+        head: local folder of a quality head, or of several by name ("" is the default one); None for
+            confidences only.
         top_k: candidates of DeepConf's token confidence.
         asynchronous: whether vLLM will schedule asynchronously; it must match.
     """

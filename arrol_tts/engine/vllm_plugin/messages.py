@@ -18,12 +18,12 @@ class Wanted:
     """What the scheduler asks of a step; travels on SchedulerOutput.
 
     Attributes:
-        scores: run the head.
+        heads: names of the heads to run.
         confidence: compute DeepConf's token confidence.
         features: hand over the hidden vectors themselves.
     """
 
-    scores: bool
+    heads: tuple[str, ...]
     confidence: bool
     features: bool = False
 
@@ -33,13 +33,13 @@ class Signals:
     """What the worker saw in a step; travels on ModelRunnerOutput.
 
     Attributes:
-        rows: ``{request id: (first row, end row)}``; more than one row with speculative decoding.
-        scores: the head's probability of each row, None without a head.
+        rows: ``{request id: its first row}``; more rows follow with speculative decoding.
+        scores: each head's probability of each row, by the name of the head.
         confidence: DeepConf's confidence of the token sampled from each row, or None.
         features: hidden vector of each row, float32 ``[rows, hidden_size]``, or None.
     """
 
-    rows: dict[str, tuple[int, int]]
-    scores: list[float] | None
+    rows: dict[str, int]
+    scores: dict[str, list[float]]
     confidence: list[float] | None
     features: NDArray[np.float32] | None = None

@@ -15,6 +15,7 @@ from typing import Any
 
 from arrol_tts import __version__
 from arrol_tts.engine.base import DEFAULT_TOP_K
+from arrol_tts.engine.vllm_plugin import named_heads
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.head_config import WEIGHTS_FILE, read_head_config, resolve_head
 from arrol_tts.stopping import TraceSpec
@@ -35,7 +36,7 @@ class QualityHeadMiddleware:
     """ASGI middleware for vLLM's ``--middleware``.
 
     ``GET /arrol/info`` answers, without authentication as ``/health`` does, ``{"version", "hidden_size",
-    "top_k", "head": {"sha256", "positions"} or null}``, or 404 when the server runs without the
+    "top_k", "head": {"sha256", "positions"} or null, "heads": names}``, or 404 when the server runs without the
     plug-in's scheduler.
 
     Args:
@@ -98,8 +99,10 @@ class QualityHeadMiddleware:
                 "this server runs without arrol's scheduler: start it with python -m "
                 "arrol_tts.engine.vllm_plugin.serve HEAD, or leave the spec out"
             )
-        if spec.scores and info["head"] is None:
-            raise ValueError("scores and pruning need a quality head, and this server was started without one")
+        if spec.scores and spec.head not in info["heads"]:
+            others = f": it has {', '.join(map(repr, info['heads']))}" if info["heads"] else ""
+            named = f"head {spec.head!r}" if spec.head else "a quality head"
+            raise ValueError(f"scores and pruning need {named}, and this server was started without it{others}")
 
     @staticmethod
     def _keep_group_together(scope: Scope, group: str) -> None:
@@ -159,14 +162,16 @@ def _describe(config: Any) -> dict[str, Any]:
         return {}
     options = (config.additional_config or {}).get(CONFIG_KEY, {})
     head = None
-    if options.get("head"):
-        folder = resolve_head(options["head"])
+    heads = named_heads(options.get("head"))
+    if "" in heads:
+        folder = resolve_head(heads[""])
         head = {"sha256": head_hash(folder), "positions": read_head_config(folder).positions}
     return {
         "version": __version__,
         "hidden_size": int(config.model_config.get_hidden_size()),
         "top_k": int(options.get("top_k", DEFAULT_TOP_K)),
         "head": head,
+        "heads": list(heads),
     }
 
 

@@ -8,6 +8,7 @@ scheduled.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -52,6 +53,9 @@ class MonitoredScheduler(Base):
         require(self, *MonitoredScheduler.__annotations__)
         self._monitor = Monitor()
         self._signals: Signals | None = None
+        self._output: ModelRunnerOutput | None = None
+        # Requests whose outputs say something at every step, not only at the last.
+        self._talking: set[str] = set()
         self._finished_logs: dict[str, TraceLog] = {}
         self._refused: dict[str, str] = {}
         self._condemned: set[Hashable] = set()
@@ -60,7 +64,9 @@ class MonitoredScheduler(Base):
         spec = (request.sampling_params.extra_args or {}).get(CONFIG_KEY) if request.sampling_params else None
         if spec is not None and request.request_id not in self.requests:
             try:
-                self._monitor.add(request.request_id, TraceSpec.parse(spec))
+                log = self._monitor.add(request.request_id, TraceSpec.parse(spec))
+                if log.spec.live or log.spec.logprobs:
+                    self._talking.add(request.request_id)
             except ValueError as error:
                 # Raising here would end the engine core for everybody: the request is ended instead.
                 self._refused[request.request_id] = str(error)
@@ -75,9 +81,9 @@ class MonitoredScheduler(Base):
         watched = [log for r in output.num_scheduled_tokens if (log := self._monitor.logs.get(r))]
         if watched:
             output.arrol_wanted = Wanted(
-                scores=any(log.wants_scores for log in watched),
+                heads=tuple({log.spec.head for log in watched if log.wants_scores}),
                 confidence=any(log.wants_confidence for log in watched),
-                features=any(log.wants_features for log in watched),
+                features=any(log.length <= log.features_until for log in watched),
             )
         return output
 
@@ -119,49 +125,83 @@ class MonitoredScheduler(Base):
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
         self._signals = getattr(model_runner_output, "arrol_signals", None)
+        self._output = model_runner_output
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
-        self._signals = None
-        for group in outputs.values():
-            for output in group.outputs:
-                if (log := self._finished_logs.pop(output.request_id, None)) is not None:
-                    output.kv_transfer_params = _with(output.kv_transfer_params, log.to_dict())
+        self._signals = self._output = None
+        self._report(outputs)
         self._end_early(outputs)
         self._finished_logs.clear()
         return outputs
 
+    def _report(self, outputs: dict[int, EngineCoreOutputs]) -> None:
+        """Attach the logs of the finished, and the news of the live, to this step's outputs."""
+        if not (self._finished_logs or self._talking):
+            return
+        for group in outputs.values():
+            for output in group.outputs:
+                key = output.request_id
+                log = self._finished_logs.pop(key, None)
+                if log is not None:
+                    output.kv_transfer_params = _with(output.kv_transfer_params, log.to_dict())
+                    if log.spec.live:
+                        output.stop_reason = _as_stop_reason(output.kv_transfer_params)
+                elif key in self._talking:
+                    log = self._monitor.logs[key]
+                    if log.spec.live and (news := log.take_news()) is not None:
+                        output.kv_transfer_params = _with(None, news)
+                if log is not None and log.spec.logprobs:
+                    output.new_logprobs = None  # they are in the log; per token they cost the front end dearly
+
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], *args: Any, **kwargs: Any
     ) -> tuple[list[int], bool]:
-        first_position = request.num_output_tokens
-        new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, *args, **kwargs)
-        key = request.request_id
-        if (watched := self._monitor.logs.get(key)) is not None:
-            signals = self._signals
-            if new_token_ids and _lacks(signals, watched):
-                # Going on would mean that nothing is ever pruned, and nobody told.
-                self._refused[key] = NO_SIGNALS
-            row = signals.rows[key][0] if signals is not None else 0
-            last = len(new_token_ids) - 1
-            for j in range(last + 1):
-                position = first_position + j
-                self._monitor.observe(
-                    key,
-                    position,
-                    token=request.output_token_ids[position - 1] if position else None,
-                    score=signals.scores[row + j] if signals and signals.scores else None,
-                    confidence=signals.confidence[row + j] if signals and signals.confidence else None,
-                    feature=signals.features[row + j].tobytes
-                    if signals and signals.features is not None
-                    else None,
-                    finished=stopped and j == last,
-                )
-        return new_token_ids, stopped
+        position = request.num_output_tokens
+        result: tuple[list[int], bool] = super()._update_request_with_output(
+            request, new_token_ids, *args, **kwargs
+        )
+        new_token_ids, stopped = result
+        if new_token_ids and (log := self._monitor.logs.get(request.request_id)) is not None:
+            self._observe(request, log, position, len(new_token_ids), stopped)
+        return result
+
+    def _observe(self, request: Request, log: TraceLog, position: int, new_tokens: int, stopped: bool) -> None:
+        """Tell the Monitor of a request's rows of this step; this runs for every token of every request."""
+        key, spec, signals = request.request_id, log.spec, self._signals
+        if _lacks(signals, log):
+            # Going on would mean that nothing is ever pruned, and nobody told.
+            self._refused[key] = NO_SIGNALS if not spec.head else f"{NO_SIGNALS} (head {spec.head!r})"
+        row = signals.rows[key] if signals is not None else 0
+        scores = signals.scores.get(spec.head) if signals is not None else None
+        confidence = signals.confidence if signals is not None else None
+        features = signals.features if signals is not None else None
+        logprobs = self._logprobs_of(key, new_tokens) if spec.logprobs else None
+        for j in range(new_tokens):
+            self._monitor.observe(
+                key,
+                position + j,
+                score=scores[row + j] if scores else None,
+                confidence=confidence[row + j] if confidence else None,
+                logprob=logprobs[j] if logprobs else None,
+                token=request.output_token_ids[position + j - 1] if spec.score_after and position + j else None,
+                feature=features[row + j].tobytes if features is not None else None,
+                finished=stopped and j == new_tokens - 1,
+            )
+
+    def _logprobs_of(self, key: str, new_tokens: int) -> list[float] | None:
+        """Log-probabilities of a request's new tokens, which vLLM's sampler was asked for with ``logprobs=0``."""
+        output = self._output
+        if output is None or output.logprobs is None:
+            self._refused[key] = "the trace spec asks for logprobs, and the request does not: set logprobs=0"
+            return None
+        rows = output.logprobs.slice_request(output.req_id_to_index[key], new_tokens)
+        return [float(logprob) for logprob in rows.logprobs[:, 0]]
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         # Every way to end passes here: stop, length, abort, pruned.
         if (log := self._monitor.drop(request.request_id)) is not None:
             self._finished_logs[request.request_id] = log
         self._refused.pop(request.request_id, None)
+        self._talking.discard(request.request_id)
         return super()._free_request(request, *args, **kwargs)
 
     def _end_early(self, outputs: dict[int, EngineCoreOutputs]) -> None:
@@ -180,6 +220,7 @@ class MonitoredScheduler(Base):
             results = {}
 
     def _finish(self, results: dict[str, dict[str, Any]], outputs: dict[int, EngineCoreOutputs]) -> None:
+        live = self._talking & results.keys()
         for request in self.finish_requests(set(results), RequestStatus.FINISHED_STOPPED):
             result = results[request.request_id]
             outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(
@@ -187,7 +228,11 @@ class MonitoredScheduler(Base):
                     request_id=request.request_id,
                     new_token_ids=[],
                     finish_reason=request.get_finished_reason(),
-                    stop_reason="refused" if "error" in result else "pruned",
+                    stop_reason=_as_stop_reason(_with(None, result))
+                    if request.request_id in live
+                    else "refused"
+                    if "error" in result
+                    else "pruned",
                     events=request.take_events(),
                     kv_transfer_params=_with(None, result),
                     trace_headers=request.trace_headers,
@@ -196,13 +241,18 @@ class MonitoredScheduler(Base):
 
 
 def _lacks(signals: Signals | None, log: TraceLog) -> bool:
-    no_scores = signals is None or signals.scores is None
+    no_scores = signals is None or log.spec.head not in signals.scores
     no_confidence = signals is None or signals.confidence is None
     return (log.wants_scores and no_scores) or (log.wants_confidence and no_confidence)
 
 
 def _with(params: dict[str, Any] | None, log: dict[str, Any]) -> dict[str, Any]:
     return {**(params or {}), CONFIG_KEY: log}
+
+
+def _as_stop_reason(params: dict[str, Any]) -> str:
+    # vLLM's server has no other place for a log in the chunks that it streams.
+    return json.dumps({CONFIG_KEY: params[CONFIG_KEY]})
 
 
 class QualityHeadScheduler(MonitoredScheduler, Scheduler):

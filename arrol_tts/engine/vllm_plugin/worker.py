@@ -8,6 +8,7 @@ score and DeepConf's confidence; a few floats per row leave the device, attached
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
 from arrol_tts.engine.base import DEFAULT_TOP_K
 from arrol_tts.engine.signals import token_confidence
-from arrol_tts.engine.vllm_plugin import require
+from arrol_tts.engine.vllm_plugin import named_heads, require
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
 from arrol_tts.head import QualityHead
 
@@ -26,7 +27,7 @@ else:
     from vllm.v1.worker.cpu_worker import CPUWorker as BaseWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from vllm.v1.core.sched.output import SchedulerOutput
 
@@ -46,7 +47,7 @@ class _OutputWithSignals(AsyncModelRunnerOutput):
 class QualityHeadWorker(BaseWorker):
     """vLLM's own worker, with the signals of each step attached to its output."""
 
-    arrol_head: QualityHead | None = None
+    arrol_heads: dict[str, QualityHead]
     _arrol_wanted: Wanted | None = None
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -54,8 +55,9 @@ class QualityHeadWorker(BaseWorker):
         self._arrol_check_runner()
         config = (self.vllm_config.additional_config or {}).get(CONFIG_KEY, {})
         self._arrol_top_k = int(config.get("top_k", DEFAULT_TOP_K))
-        if config.get("head"):
-            self.arrol_load_head(config["head"])
+        self.arrol_heads = {}
+        for name, path in named_heads(config.get("head")).items():
+            self.arrol_load_head(path, name)
 
     def _arrol_check_runner(self) -> None:
         """Fail here rather than in the first step when this vLLM's runner is laid out differently."""
@@ -73,15 +75,26 @@ class QualityHeadWorker(BaseWorker):
             require(ExecuteModelState, *fields)
             require(self.model_runner, "input_batch", "discard_request_mask")
 
-    def arrol_load_head(self, path: str) -> None:
-        """Load or replace the head; reachable through ``collective_rpc``.
+    def arrol_load_head(self, path: str, name: str = "") -> None:
+        """Load a head, or replace the one of that name; reachable through ``collective_rpc``.
 
         Raises:
             ValueError: when the head is not for a model of this hidden size.
         """
         head = QualityHead.from_pretrained(path)
         head.config.check_model(hidden_size=self.model_config.get_hidden_size())
-        self.arrol_head = head.to(self.device).eval()
+        self.arrol_heads[name] = head.to(self.device).eval()
+
+    def arrol_load_weights(self, path: str) -> None:
+        """Replace the language model's weights by those of a safetensors file, in place.
+
+        Reachable through ``collective_rpc``. The caller then resets the prefix cache.
+        """
+        from safetensors.torch import load_file
+
+        from arrol_tts.engine.vllm_plugin.weights import load_weights
+
+        load_weights(self, load_file(path).items())
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
         self._arrol_wanted = getattr(scheduler_output, "arrol_wanted", None)
@@ -109,10 +122,9 @@ class QualityHeadWorker(BaseWorker):
             rows, hidden, logits = _rows_of_runner_v2(runner, state, wanted.confidence)
         else:
             rows, hidden, logits = _rows_of_runner_v1(runner, state)
-        values = []
-        scored = wanted.scores and self.arrol_head is not None
-        if scored:
-            values.append(self.arrol_head(hidden.float()))  # type: ignore[misc]
+        scored = [name for name in wanted.heads if name in self.arrol_heads]
+        states = hidden.float()
+        values = [self.arrol_heads[name](states) for name in scored]
         if wanted.confidence:
             assert logits is not None
             values.append(token_confidence(logits, self._arrol_top_k))
@@ -133,7 +145,7 @@ class QualityHeadWorker(BaseWorker):
             lists = table.tolist()
             output.arrol_signals = Signals(
                 rows,
-                lists[0] if scored else None,
+                dict(zip(scored, lists, strict=False)),
                 lists[-1] if wanted.confidence else None,
                 features.numpy() if features is not None else None,
             )
@@ -162,23 +174,22 @@ def _generators_at_rest(worker: QualityHeadWorker) -> Iterator[None]:
         generators.update(resting)
 
 
-def _rows_of_runner_v1(runner: Any, state: Any) -> tuple[dict[str, tuple[int, int]], torch.Tensor, torch.Tensor]:
+def _rows_of_runner_v1(runner: Any, state: Any) -> tuple[dict[str, int], torch.Tensor, torch.Tensor]:
     """Rows in the runner's own request order; drafts of speculative decoding take a row each."""
-    drafts = state.spec_decode_metadata.num_draft_tokens if state.spec_decode_metadata is not None else None
-    rows, first = {}, 0
-    for i, request_id in enumerate(runner.input_batch.req_ids):
-        end = first + 1 + (drafts[i] if drafts is not None else 0)
-        rows[request_id] = (first, end)
-        first = end
+    firsts: Iterable[int] = range(len(runner.input_batch.req_ids))
+    if state.spec_decode_metadata is not None:
+        drafts = state.spec_decode_metadata.num_draft_tokens
+        firsts = accumulate((1 + n for n in drafts[:-1]), initial=0)
+    rows = dict(zip(runner.input_batch.req_ids, firsts, strict=True))
     return rows, state.sample_hidden_states, state.logits
 
 
 def _rows_of_runner_v2(
     runner: Any, state: Any, needs_logits: bool
-) -> tuple[dict[str, tuple[int, int]], torch.Tensor, torch.Tensor | None]:
+) -> tuple[dict[str, int], torch.Tensor, torch.Tensor | None]:
     """Runner V2 computes its logits while sampling, so they are computed here when they are needed."""
     batch = state.input_batch
-    ends = batch.cu_num_logits_np
-    rows = {request_id: (int(ends[i]), int(ends[i + 1])) for i, request_id in enumerate(batch.req_ids)}
+    firsts = batch.cu_num_logits_np[: len(batch.req_ids)].tolist()
+    rows = dict(zip(batch.req_ids, firsts, strict=True))
     hidden = state.hidden_states[batch.logits_indices]
     return rows, hidden, runner.model.compute_logits(hidden) if needs_logits else None
