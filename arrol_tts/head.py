@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,6 +54,30 @@ class QualityHead(nn.Module):
         """Calibrated probability of being right: float ``[..., hidden_size]`` to ``[...]`` in (0, 1)."""
         a, b = self.config.calibration
         return torch.sigmoid(a * self.logits(hidden) + b)
+
+    @torch.no_grad()
+    def scorer(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """``forward`` for engines that run it at every step: the same to rounding, in four operations.
+
+        Standardisation and calibration are folded into the two layers; later changes of the head do not show.
+
+        Returns:
+            A function of float32 ``[rows, hidden_size]`` that gives float32 ``[rows]`` in (0, 1).
+        """
+        a, b = self.config.calibration
+        weight = (self.inner.weight.double() * self.scale.double()).T
+        bias = self.inner.bias.double() - self.mean.double() @ weight
+        out_weight = (a * self.outer.weight.double())[0]
+        out_bias = a * self.outer.bias.double() + b
+        weight, bias, out_weight, out_bias = (
+            tensor.float().contiguous() for tensor in (weight, bias, out_weight, out_bias)
+        )
+
+        def score(hidden: torch.Tensor) -> torch.Tensor:
+            inner = nn.functional.gelu(torch.addmm(bias, hidden, weight))
+            return torch.addmv(out_bias, inner, out_weight).sigmoid_()
+
+        return score
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config and weights (safetensors) into a folder; each file appears whole or not at all."""

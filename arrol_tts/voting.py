@@ -295,42 +295,45 @@ def deepconf(
     Options: ``window`` in tokens; ``share`` of the windows that is the bottom; ``top_share`` keeps only
     that share of the traces, the most confident ones (DeepConf: 0.1).
     """
-    values = _measure(traces, "deepconf", lambda c: measures.bottom_window(c, window, share))
+    recorded = ("bottom_window", window) if share == BOTTOM_SHARE else None
+    values = _measure(traces, "deepconf", lambda c: measures.bottom_window(c, window, share), recorded)
     return _keep_top(values, top_share)
 
 
 @register("deepconf-mean", needs=["confidence"])
 def deepconf_mean(traces: Sequence[Trace], *, top_share: float | None = None) -> Weights:
     """DeepConf: the mean confidence of all tokens; ``top_share`` as in `deepconf`."""
-    values = _measure(traces, "deepconf-mean", measures.mean)
+    values = _measure(traces, "deepconf-mean", measures.mean, ("mean", None))
     return _keep_top(values, top_share)
 
 
 @register("deepconf-tail", needs=["confidence"])
 def deepconf_tail(traces: Sequence[Trace], *, tail: int = WINDOW, top_share: float | None = None) -> Weights:
     """DeepConf: the mean confidence of the last ``tail`` tokens; ``top_share`` as in `deepconf`."""
-    values = _measure(traces, "deepconf-tail", lambda c: measures.tail(c, tail))
+    values = _measure(traces, "deepconf-tail", lambda c: measures.tail(c, tail), ("tail", tail))
     return _keep_top(values, top_share)
 
 
 @register("deepconf-lowest", needs=["confidence"])
 def deepconf_lowest(traces: Sequence[Trace], *, window: int = WINDOW, top_share: float | None = None) -> Weights:
     """DeepConf: the confidence of the weakest sliding window; ``top_share`` as in `deepconf`."""
-    values = _measure(traces, "deepconf-lowest", lambda c: measures.lowest_window(c, window))
+    recorded = ("lowest_window", window)
+    values = _measure(traces, "deepconf-lowest", lambda c: measures.lowest_window(c, window), recorded)
     return _keep_top(values, top_share)
 
 
 @register("deepconf-top10", needs=["confidence"])
 def deepconf_top10(traces: Sequence[Trace], *, window: int = WINDOW, top_share: float = 0.1) -> Weights:
     """`deepconf` over the most confident tenth of the traces."""
-    values = _measure(traces, "deepconf-top10", lambda c: measures.bottom_window(c, window))
+    recorded = ("bottom_window", window)
+    values = _measure(traces, "deepconf-top10", lambda c: measures.bottom_window(c, window), recorded)
     return _keep_top(values, top_share)
 
 
 @register("deepconf-tail-top10", needs=["confidence"])
 def deepconf_tail_top10(traces: Sequence[Trace], *, tail: int = WINDOW, top_share: float = 0.1) -> Weights:
     """`deepconf-tail` over the most confident tenth of the traces."""
-    values = _measure(traces, "deepconf-tail-top10", lambda c: measures.tail(c, tail))
+    values = _measure(traces, "deepconf-tail-top10", lambda c: measures.tail(c, tail), ("tail", tail))
     return _keep_top(values, top_share)
 
 
@@ -524,8 +527,21 @@ def _require(values: list[Any], traces: Sequence[Trace], method: str, signal: st
 
 
 def _measure(
-    traces: Sequence[Trace], method: str, measure: Callable[[NDArray[np.float32]], float]
+    traces: Sequence[Trace],
+    method: str,
+    measure: Callable[[NDArray[np.float32]], float],
+    recorded: tuple[str, int | None] | None,
 ) -> NDArray[np.float64]:
+    """A measure of each trace, taken of its tokens' confidences or, without them, from ``meta["deepconf"]``.
+
+    Args:
+        traces: of one question.
+        method: for messages.
+        measure: takes the measure of a trace's confidences.
+        recorded: its name there and the window it must have been recorded with, None for any.
+    """
+    if recorded is not None and all(trace.confidence is None and "deepconf" in trace.meta for trace in traces):
+        return np.array([_recorded(trace, method, *recorded) for trace in traces])
     confidences = _require(
         [trace.confidence for trace in traces],
         traces,
@@ -540,6 +556,16 @@ def _measure(
         except ValueError as error:
             raise ValueError(f"voting method {method!r}, {_label(trace)}: {error}") from error
     return values
+
+
+def _recorded(trace: Trace, method: str, name: str, window: int | None) -> float:
+    found = trace.meta["deepconf"]
+    if window not in (None, found["window"]):
+        raise ValueError(
+            f"voting method {method!r} wants windows of {window} tokens, and {_label(trace)} was measured with "
+            f"{found['window']}: vote with that window, or sample with confidence=True"
+        )
+    return float(found[name])
 
 
 def _scores(traces: Sequence[Trace], method: str, unscored: float | None) -> NDArray[np.float64]:

@@ -206,7 +206,7 @@ class ServerEngine:
             if server.failure:  # it may be back
                 self._probe(server)
         bare = [server.url for server in self._alive() if server.info is None]
-        if bare and replace(spec, group="", size=1, confidence=False, live=False) != TraceSpec():
+        if bare and replace(spec, confidence=False).asks_anything:
             raise ValueError(
                 f"{', '.join(bare)}: scores and stopping rules, and so the quality method, need arrol's plug-in "
                 f"in the server: start it with `{START_COMMAND}`; without it use method='majority' or 'deepconf'"
@@ -412,7 +412,7 @@ class ServerEngine:
         if server.info is not None:
             if spec.logprobs:
                 body |= {"logprobs": True, "top_logprobs": 0} if self._chat else {"logprobs": 0}
-            if replace(spec, group="", size=1, live=False) != TraceSpec():
+            if spec.asks_anything:
                 body["vllm_xargs"] = {CONFIG_KEY: json.dumps(spec.to_dict())}
         elif spec.confidence:
             top_k = self._wanted_top_k or DEFAULT_TOP_K

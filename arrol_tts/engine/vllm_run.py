@@ -82,7 +82,7 @@ class Run:
                         logprobs=0 if spec.logprobs else None,
                         detokenize=live,
                         output_kind=RequestOutputKind.DELTA if live else RequestOutputKind.FINAL_ONLY,
-                        extra_args={CONFIG_KEY: spec.to_dict()},
+                        extra_args={CONFIG_KEY: spec.to_dict()} if spec.asks_anything else None,
                     )
                     name = str(next(self._names))
                     internal_id = str(engine.add_request(name, tokens_input(prompt), params))

@@ -39,6 +39,7 @@ class TraceLog:
         length: generated tokens seen so far.
         groups: the state of each of its rules, shared with the rest of its group.
         reported: how many of its scores have been reported live.
+        last_token: the token sampled last; kept by engines for specs with ``score_after``.
         wants_scores: the spec's need of a head; kept here because it is asked for at every token.
         wants_confidence: likewise, of token confidences.
         features_until: the longest length at which the next step's hidden vector may be kept.
@@ -53,6 +54,7 @@ class TraceLog:
     length: int = 0
     groups: list[GroupState] = field(default_factory=list)
     reported: int = 0
+    last_token: int | None = None
     wants_scores: bool = field(init=False)
     wants_confidence: bool = field(init=False)
     features_until: float = field(init=False)

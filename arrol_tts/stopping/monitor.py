@@ -65,9 +65,13 @@ class Monitor:
             log.confidence.append(confidence)
         if logprob is not None:
             log.logprobs.append(logprob)
-        if score is not None and (spec.scores_at(position, token) or (finished and spec.score_finish)):
+        if (
+            score is not None
+            and log.wants_scores
+            and (spec.scores_at(position, token) or (finished and spec.score_finish))
+        ):
             log.scores[position] = score
-        if feature is not None and spec.keeps_features(position, finished):
+        if feature is not None and position <= log.features_until and spec.keeps_features(position, finished):
             log.features[position] = feature()
         for group in log.groups:
             self._settle(group, group.observe(key, log, score, finished))

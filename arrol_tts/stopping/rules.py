@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 MAX_POSITION = 1 << 24
@@ -183,6 +183,11 @@ class TraceSpec:
             _number("features_at", position, 0, MAX_POSITION, int)
         for token in self.score_after:
             _number("score_after", token, 0, MAX_POSITION, int)
+
+    @property
+    def asks_anything(self) -> bool:
+        """Whether there is anything to record or to stop; "live" alone is not."""
+        return replace(self, group="", size=1, live=False) != TraceSpec()
 
     @property
     def scores(self) -> bool:

@@ -161,3 +161,10 @@ def test_push_to_hub_uploads_config_and_weights(head: QualityHead, monkeypatch: 
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeHubApi)
     assert head.push_to_hub("me/head", private=True, token="t") == "https://hub/me/head"
     assert calls == {"token": "t", "repo": ("me/head", True, True), "files": [WEIGHTS_FILE, CONFIG_FILE]}
+
+
+def test_a_scorer_is_the_forward_pass() -> None:
+    head = QualityHead.from_pretrained("pocket")
+    hidden = 3 * torch.randn(50, head.config.hidden_size)
+    with torch.inference_mode():
+        torch.testing.assert_close(head.scorer()(hidden), head(hidden), atol=1e-5, rtol=1e-4)

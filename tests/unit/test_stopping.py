@@ -181,7 +181,22 @@ def test_keep_share_keeps_exactly_its_number_and_the_best(scores: list[float], s
 
 
 def test_spec_survives_the_wire() -> None:
-    spec = TraceSpec("g", 8, (3, 9), 5, (7,), True, True, (4,), True, (KeepShare(9, 0.25), Threshold(3, 0.1)))
+    spec = TraceSpec(
+        group="g",
+        size=8,
+        score_at=(3, 9),
+        score_every=5,
+        score_after=(7,),
+        score_finish=True,
+        head="h",
+        confidence=True,
+        confidence_window=9,
+        logprobs=True,
+        live=True,
+        features_at=(4,),
+        features_finish=True,
+        rules=(KeepShare(9, 0.25), Threshold(3, 0.1)),
+    )
     assert TraceSpec.parse(json.loads(json.dumps(spec.to_dict()))) == spec
     assert TraceSpec.parse(json.dumps(spec.to_dict())) == spec
 
@@ -200,6 +215,9 @@ def test_spec_survives_the_wire() -> None:
         ({"score_at": [1] * 65}, "at most 64"),
         ({"score_finish": "yes"}, "score_finish is 'yes'; it must be true or false"),
         ({"group": 3}, "group must be a string"),
+        ({"head": ["h"]}, "head must be a string"),
+        ({"live": 1}, "live is 1; it must be true or false"),
+        ({"confidence_window": -1}, "confidence_window is -1"),
         ({"group": "g" * 300}, "at most 256"),
         ({"size": 0}, "size is 0"),
         ({"rules": {}}, "rules must be a list"),

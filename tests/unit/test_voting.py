@@ -627,3 +627,22 @@ def test_shares_sum_to_one(ballots: list[tuple[str | None, float]]) -> None:
     result = vote(answers(*(a for a, _ in ballots)), fixed([w for _, w in ballots]))
     total = sum(row.share for row in result.table)
     assert total == pytest.approx(1.0 if sum(row.weight for row in result.table) > 0 else 0.0)
+
+
+def test_recorded_measures_stand_in_for_the_confidences_they_were_taken_of() -> None:
+    confidence = np.array([3.0, 1.0, 2.0, 8.0, 5.0], np.float32)
+    recorded = {"window": 2, "mean": 3.8, "tail": 6.5, "bottom_window": 1.5, "lowest_window": 1.5}
+    with_tokens = Trace("q", 0, answer="1", confidence=confidence)
+    with_measures = Trace("q", 0, answer="1", meta={"deepconf": recorded})
+    for method, options in [
+        ("deepconf", {"window": 2}),
+        ("deepconf-mean", {}),
+        ("deepconf-tail", {"tail": 2}),
+        ("deepconf-lowest", {"window": 2}),
+    ]:
+        expected = vote([with_tokens], method, **options).weights
+        assert vote([with_measures], method, **options).weights == pytest.approx(expected)
+    with pytest.raises(ValueError, match="wants windows of 3 tokens, and .* was measured with 2"):
+        vote([with_measures], "deepconf", window=3)
+    with pytest.raises(ValueError, match="needs Trace.confidence"):
+        vote([with_measures], "deepconf", window=2, share=0.5)

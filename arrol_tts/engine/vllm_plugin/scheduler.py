@@ -37,6 +37,8 @@ NO_SIGNALS = (
     "and with a head in its additional config if scores are asked for"
 )
 
+NOTHING = Signals({}, {}, None)
+
 
 class MonitoredScheduler(Base):
     """Mixin: score log, stopping rules and early finish on top of a vLLM scheduler."""
@@ -52,11 +54,9 @@ class MonitoredScheduler(Base):
         super().__init__(*args, **kwargs)
         require(self, *MonitoredScheduler.__annotations__)
         self._monitor = Monitor()
-        self._signals: Signals | None = None
-        self._output: ModelRunnerOutput | None = None
-        # Requests whose outputs say something at every step, not only at the last.
-        self._talking: set[str] = set()
-        self._finished_logs: dict[str, TraceLog] = {}
+        # While vLLM goes through a step's outputs, the requests that it has freed.
+        self._updating = False
+        self._freed: set[str] = set()
         self._refused: dict[str, str] = {}
         self._condemned: set[Hashable] = set()
 
@@ -64,9 +64,7 @@ class MonitoredScheduler(Base):
         spec = (request.sampling_params.extra_args or {}).get(CONFIG_KEY) if request.sampling_params else None
         if spec is not None and request.request_id not in self.requests:
             try:
-                log = self._monitor.add(request.request_id, TraceSpec.parse(spec))
-                if log.spec.live or log.spec.logprobs:
-                    self._talking.add(request.request_id)
+                self._monitor.add(request.request_id, TraceSpec.parse(spec))
             except ValueError as error:
                 # Raising here would end the engine core for everybody: the request is ended instead.
                 self._refused[request.request_id] = str(error)
@@ -78,7 +76,8 @@ class MonitoredScheduler(Base):
             # Nothing can run, e.g. because waiting requests hold all KV blocks: let one group go on
             # from the next step. (This step's output must be delivered: it names finished requests.)
             self._monitor.release(stuck=True)
-        watched = [log for r in output.num_scheduled_tokens if (log := self._monitor.logs.get(r))]
+        logs = self._monitor.logs
+        watched = [logs[key] for key in output.num_scheduled_tokens if key in logs]
         if watched:
             output.arrol_wanted = Wanted(
                 heads=tuple({log.spec.head for log in watched if log.wants_scores}),
@@ -124,84 +123,76 @@ class MonitoredScheduler(Base):
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
-        self._signals = getattr(model_runner_output, "arrol_signals", None)
-        self._output = model_runner_output
+        self._updating = True
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
-        self._signals = self._output = None
-        self._report(outputs)
+        self._updating = False
+        if self._monitor.logs:
+            self._observe(outputs, model_runner_output)
+        for key in self._freed:  # what ended without an output
+            self._monitor.drop(key)
+        self._freed.clear()
         self._end_early(outputs)
-        self._finished_logs.clear()
         return outputs
 
-    def _report(self, outputs: dict[int, EngineCoreOutputs]) -> None:
-        """Attach the logs of the finished, and the news of the live, to this step's outputs."""
-        if not (self._finished_logs or self._talking):
-            return
+    def _observe(self, outputs: dict[int, EngineCoreOutputs], model_output: ModelRunnerOutput) -> None:
+        """Tell the Monitor of this step's rows, and attach logs and news."""
+        logs, observe = self._monitor.logs, self._monitor.observe
+        signals: Signals = getattr(model_output, "arrol_signals", None) or NOTHING
+        rows, confidence, features = signals.rows, signals.confidence, signals.features
         for group in outputs.values():
             for output in group.outputs:
                 key = output.request_id
-                log = self._finished_logs.pop(key, None)
-                if log is not None:
-                    output.kv_transfer_params = _with(output.kv_transfer_params, log.to_dict())
-                    if log.spec.live:
-                        output.stop_reason = _as_stop_reason(output.kv_transfer_params)
-                elif key in self._talking:
-                    log = self._monitor.logs[key]
-                    if log.spec.live and (news := log.take_news()) is not None:
-                        output.kv_transfer_params = _with(None, news)
-                if log is not None and log.spec.logprobs:
-                    output.new_logprobs = None  # they are in the log; per token they cost the front end dearly
+                log = logs.get(key)
+                if log is None:
+                    continue
+                spec, tokens, finished = log.spec, output.new_token_ids, output.finish_reason is not None
+                scores = signals.scores.get(spec.head)
+                logprobs = _logprobs_of(output) if spec.logprobs else None
+                missing = ""
+                if (log.wants_scores and scores is None) or (log.wants_confidence and confidence is None):
+                    missing = NO_SIGNALS if not spec.head else f"{NO_SIGNALS} (head {spec.head!r})"
+                elif spec.logprobs and logprobs is None:
+                    missing = "the trace spec asks for logprobs, and the request does not: set logprobs=0"
+                row, last = rows.get(key, 0), len(tokens) - 1
+                for j, token in enumerate(tokens):
+                    observe(
+                        key,
+                        log.length,
+                        score=scores[row + j] if scores is not None else None,
+                        confidence=confidence[row + j] if confidence is not None else None,
+                        logprob=logprobs[j] if logprobs is not None else None,
+                        token=log.last_token,
+                        feature=features[row + j].tobytes if features is not None else None,
+                        finished=finished and j == last,
+                    )
+                    log.last_token = token
+                if finished or missing or spec.live:
+                    self._report(output, log, finished, missing)
 
-    def _update_request_with_output(
-        self, request: Request, new_token_ids: list[int], *args: Any, **kwargs: Any
-    ) -> tuple[list[int], bool]:
-        position = request.num_output_tokens
-        result: tuple[list[int], bool] = super()._update_request_with_output(
-            request, new_token_ids, *args, **kwargs
-        )
-        new_token_ids, stopped = result
-        if new_token_ids and (log := self._monitor.logs.get(request.request_id)) is not None:
-            self._observe(request, log, position, len(new_token_ids), stopped)
-        return result
-
-    def _observe(self, request: Request, log: TraceLog, position: int, new_tokens: int, stopped: bool) -> None:
-        """Tell the Monitor of a request's rows of this step; this runs for every token of every request."""
-        key, spec, signals = request.request_id, log.spec, self._signals
-        if _lacks(signals, log):
+    def _report(self, output: EngineCoreOutput, log: TraceLog, finished: bool, missing: str) -> None:
+        """Attach a finished trace's log, or the news of a live one."""
+        key = output.request_id
+        if finished:
+            self._monitor.drop(key)
+            self._freed.discard(key)
+            report = {"error": missing} if missing else log.to_dict()
+            output.kv_transfer_params = _with(output.kv_transfer_params, report)
+            if log.spec.live:
+                output.stop_reason = _as_stop_reason(output.kv_transfer_params)
+        elif missing:
             # Going on would mean that nothing is ever pruned, and nobody told.
-            self._refused[key] = NO_SIGNALS if not spec.head else f"{NO_SIGNALS} (head {spec.head!r})"
-        row = signals.rows[key] if signals is not None else 0
-        scores = signals.scores.get(spec.head) if signals is not None else None
-        confidence = signals.confidence if signals is not None else None
-        features = signals.features if signals is not None else None
-        logprobs = self._logprobs_of(key, new_tokens) if spec.logprobs else None
-        for j in range(new_tokens):
-            self._monitor.observe(
-                key,
-                position + j,
-                score=scores[row + j] if scores else None,
-                confidence=confidence[row + j] if confidence else None,
-                logprob=logprobs[j] if logprobs else None,
-                token=request.output_token_ids[position + j - 1] if spec.score_after and position + j else None,
-                feature=features[row + j].tobytes if features is not None else None,
-                finished=stopped and j == new_tokens - 1,
-            )
-
-    def _logprobs_of(self, key: str, new_tokens: int) -> list[float] | None:
-        """Log-probabilities of a request's new tokens, which vLLM's sampler was asked for with ``logprobs=0``."""
-        output = self._output
-        if output is None or output.logprobs is None:
-            self._refused[key] = "the trace spec asks for logprobs, and the request does not: set logprobs=0"
-            return None
-        rows = output.logprobs.slice_request(output.req_id_to_index[key], new_tokens)
-        return [float(logprob) for logprob in rows.logprobs[:, 0]]
+            self._refused[key] = missing
+        elif (news := log.take_news()) is not None:
+            output.kv_transfer_params = _with(None, news)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         # Every way to end passes here: stop, length, abort, pruned.
-        if (log := self._monitor.drop(request.request_id)) is not None:
-            self._finished_logs[request.request_id] = log
-        self._refused.pop(request.request_id, None)
-        self._talking.discard(request.request_id)
+        key = request.request_id
+        if self._updating:
+            self._freed.add(key)  # its last row is yet to be observed
+        else:
+            self._monitor.drop(key)
+        self._refused.pop(key, None)
         return super()._free_request(request, *args, **kwargs)
 
     def _end_early(self, outputs: dict[int, EngineCoreOutputs]) -> None:
@@ -220,7 +211,12 @@ class MonitoredScheduler(Base):
             results = {}
 
     def _finish(self, results: dict[str, dict[str, Any]], outputs: dict[int, EngineCoreOutputs]) -> None:
-        live = self._talking & results.keys()
+        reasons = {}
+        for key, result in results.items():
+            log = self._monitor.logs.get(key)
+            live = log is not None and log.spec.live
+            plain = "refused" if "error" in result else "pruned"
+            reasons[key] = _as_stop_reason({CONFIG_KEY: result}) if live else plain
         for request in self.finish_requests(set(results), RequestStatus.FINISHED_STOPPED):
             result = results[request.request_id]
             outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(
@@ -228,11 +224,7 @@ class MonitoredScheduler(Base):
                     request_id=request.request_id,
                     new_token_ids=[],
                     finish_reason=request.get_finished_reason(),
-                    stop_reason=_as_stop_reason(_with(None, result))
-                    if request.request_id in live
-                    else "refused"
-                    if "error" in result
-                    else "pruned",
+                    stop_reason=reasons[request.request_id],
                     events=request.take_events(),
                     kv_transfer_params=_with(None, result),
                     trace_headers=request.trace_headers,
@@ -240,10 +232,10 @@ class MonitoredScheduler(Base):
             )
 
 
-def _lacks(signals: Signals | None, log: TraceLog) -> bool:
-    no_scores = signals is None or log.spec.head not in signals.scores
-    no_confidence = signals is None or signals.confidence is None
-    return (log.wants_scores and no_scores) or (log.wants_confidence and no_confidence)
+def _logprobs_of(output: EngineCoreOutput) -> list[float] | None:
+    """Log-probabilities of the new tokens, which vLLM's sampler was asked for with ``logprobs=0``."""
+    found, output.new_logprobs = output.new_logprobs, None  # the front end would take long over each token
+    return None if found is None else [float(logprob) for logprob in found.logprobs[:, 0]]
 
 
 def _with(params: dict[str, Any] | None, log: dict[str, Any]) -> dict[str, Any]:

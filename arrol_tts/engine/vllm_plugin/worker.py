@@ -47,7 +47,7 @@ class _OutputWithSignals(AsyncModelRunnerOutput):
 class QualityHeadWorker(BaseWorker):
     """vLLM's own worker, with the signals of each step attached to its output."""
 
-    arrol_heads: dict[str, QualityHead]
+    arrol_heads: dict[str, Callable[[torch.Tensor], torch.Tensor]]
     _arrol_wanted: Wanted | None = None
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -83,7 +83,7 @@ class QualityHeadWorker(BaseWorker):
         """
         head = QualityHead.from_pretrained(path)
         head.config.check_model(hidden_size=self.model_config.get_hidden_size())
-        self.arrol_heads[name] = head.to(self.device).eval()
+        self.arrol_heads[name] = head.to(self.device).scorer()
 
     def arrol_load_weights(self, path: str) -> None:
         """Replace the language model's weights by those of a safetensors file, in place.

@@ -1,0 +1,451 @@
+"""What scoring and stopping cost inside vLLM, and what they save: ``python -m evals.bench.engine``.
+
+Everything runs in real vLLM on this machine's CPU; arms that are compared take turns in one process.
+
+- Step time, head off and on: stock vLLM against vLLM with our worker and scheduler and a head that scores
+  every token and the finish. The pocket model with 256 sequences (synthetic), and a model of SmolLM2-135M's
+  shape with random weights (a step's time does not depend on their values) with 32.
+- DeepConf online: our ``ConfidenceFloor`` against the same rule on log-probabilities that vLLM returns, as
+  DeepConf's own code does it.
+- Verdict to freed memory: steps between the step in which a trace is pruned and the one in which its KV
+  blocks are free.
+- Tokens and accuracy of every stopping rule on pocket test questions (synthetic), one seed, all rules on the
+  same questions and seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from arrol_tts import (
+    Budget,
+    ConfidenceFloor,
+    Consensus,
+    KeepShare,
+    Threshold,
+    TraceSpec,
+    VoteResult,
+    WeightedVoter,
+)
+from arrol_tts.engine.vllm_engine import CPU_KV_CACHE_BYTES
+from arrol_tts.engine.vllm_loop import VLLMLoop
+from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, vllm_options
+from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
+from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions, verify
+from evals.bench import write_result
+
+SEED = 0
+TOP_K = 20
+PAIRS = 7
+"""Rounds in which two arms take turns; a warm-up round before them is not counted."""
+
+app = typer.Typer(add_completion=False)
+
+
+def engine_loop(
+    model: Path, *, head: Path | None, max_num_seqs: int, plugin: bool = True, **options: Any
+) -> VLLMLoop:
+    """A vLLM engine without a tokenizer, stock or with the plug-in, on a thread of its own."""
+
+    # As VLLMEngine does: the CPU platform would otherwise start worker processes.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+    def build() -> Any:
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+        from vllm.v1.executor import Executor
+
+        chosen: dict[str, Any] = {
+            **CPU_OPTIONS,
+            "max_model_len": 512,
+            "max_num_seqs": max_num_seqs,
+            "skip_tokenizer_init": True,
+            "distributed_executor_backend": "uni",
+            "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
+            **options,
+        }
+        if plugin:
+            chosen |= vllm_options(head=None if head is None else str(head), top_k=TOP_K, asynchronous=False)
+        config = EngineArgs(model=str(model), **chosen).create_engine_config()
+        return LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
+
+    return VLLMLoop(build)
+
+
+def submit(
+    engine: Any,
+    prompts: Sequence[Sequence[int]],
+    spec: TraceSpec | None,
+    *,
+    first_seed: int | None = None,
+    **params: Any,
+) -> list[str]:
+    """Add a request for each prompt, seeded one after the other; returns their names."""
+    from vllm import SamplingParams
+    from vllm.inputs import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+    names = []
+    extra = None if spec is None else {CONFIG_KEY: spec.to_dict()}
+    params = {"detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY} | params
+    for i, prompt in enumerate(prompts):
+        names.append(f"bench-{next(_names)}")
+        seed = None if first_seed is None else first_seed + i
+        chosen = SamplingParams(extra_args=extra, seed=seed, **params)
+        engine.add_request(names[-1], tokens_input(list(prompt)), chosen)
+    return names
+
+
+_names = itertools.count()
+
+
+def decode_steps(engine: Any, prompts: Sequence[Sequence[int]], spec: TraceSpec | None, tokens: int) -> float:
+    """Median seconds of a step in which all prompts are decoding; none ends early."""
+    submit(engine, prompts, spec, max_tokens=tokens, ignore_eos=True)
+    seconds = []
+    while engine.has_unfinished_requests():
+        start = time.perf_counter()
+        engine.step()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[3:-2]))  # without the prompts' steps and the last
+
+
+def compare_steps(
+    off: VLLMLoop, on: VLLMLoop, prompts: Sequence[Sequence[int]], tokens: int, spec: TraceSpec
+) -> dict[str, Any]:
+    """Step times of two engines that take turns."""
+    rows = []
+    for i in range(PAIRS + 1):
+        arms: list[Callable[[], float]] = [
+            lambda: off.call(lambda engine: decode_steps(engine, prompts, None, tokens)),
+            lambda: on.call(lambda engine: decode_steps(engine, prompts, spec, tokens)),
+        ]
+        order = (0, 1) if i % 2 else (1, 0)
+        seconds = {arm: arms[arm]() for arm in order}
+        rows.append((seconds[0], seconds[1]))
+    ratios = [on_s / off_s for off_s, on_s in rows[1:]]
+    return {
+        "sequences": len(prompts),
+        "step_ms_off": round(1e3 * float(np.median([r[0] for r in rows[1:]])), 2),
+        "step_ms_on": round(1e3 * float(np.median([r[1] for r in rows[1:]])), 2),
+        "ratio": round(float(np.median(ratios)), 4),
+        "ratio_of_each_pair": [round(r, 4) for r in ratios],
+    }
+
+
+def pocket_prompts(count: int) -> list[list[int]]:
+    """Token ids of pocket test questions."""
+    from transformers import AutoTokenizer
+
+    from arrol_tts.engine.base import encode_prompt
+
+    tokenizer = AutoTokenizer.from_pretrained(POCKET_MODEL)
+    return [encode_prompt(tokenizer, q.text) for q in itertools.islice(questions("test", SEED), count)]
+
+
+def random_model(folder: Path, config: Mapping[str, Any]) -> tuple[Path, Path]:
+    """A Llama of a given shape with random bfloat16 weights, and a random head for it."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from arrol_tts.head import QualityHead
+    from arrol_tts.head_config import QualityHeadConfig
+
+    torch.manual_seed(SEED)
+    shape = LlamaConfig(**config)
+    LlamaForCausalLM(shape).bfloat16().save_pretrained(folder / "model")
+    head = QualityHead(
+        QualityHeadConfig(base_model="../model", hidden_size=shape.hidden_size, inner_size=256, positions=[32])
+    )
+    head.save_pretrained(folder / "head")
+    return folder / "model", folder / "head"
+
+
+SMOLLM2_135M = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
+
+
+@app.command()
+def main(
+    only: str = typer.Option(
+        "", help="one part alone, printed and not written: steps, deepconf, verdict or rules"
+    ),
+) -> None:
+    """Run all parts and write evals/results/engine.json."""
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "steps": steps,
+        "deepconf": deepconf,
+        "verdict": verdict,
+        "rules": rules,
+    }
+    if only:
+        typer.echo(parts[only]())
+        return
+    figures: dict[str, Any] = {}
+    for name, part in parts.items():
+        typer.echo(name)
+        figures |= part()
+        typer.echo({k: v for k, v in figures.items() if not isinstance(v, (list, dict))})
+    typer.echo(f"wrote {write_result('engine', figures, [SEED])}")
+
+
+def steps() -> dict[str, Any]:
+    """Step time with the head off and on."""
+    every = TraceSpec(score_every=1, score_finish=True)
+    prompts = pocket_prompts(256)
+    options: dict[str, Any] = {"max_num_seqs": 256, "dtype": "float32"}
+    off = engine_loop(POCKET_MODEL, head=None, plugin=False, **options)
+    on = engine_loop(POCKET_MODEL, head=POCKET_HEAD, **options)
+    pocket = compare_steps(off, on, prompts, 80, every)
+    confident = compare_steps(off, on, prompts, 80, TraceSpec(score_every=1, score_finish=True, confidence=True))
+    with tempfile.TemporaryDirectory() as folder:
+        model, head = random_model(Path(folder), SMOLLM2_135M)
+        rng = np.random.default_rng(SEED)
+        texts = rng.integers(0, SMOLLM2_135M["vocab_size"], (32, 24)).tolist()
+        options = {"max_num_seqs": 32, "dtype": "bfloat16"}
+        off = engine_loop(model, head=None, plugin=False, **options)
+        on = engine_loop(model, head=head, **options)
+        large = compare_steps(off, on, texts, 40, every)
+    return {
+        "head_step_ratio_pocket": pocket["ratio"],
+        "head_and_confidence_step_ratio_pocket": confident["ratio"],
+        "head_step_ratio_135m": large["ratio"],
+        "steps": {"pocket": pocket, "pocket_with_confidence": confident, "135m": large},
+    }
+
+
+def deepconf() -> dict[str, Any]:
+    """DeepConf online with our floor, and with 20 log-probabilities a token returned and post-processed.
+
+    The latter once as vLLM returns them by default, every candidate decoded, as DeepConf's code uses them,
+    and once without decoding, which leaves its users without a text.
+    """
+    rule = ConfidenceFloor(warmup=16, keep=0.5, window=32)
+    prompts = pocket_prompts(8)
+    loop = engine_loop(POCKET_MODEL, head=None, max_num_seqs=256, dtype="float32", skip_tokenizer_init=False)
+    arms: dict[str, Callable[[Any], tuple[int, int, float]]] = {
+        "ours": lambda engine: floor_in_engine(engine, prompts, 32, rule),
+        "logprobs": lambda engine: floor_by_logprobs(engine, prompts, 32, rule, detokenize=True),
+        "logprobs_undecoded": lambda engine: floor_by_logprobs(engine, prompts, 32, rule, detokenize=False),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in arms}
+    stopped: dict[str, list[int]] = {name: [] for name in arms}
+    for _ in range(PAIRS // 2 + 1):
+        for name, run in arms.items():
+            tokens, stops, seconds = loop.call(run)
+            rates[name].append(tokens / seconds)
+            stopped[name].append(stops)
+
+    def speedup(name: str) -> float:
+        pairs = zip(rates["ours"][1:], rates[name][1:], strict=True)
+        return round(float(np.median([ours / theirs for ours, theirs in pairs])), 3)
+
+    return {
+        "deepconf_online_speedup": speedup("logprobs"),
+        "deepconf_online_speedup_undecoded": speedup("logprobs_undecoded"),
+        "deepconf_online": {
+            "requests": len(prompts) * 32,
+            "tokens_per_second": {name: [round(rate) for rate in values[1:]] for name, values in rates.items()},
+            "stopped_traces": {name: values[1:] for name, values in stopped.items()},
+        },
+    }
+
+
+MAX_TOKENS = 288
+
+
+def floor_in_engine(
+    engine: Any, prompts: Sequence[Sequence[int]], size: int, rule: ConfidenceFloor
+) -> tuple[int, int, float]:
+    """Generated tokens, stopped traces and seconds with the rule in the scheduler."""
+    start = time.perf_counter()
+    for i, prompt in enumerate(prompts):
+        spec = TraceSpec(group=f"floor-{next(_names)}", size=size, rules=(rule,))
+        submit(engine, [prompt] * size, spec, first_seed=i * size, max_tokens=MAX_TOKENS)
+    tokens = stopped = 0
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            tokens += len(output.outputs[0].token_ids)
+            stopped += output.outputs[0].stop_reason == "pruned"
+    return tokens, stopped, time.perf_counter() - start
+
+
+def floor_by_logprobs(
+    engine: Any, prompts: Sequence[Sequence[int]], size: int, rule: ConfidenceFloor, *, detokenize: bool
+) -> tuple[int, int, float]:
+    """The same on returned log-probabilities, as DeepConf's code works; the others start after the warm-up."""
+    from vllm.sampling_params import RequestOutputKind
+
+    params = {
+        "logprobs": TOP_K,
+        "max_tokens": MAX_TOKENS,
+        "output_kind": RequestOutputKind.DELTA,
+        "detokenize": detokenize,
+    }
+    start = time.perf_counter()
+    group_of: dict[str, int] = {}
+    for i, prompt in enumerate(prompts):
+        group_of |= dict.fromkeys(submit(engine, [prompt] * rule.warmup, None, first_seed=i * size, **params), i)
+    confidences: dict[str, list[float]] = {name: [] for name in group_of}
+    lowest: dict[int, list[float]] = {i: [] for i in range(len(prompts))}
+    floors: dict[int, float] = {}
+    tokens = stopped = 0
+    while engine.has_unfinished_requests():
+        low = []
+        for output in engine.step():
+            name, completion = output.request_id, output.outputs[0]
+            if name not in confidences:
+                continue
+            trace, group = confidences[name], group_of[name]
+            for step in completion.logprobs or ():
+                trace.append(-sum(candidate.logprob for candidate in step.values()) / len(step))
+            tokens += len(completion.token_ids)
+            judged = group in floors and not output.finished and len(trace) >= rule.window
+            if judged and sum(trace[-rule.window :]) / rule.window < floors[group]:
+                low.append(name)
+            if output.finished:
+                del confidences[name]
+                lowest[group].append(_lowest_window(trace, rule.window))
+                if group not in floors and len(lowest[group]) == rule.warmup:
+                    floors[group] = float(np.percentile(lowest[group], 100 * (1 - rule.keep)))
+                    later = [prompts[group]] * (size - rule.warmup)
+                    rest = submit(engine, later, None, first_seed=group * size + rule.warmup, **params)
+                    group_of |= dict.fromkeys(rest, group)
+                    confidences |= {name: [] for name in rest}
+        if low:
+            engine.abort_request(low)
+            stopped += len(low)
+            for name in low:
+                del confidences[name]
+    return tokens, stopped, time.perf_counter() - start
+
+
+def _lowest_window(trace: list[float], window: int) -> float:
+    if len(trace) < window:
+        return sum(trace) / len(trace)
+    return min(sum(trace[i : i + window]) / window for i in range(len(trace) - window + 1))
+
+
+def verdict() -> dict[str, Any]:
+    """Steps from a verdict to free memory: 0 when the blocks are free in the step that prunes."""
+    loop = engine_loop(POCKET_MODEL, head=POCKET_HEAD, max_num_seqs=64, dtype="float32")
+    prompts = pocket_prompts(1)
+
+    def run(engine: Any) -> list[int]:
+        scheduler = engine.engine_core.engine_core.scheduler
+        pool = scheduler.kv_cache_manager.block_pool
+        spec = TraceSpec(group="verdict", size=32, rules=(KeepShare(32, 0.5),))
+        submit(engine, prompts * 32, spec, max_tokens=MAX_TOKENS)
+        delays: list[int] = []
+        while engine.has_unfinished_requests():
+            before = pool.get_num_free_blocks()
+            pruned = [o for o in engine.step() if o.outputs[0].stop_reason == "pruned"]
+            if pruned:
+                gained = pool.get_num_free_blocks() - before
+                delays += [0 if gained >= len(pruned) else 1] * len(pruned)
+        return delays
+
+    delays = loop.call(run)
+    return {"verdict_to_free_steps": max(delays), "verdicts": len(delays)}
+
+
+NUM_QUESTIONS, NUM_TRACES = 80, 32
+
+
+def rules() -> dict[str, Any]:
+    """Tokens and accuracy of every rule on the same pocket questions and seeds (synthetic)."""
+    asked = list(itertools.islice(questions("test", SEED + 1), NUM_QUESTIONS))
+    texts = {f"q{i}": q.text for i, q in enumerate(asked)}
+    voter = WeightedVoter.from_pretrained("pocket", engine="vllm", max_num_seqs=128, max_model_len=512)
+    window = int(voter.config.voting["deepconf"]["window"])  # type: ignore[union-attr]
+    full = {"keep": 1.0}
+    mean_tokens = 150 * NUM_TRACES
+    arms: list[tuple[str, str, dict[str, Any]]] = [
+        ("none", "", full),
+        *(("keep_share", f"{share:g} at 32", {"keep": share, "at": 32}) for share in (0.125, 0.25, 0.5, 0.75)),
+        ("keep_share", "0.5 at 16", {"keep": 0.5, "at": 16}),
+        (
+            "keep_share in sequence",
+            "0.5 at 16, 0.25 at 48",
+            {"keep": 0.5, "at": 16, "rules": [KeepShare(48, 0.25)]},
+        ),
+        *(("threshold", f"{b:g} at 32", full | {"rules": [Threshold(32, b)]}) for b in (0.1, 0.3, 0.5)),
+        *(
+            ("confidence_floor", f"keep {k:g}", full | {"rules": [ConfidenceFloor(16, k, window)]})
+            for k in (0.1, 0.5, 0.9)
+        ),
+        *(
+            ("budget", f"{share:.0%}", full | {"rules": [Budget(32, round(share * mean_tokens), 150)]})
+            for share in (0.4, 0.6)
+        ),
+        ("consensus", "quality share 0.9", full | {"consensus": Consensus(share=0.9, method="quality")}),
+        ("consensus", "majority certain 0.95", full | {"consensus": Consensus(certainty=0.95)}),
+        (
+            "keep_share + consensus",
+            "0.5 at 32, 0.9",
+            {"keep": 0.5, "consensus": Consensus(share=0.9, method="quality")},
+        ),
+    ]
+    rows: list[dict[str, Any]] = []
+    right_of: list[NDArray[np.bool_]] = []
+    with Progress() as bar:
+        task = bar.add_task("rules", total=len(arms))
+        for rule, setting, options in arms:
+            start = time.perf_counter()
+            results = voter.solve_many(texts, NUM_TRACES, seed=SEED, confidence=True, **options)
+            seconds = time.perf_counter() - start
+            right_of.append(np.array([verify(texts[r.question_id], r.answer) for r in results]))
+            rows.append(_row(rule, setting, results, voter, texts, right_of, seconds))
+            bar.advance(task)
+    voter.close()
+    for row in rows:
+        row["tokens_saved"] = round(1 - row["tokens_a_question"] / rows[0]["tokens_a_question"], 4)
+    return {"rules": {"synthetic": True, "questions": NUM_QUESTIONS, "traces": NUM_TRACES, "curve": rows}}
+
+
+def _row(
+    rule: str,
+    setting: str,
+    results: Sequence[VoteResult],
+    voter: WeightedVoter,
+    texts: Mapping[str, str],
+    right_of: Sequence[NDArray[np.bool_]],
+    seconds: float,
+) -> dict[str, Any]:
+    right, full = right_of[-1], right_of[0]
+    majority = [verify(texts[r.question_id], voter.vote(r.traces, "majority").answer) for r in results]
+    rng = np.random.default_rng(SEED)
+    picks = rng.integers(0, len(right), (2000, len(right)))
+    differences = (right[picks].mean(1) - full[picks].mean(1)) if rule != "none" else np.zeros(1)
+    return {
+        "rule": rule,
+        "setting": setting,
+        "tokens_a_question": round(float(np.mean([r.tokens.generated for r in results])), 1),
+        "accuracy_quality": round(float(right.mean()), 4),
+        "accuracy_majority": round(float(np.mean(majority)), 4),
+        "accuracy_against_none": [round(float(q), 4) for q in np.quantile(differences, (0.025, 0.5, 0.975))],
+        "seconds": round(seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    app()
