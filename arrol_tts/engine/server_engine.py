@@ -206,7 +206,7 @@ class ServerEngine:
             if server.failure:  # it may be back
                 self._probe(server)
         bare = [server.url for server in self._alive() if server.info is None]
-        if bare and replace(spec, confidence=False).asks_anything:
+        if bare and replace(spec, confidence=False, logprobs=False).asks_anything:
             raise ValueError(
                 f"{', '.join(bare)}: scores and stopping rules, and so the quality method, need arrol's plug-in "
                 f"in the server: start it with `{START_COMMAND}`; without it use method='majority' or 'deepconf'"
@@ -410,20 +410,26 @@ class ServerEngine:
         elif sampling.top_k:
             body["top_k"] = sampling.top_k
         if server.info is not None:
-            if spec.logprobs:
-                body |= {"logprobs": True, "top_logprobs": 0} if self._chat else {"logprobs": 0}
-            if spec.asks_anything:
-                body["vllm_xargs"] = {CONFIG_KEY: json.dumps(spec.to_dict())}
+            # Log-probabilities are the API's own: it would not do without those it was asked for.
+            asked = replace(spec, logprobs=False)
+            if asked.asks_anything:
+                body["vllm_xargs"] = {CONFIG_KEY: json.dumps(asked.to_dict())}
         elif spec.confidence:
             top_k = self._wanted_top_k or DEFAULT_TOP_K
-            body |= {"logprobs": True, "top_logprobs": top_k} if self._chat else {"logprobs": top_k}
-            if server.is_vllm and not self._chat:
+            chats = self._chats(question)
+            body |= {"logprobs": True, "top_logprobs": top_k} if chats else {"logprobs": top_k}
+            if server.is_vllm and not chats:
                 body["return_tokens_as_token_ids"] = True  # texts of tokens are not unique
+        if spec.logprobs and "logprobs" not in body:
+            body |= {"logprobs": True, "top_logprobs": 0} if self._chats(question) else {"logprobs": 0}
         if question.token_ids is not None:
             return "/v1/completions", body | {"prompt": list(question.token_ids)}
         if self._chat:
             return "/v1/chat/completions", body | {"messages": [{"role": "user", "content": question.text}]}
         return "/v1/completions", body | {"prompt": question.text}
+
+    def _chats(self, question: Question) -> bool:
+        return self._chat and question.token_ids is None
 
     async def _post(
         self, server: _Server, path: str, body: dict[str, Any], note: Callable[[Written], None] | None

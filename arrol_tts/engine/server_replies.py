@@ -94,6 +94,8 @@ def read_trace(reply: dict[str, Any], question: Question, sample_id: int, asked:
     if token_ids is None:
         trace.token_ids = None
         trace.num_tokens = int(reply["usage"]["completion_tokens"])
+    if spec.logprobs:
+        trace.logprobs = _logprobs(choice.get("logprobs"))
     if spec.confidence and not asked:
         trace.confidence = _confidence(choice.get("logprobs"))
     return trace
@@ -109,6 +111,17 @@ def _log(reply: dict[str, Any]) -> dict[str, Any]:
     if "error" in log:
         raise ValueError(log["error"])
     return log
+
+
+def _logprobs(logprobs: dict[str, Any] | None) -> Any:
+    """Log-probability of each sampled token: float32 ``[num_tokens]``."""
+    import numpy as np
+
+    if not logprobs:
+        raise ServerError("the server returns no log-probabilities")
+    if "content" in logprobs:
+        return np.array([token["logprob"] for token in logprobs["content"]], dtype=np.float32)
+    return np.array(logprobs["token_logprobs"], dtype=np.float32)
 
 
 def _confidence(logprobs: dict[str, Any] | None) -> Any:

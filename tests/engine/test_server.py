@@ -161,6 +161,59 @@ def test_the_server_gives_what_the_engine_in_this_process_gives(
         np.testing.assert_allclose(ours.confidence, theirs.confidence, atol=1e-3)
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_stream_shows_texts_as_they_are_written_and_ends_in_the_same_traces(
+    servers: dict[str, Server], chat: bool
+) -> None:
+    engine = ServerEngine(servers["first"].url, head=POCKET_HEAD, chat=chat)
+    whole = by_id(list(engine.sample(QUESTIONS[:2], SAMPLING, SCORED)))
+    ended: dict[tuple[str, int], Trace] = {}
+    texts = Counter[tuple[str, int]]()
+    written: dict[tuple[str, int], str] = {}
+    for item in engine.stream(QUESTIONS[:2], SAMPLING, SCORED, every=0.0):
+        key = item.question_id, item.sample_id
+        if isinstance(item, Trace):
+            ended[key] = item
+        else:
+            written[key] = written.get(key, "") + item.text
+            texts[key] += 1
+    engine.close()
+    assert ended.keys() == whole.keys() == written.keys()
+    assert min(texts.values()) > 10
+    same = [key for key, trace in ended.items() if trace.token_ids == whole[key].token_ids]
+    assert len(same) >= len(whole) - 2
+    for key in same:
+        assert ended[key].text.startswith(written[key])
+        assert ended[key].text == whole[key].text
+        assert ended[key].scores == pytest.approx(whole[key].scores, abs=1e-4)
+        assert ended[key].confidence == pytest.approx(whole[key].confidence, abs=1e-3)
+
+
+def test_a_stream_prunes_and_says_why(engine: ServerEngine) -> None:
+    traces = [item for item in engine.stream(QUESTIONS[:2], SAMPLING, PRUNED) if isinstance(item, Trace)]
+    pruned = [trace for trace in traces if trace.finish_reason == "pruned"]
+    assert len(pruned) == 8
+    assert all(f"at token {AT} is not among the best" in trace.detail for trace in pruned)
+
+
+def test_a_cancelled_trace_of_a_stream_keeps_what_it_had_written(engine: ServerEngine) -> None:
+    items = engine.stream(QUESTIONS[:1], SAMPLING, SCORED, every=0.0, stop_question=lambda _: "enough")
+    cancelled = [t for t in items if isinstance(t, Trace) and t.finish_reason == "cancelled"]
+    assert cancelled
+    assert all(trace.detail == "enough" for trace in cancelled)
+    assert sum(trace.num_tokens > 10 and len(trace.text) > 10 for trace in cancelled) >= len(cancelled) - 1
+
+
+def test_log_probabilities_come_over_http(engine: ServerEngine, vllm_engine: VLLMEngine) -> None:
+    spec = TraceSpec(logprobs=True)
+    served = by_id(list(engine.sample(QUESTIONS[:1], SAMPLING, spec)))
+    local = by_id(list(vllm_engine.sample(QUESTIONS[:1], SAMPLING, spec)))
+    same = [key for key in local if served[key].token_ids == local[key].token_ids]
+    assert len(same) >= len(local) - 2
+    for key in same:
+        np.testing.assert_allclose(served[key].logprobs, local[key].logprobs, atol=1e-3)
+
+
 def test_hundreds_of_traces_in_flight_are_pruned_group_by_group(engine: ServerEngine) -> None:
     traces = by_id(list(engine.sample(QUESTIONS, SAMPLING, PRUNED)))
     assert len(traces) == 320

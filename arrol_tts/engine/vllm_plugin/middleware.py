@@ -144,6 +144,8 @@ def requested_spec(body: bytes) -> TraceSpec | None:
     if not isinstance(text, str):
         raise ValueError(f"vllm_xargs.{CONFIG_KEY} must be a JSON string, not {type(text).__name__}")
     spec = TraceSpec.parse(text)
+    if spec.logprobs:
+        raise ValueError("over HTTP log-probabilities come with the API's own logprobs, not the spec's")
     prompt = request.get("prompt")
     several = isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
     if request.get("n") not in (None, 1) or several or request.get("use_beam_search"):

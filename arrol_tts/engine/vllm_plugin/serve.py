@@ -46,7 +46,8 @@ def server_arguments(head: str, options: Sequence[str], *, on_cpu: bool) -> list
             options = [f"--{flag}" if switched_on else f"--no-{flag}", *options]
     asynchronous = "--no-async-scheduling" not in options
     plugin = vllm_options(head=str(folder.resolve()), top_k=top_k, asynchronous=asynchronous)
-    defaults = {"--model": config.base_model}
+    # The log-probabilities that reinforcement learning needs: of the distribution that is sampled from.
+    defaults = {"--model": config.base_model, "--logprobs-mode": "processed_logprobs"}
     defaults |= {f"--{name.replace('_', '-')}": str(value) for name, value in suited.items()}
     defaults |= {
         f"--{name.replace('_', '-')}": value if isinstance(value, str) else json.dumps(value)
