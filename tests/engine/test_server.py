@@ -414,3 +414,24 @@ def test_when_a_server_is_killed_every_question_is_answered_and_no_trace_comes_t
     with pytest.raises(ServerError, match="no server is left"):
         voter.solve(QUESTIONS[0].text, n=4)
     voter.close()
+
+
+@pytest.mark.slow
+def test_data_parallel_engines_behind_one_address_keep_each_group_together(tmp_path: Path) -> None:
+    server = start(
+        tmp_path, "parallel", "arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD), "--data-parallel-size=2"
+    )
+    try:
+        server.wait()
+        engine = ServerEngine(server.url, head=POCKET_HEAD)
+        traces = list(engine.sample(QUESTIONS[:12], SAMPLING, PRUNED))
+        engine.close()
+        metrics = get(f"{server.url}/metrics").text
+    finally:
+        server.kill()
+    tokens = re.findall(r"^vllm:generation_tokens_total\{engine=.*\} (\S+)$", metrics, re.MULTILINE)
+    assert len(tokens) == 2
+    assert all(float(count) > 0 for count in tokens)
+    for question in QUESTIONS[:12]:
+        group = [trace for trace in traces if trace.question_id == question.id]
+        assert sum(trace.finish_reason == "pruned" for trace in group) == 4
