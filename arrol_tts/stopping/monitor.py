@@ -38,7 +38,6 @@ class Monitor:
         self,
         key: Hashable,
         position: int,
-        *,
         score: float | None = None,
         confidence: float | None = None,
         logprob: float | None = None,
@@ -61,20 +60,18 @@ class Monitor:
         log = self.logs[key]
         spec = log.spec
         log.length = position + 1
+        # This runs for every token of every trace: what is rare comes behind one comparison.
+        if score is not None and log.wants_scores and spec.scores_at(position, token, finished):
+            log.scores[position] = score
         if confidence is not None and log.wants_confidence:
             log.confidence.append(confidence)
         if logprob is not None:
             log.logprobs.append(logprob)
-        if (
-            score is not None
-            and log.wants_scores
-            and (spec.scores_at(position, token) or (finished and spec.score_finish))
-        ):
-            log.scores[position] = score
         if feature is not None and position <= log.features_until and spec.keeps_features(position, finished):
             log.features[position] = feature()
-        for group in log.groups:
-            self._settle(group, group.observe(key, log, score, finished))
+        if log.groups:
+            for group in log.groups:
+                self._settle(group, group.observe(key, log, score, finished))
 
     def drop(self, key: Hashable) -> TraceLog | None:
         """Forget a trace that ended, was pruned or was cancelled; returns its log."""

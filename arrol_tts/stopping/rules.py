@@ -205,12 +205,14 @@ class TraceSpec:
         """Whether the hidden vector of a step is kept."""
         return position in self.features_at or (finished and self.features_finish)
 
-    def scores_at(self, position: int, token: int | None) -> bool:
+    def scores_at(self, position: int, token: int | None, finished: bool) -> bool:
         """Whether the score at a position is logged, whose input is the given token."""
+        every = self.score_every
         return (
-            position in self.score_at
-            or (self.score_every > 0 and position > 0 and position % self.score_every == 0)
-            or (token is not None and token in self.score_after)
+            (every > 0 and position > 0 and position % every == 0)
+            or (finished and self.score_finish)
+            or position in self.score_at
+            or token in self.score_after
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ scheduled.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -58,6 +59,7 @@ class MonitoredScheduler(Base):
         self._updating = False
         self._freed: set[str] = set()
         self._refused: dict[str, str] = {}
+        self._needs: Wanted | None = None
         self._condemned: set[Hashable] = set()
 
     def add_request(self, request: Request) -> None:
@@ -65,6 +67,7 @@ class MonitoredScheduler(Base):
         if spec is not None and request.request_id not in self.requests:
             try:
                 self._monitor.add(request.request_id, TraceSpec.parse(spec))
+                self._needs = None
             except ValueError as error:
                 # Raising here would end the engine core for everybody: the request is ended instead.
                 self._refused[request.request_id] = str(error)
@@ -76,15 +79,22 @@ class MonitoredScheduler(Base):
             # Nothing can run, e.g. because waiting requests hold all KV blocks: let one group go on
             # from the next step. (This step's output must be delivered: it names finished requests.)
             self._monitor.release(stuck=True)
-        logs = self._monitor.logs
-        watched = [logs[key] for key in output.num_scheduled_tokens if key in logs]
-        if watched:
-            output.arrol_wanted = Wanted(
-                heads=tuple({log.spec.head for log in watched if log.wants_scores}),
-                confidence=any(log.wants_confidence for log in watched),
-                features=any(log.length <= log.features_until for log in watched),
-            )
+        if self._monitor.logs:
+            output.arrol_wanted = self._wanted()
         return output
+
+    def _wanted(self) -> Wanted:
+        """What any of the watched requests needs; worked out anew only when others are watched."""
+        logs = self._monitor.logs.values()
+        if self._needs is None:
+            self._needs = Wanted(
+                heads=tuple({log.spec.head for log in logs if log.wants_scores}),
+                confidence=any(log.wants_confidence for log in logs),
+                features=any(log.features_until >= 0 for log in logs),
+            )
+        if not self._needs.features:
+            return self._needs
+        return replace(self._needs, features=any(log.wants_features for log in logs))
 
     def _in_progress(self) -> bool:
         return bool(self._condemned) or any(r.num_in_flight_tokens for r in self.requests.values())
@@ -155,15 +165,15 @@ class MonitoredScheduler(Base):
                     missing = "the trace spec asks for logprobs, and the request does not: set logprobs=0"
                 row, last = rows.get(key, 0), len(tokens) - 1
                 for j, token in enumerate(tokens):
-                    observe(
+                    observe(  # by position: names would cost a third more
                         key,
                         log.length,
-                        score=scores[row + j] if scores is not None else None,
-                        confidence=confidence[row + j] if confidence is not None else None,
-                        logprob=logprobs[j] if logprobs is not None else None,
-                        token=log.last_token,
-                        feature=features[row + j].tobytes if features is not None else None,
-                        finished=finished and j == last,
+                        None if scores is None else scores[row + j],
+                        None if confidence is None else confidence[row + j],
+                        None if logprobs is None else logprobs[j],
+                        log.last_token,
+                        None if features is None else features[row + j].tobytes,
+                        finished and j == last,
                     )
                     log.last_token = token
                 if finished or missing or spec.live:
@@ -193,6 +203,7 @@ class MonitoredScheduler(Base):
         else:
             self._monitor.drop(key)
         self._refused.pop(key, None)
+        self._needs = None
         return super()._free_request(request, *args, **kwargs)
 
     def _end_early(self, outputs: dict[int, EngineCoreOutputs]) -> None:

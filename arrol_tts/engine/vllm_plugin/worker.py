@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from vllm.v1.core.sched.output import SchedulerOutput
 
+SMALL = 1 << 17
+"""Numbers in a step's hidden states up to which one CPU thread is faster than several."""
+
 
 class _OutputWithSignals(AsyncModelRunnerOutput):
     """An output still on its way from the device, to which the signals are attached on arrival."""
@@ -123,11 +126,12 @@ class QualityHeadWorker(BaseWorker):
         else:
             rows, hidden, logits = _rows_of_runner_v1(runner, state)
         scored = [name for name in wanted.heads if name in self.arrol_heads]
-        states = hidden.float()
-        values = [self.arrol_heads[name](states) for name in scored]
-        if wanted.confidence:
-            assert logits is not None
-            values.append(token_confidence(logits, self._arrol_top_k))
+        with _single_threaded(hidden):
+            states = hidden.float()
+            values = [self.arrol_heads[name](states) for name in scored]
+            if wanted.confidence:
+                assert logits is not None
+                values.append(token_confidence(logits, self._arrol_top_k))
         if not values and not wanted.features:
             return None
         table = torch.stack(values) if values else hidden.new_zeros(0)
@@ -152,6 +156,23 @@ class QualityHeadWorker(BaseWorker):
             return output
 
         return attach
+
+
+@contextmanager
+def _single_threaded(hidden: torch.Tensor) -> Iterator[None]:
+    """Compute small things on a CPU on this thread: waking the others takes longer than the things.
+
+    vLLM replaces ``torch.set_num_threads`` by nothing when a CPU worker starts, so torch's own is called.
+    """
+    if hidden.is_cuda or hidden.numel() > SMALL:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch._C.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch._C.set_num_threads(threads)
 
 
 @contextmanager
