@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= cpu,train,evals,dev
+EXTRAS ?= cpu,train,evals,demo,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval test test-all test-vllm lint bench-pocket bench-voting pocket clean
+.PHONY: setup eval demo test test-all test-vllm lint bench-demo bench-engine bench-pocket bench-voting bench-rl pocket clean
 
 setup: $(READY)
 
@@ -21,6 +21,10 @@ $(READY): pyproject.toml constraints.txt
 eval: setup
 	test ! -e runs/pocket || mv runs/pocket runs/pocket-$$(date +%Y%m%d-%H%M%S)
 	$(BIN)/arrol-eval run pocket --n 32 --out runs/pocket
+
+# A page on http://127.0.0.1:7860.
+demo: setup
+	$(BIN)/arrol-demo
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -50,8 +54,19 @@ lint: setup
 bench-pocket: setup
 	$(BIN)/python -m evals.bench.pocket
 
+bench-engine: setup
+	$(BIN)/python -m evals.bench.engine
+
 bench-voting: setup
 	$(BIN)/python -m evals.bench.voting
+
+# Needs Chromium, from the system.
+bench-demo: setup
+	$(BIN)/python -m evals.bench.demo
+
+# About an hour on two cores that do nothing else; goes on where it was cut.
+bench-rl: setup
+	$(BIN)/python -m evals.bench.rl
 
 # Make the pocket model and its head again (synthetic; about half an hour on two cores).
 pocket: setup

@@ -1,0 +1,70 @@
+"""One server with the pocket model in real vLLM, for every test of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from arrol_tts.engine.vllm_engine import VLLMEngine
+    from arrol_tts.voter import WeightedVoter
+    from demo.app import Site
+    from demo.runner import Runner
+
+QUESTION, ANSWER = "9+9*4-4-3-5-4*5", "13"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running page."""
+
+    url: str
+    site: Site
+
+
+@pytest.fixture(scope="session")
+def pocket_voter(vllm_engine: VLLMEngine) -> WeightedVoter:
+    from arrol_tts.head_config import read_head_config
+    from arrol_tts.pocket import POCKET_HEAD
+    from arrol_tts.voter import WeightedVoter
+
+    return WeightedVoter(vllm_engine, config=read_head_config(POCKET_HEAD))
+
+
+@pytest.fixture(scope="session")
+def runner(pocket_voter: WeightedVoter) -> Runner:
+    from demo.cli import pocket_reference
+    from demo.recording import Recordings
+    from demo.runner import Runner
+
+    runner = Runner(pocket_voter, Recordings(), max_tokens=256, score_every=8, reference=pocket_reference)
+    runner.warm_up()
+    return runner
+
+
+@pytest.fixture(scope="session")
+def server(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("gradio", reason="the demo is not installed: pip install 'arrol[demo]'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        from demo.app import Site, build, launch_options
+        from demo.cli import ABOUT_POCKET, POCKET_EXAMPLES
+        from demo.views import last_evaluation
+
+        site = Site(
+            voter=runner.voter,
+            runner=runner,
+            recordings=runner.recordings,
+            about=ABOUT_POCKET,
+            examples=POCKET_EXAMPLES,
+            max_running=2,
+            evaluation=last_evaluation("pocket", tmp_path_factory.mktemp("runs")),
+        )
+        runner.on_end = lambda state: site.reliability.add(state.traces)
+        page = build(site)
+        _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+        yield Server(url, site)
+        page.close()

@@ -1,0 +1,312 @@
+"""The page in a real browser: headless Chromium, driven by Playwright, on the pocket model in real vLLM.
+
+Screenshots are left in ``build/screenshots``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from arrol_tts.recorded import read_traces
+from tests.demo.conftest import ANSWER, QUESTION, Server
+
+pytest.importorskip("playwright", reason="Playwright is not installed: pip install 'arrol[dev]'")
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium: apt-get install chromium", allow_module_level=True)
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update"]
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+HOSTILE = '<img src=x onerror="document.title=\'owned\'"><script>document.title="owned"</script>'
+LONG = {"n": 64, "rule": "none", "temperature": 2, "compare": 1, "rule_b": "none", "temperature_b": 2}
+"""Settings of a run that takes some seconds: hot samples ramble to the token limit."""
+OpenPage = Callable[..., Page]
+
+
+# Not for the whole session: Playwright keeps an event loop running in this thread, and other tests start one.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
+    """Opens pages; afterwards none of them may have logged an error."""
+    contexts, errors = [], []
+
+    def open_page(query: dict[str, Any] | None = None, **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(server.url + ("?" + urlencode(query) if query else ""))
+        page.wait_for_selector("#ask")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def wait_for_end(page: Page, phase: str = "done") -> None:
+    page.wait_for_function(
+        "phase => { const now = document.querySelector('.arena')?.dataset.phase;"
+        " return now && now.split(' ').every(one => one === phase) }",
+        arg=phase,
+        timeout=30_000,
+    )
+
+
+def picture(page: Page, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def statuses(page: Page) -> list[str]:
+    found: list[str] = page.eval_on_selector_all(".card", "cards => cards.map(card => card.dataset.status)")
+    return found
+
+
+def saved_traces(page: Page, tmp_path: Path) -> Path:
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save traces").click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def test_ask_and_watch_traces_being_pruned(open_page: OpenPage) -> None:
+    page = open_page()
+    page.evaluate(
+        """() => {
+          window.seen = [];
+          const note = () => window.seen.push([...document.querySelectorAll('.card')].map(c => c.dataset.status));
+          new MutationObserver(note).observe(document.querySelector('.arena'), {attributeFilter: ['data-update']});
+        }"""
+    )
+    page.locator("#examples button").nth(1).click()
+    wait_for_end(page)
+    seen = page.evaluate("window.seen")
+    assert any("running" in frame and "pruned" not in frame for frame in seen)
+    assert any("pruned" in frame and "running" in frame for frame in seen)
+    last = statuses(page)
+    assert len(last) == 32
+    assert last.count("pruned") == 16
+    assert last.count("right") + last.count("wrong") == 16
+    expect(page.locator(".card[data-status=pruned] .end").first).to_contain_text("token 32")
+    expect(page.locator("[data-meter=saved] dd")).to_contain_text("%")
+    picture(page, "light")
+
+
+def test_the_tally_equals_the_librarys_vote_on_the_saved_traces(
+    open_page: OpenPage, server: Server, tmp_path: Path
+) -> None:
+    page = open_page({"q": QUESTION, "n": 24})
+    wait_for_end(page)
+    traces = list(read_traces(saved_traces(page, tmp_path)))
+    assert len(traces) == 24
+    for name, method in {"Majority": "majority", "DeepConf": "deepconf", "Quality head": "quality"}.items():
+        result = server.site.voter.vote(traces, method)
+        box = page.locator(f'.vote[data-method="{name}"]')
+        verdict = "✓ right" if result.answer == ANSWER else "✗ wrong"
+        expect(box.locator("h4 .answer")).to_have_text(f"{result.answer} {verdict}")
+        shown = [re.findall(r"\d+(?= vote)", text)[0] for text in box.locator(".weight").all_inner_texts()]
+        assert [int(votes) for votes in shown] == [row.votes for row in result.table[:6]]
+
+
+def test_two_settings_side_by_side(open_page: OpenPage) -> None:
+    page = open_page()
+    page.locator("#examples button").first.click()
+    wait_for_end(page)
+    expect(page.locator(".run")).to_have_count(2)
+    tokens = [int(text.replace(",", "")) for text in page.locator("[data-meter=tokens] dd").all_inner_texts()]
+    assert tokens[0] < tokens[1]
+    expect(page.locator(".run").nth(1).locator(".label")).to_contain_text("nothing pruned")
+    picture(page, "compare")
+
+
+def test_stop(open_page: OpenPage) -> None:
+    page = open_page({"q": QUESTION, **LONG})
+    page.wait_for_selector(".card[data-status=running]")
+    page.locator("#stop").click()
+    wait_for_end(page, "stopped")
+    assert "cancelled" in statuses(page)
+    expect(page.locator(".note").first).to_contain_text("stopped by you")
+
+
+def test_a_link_brings_settings_and_result_back(open_page: OpenPage) -> None:
+    first = open_page({"q": QUESTION, "n": 6, "seed": 3, "at": 24, "keep": 0.35, "compare": 1, "rule_b": "none"})
+    wait_for_end(first)
+    second = open_page()
+    second.goto(first.url)
+    wait_for_end(second)
+    assert first.url == second.url
+    assert first.locator(".runs .end").all_inner_texts() == second.locator(".runs .end").all_inner_texts()
+    assert (
+        first.locator(".label").first.inner_text()
+        == "6 traces, keep the best 35% at token 24, temperature 1, seed 3"
+    )
+    expect(second.locator("#question textarea")).to_have_value(QUESTION)
+
+
+def test_replay_scrubs_the_last_run_by_keyboard(open_page: OpenPage) -> None:
+    page = open_page({"q": QUESTION, "n": 8})
+    wait_for_end(page)
+    spent = page.locator("[data-meter=tokens] dd")
+    whole = spent.inner_text()
+    page.get_by_role("tab", name="Replay").click()
+    slider = page.locator("#time input[type=range]")
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(spent).to_have_text("0")
+    assert set(statuses(page)) == {"waiting"}
+    page.keyboard.press("End")
+    expect(spent).to_have_text(whole)
+    page.locator("#play").click()
+    page.wait_for_selector(".card[data-status=running]")
+    wait_for_end(page)
+    expect(spent).to_have_text(whole)
+    picture(page, "replay")
+
+
+def test_a_saved_file_is_replayed_and_its_text_stays_text(open_page: OpenPage, tmp_path: Path) -> None:
+    rows = [
+        {"question_id": HOSTILE, "text": HOSTILE, "answer": HOSTILE, "num_tokens": 40, "scores": {"20": 0.7}},
+        {"question_id": HOSTILE, "text": HOSTILE, "num_tokens": 21, "finish_reason": "pruned", "detail": HOSTILE},
+    ]
+    file = tmp_path / "hostile.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    page = open_page()
+    page.get_by_role("tab", name="Replay").click()
+    page.locator("#upload input[type=file], input#upload, input[type=file]").first.set_input_files(file)
+    wait_for_end(page)
+    expect(page.locator(".asked span")).to_have_text(HOSTILE)
+    expect(page.locator(".card .text").first).to_have_text(HOSTILE)
+    expect(page.locator(".card .end").nth(1)).to_have_text(HOSTILE)
+    assert page.locator(".arena img, .arena script").count() == 0
+    page.get_by_role("button", name="Save picture").click()
+    page.wait_for_timeout(300)
+    assert page.title() != "owned"
+
+
+def test_script_in_a_question_is_shown_as_text(open_page: OpenPage) -> None:
+    page = open_page()
+    page.locator("#question textarea").fill(HOSTILE)
+    page.keyboard.press("Enter")
+    expect(page.locator(".arena .message")).to_contain_text("<script>document.title=")
+    assert page.locator(".arena img, .arena script").count() == 0
+    page.goto(page.url + "?" + urlencode({"q": HOSTILE, "rule": HOSTILE}))
+    expect(page.locator(".arena .message")).to_contain_text("<img src=x")
+    page.wait_for_timeout(300)
+    assert page.title() != "owned"
+
+
+def test_a_phone_needs_no_sideways_scrolling(open_page: OpenPage) -> None:
+    page = open_page({"q": QUESTION, "n": 8, "compare": 1}, viewport={"width": 390, "height": 844}, has_touch=True)
+    wait_for_end(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator(".card").last.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 390
+    picture(page, "phone")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_background(open_page: OpenPage, scheme: str) -> None:
+    page = open_page({"q": QUESTION, "n": 16}, color_scheme=scheme)
+    wait_for_end(page)
+    page.wait_for_timeout(700)  # the pruned ones have faded
+    picture(page, scheme + "-small")
+    for selector in (".card .status", ".card .text", ".vote h4 .answer", ".meters dd", ".label", ".note"):
+        assert page.eval_on_selector(selector, CONTRAST) >= 4.5, selector
+
+
+CONTRAST = """node => {
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = c => c.slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const clear = node => (rgb(getComputedStyle(node).backgroundColor)[3] ?? 1) === 0;
+  let back = node;
+  while (back.parentElement && clear(back)) back = back.parentElement;
+  const pair = [light(rgb(getComputedStyle(node).color)), light(rgb(getComputedStyle(back).backgroundColor))];
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+}"""
+
+
+def test_everything_works_from_the_keyboard(open_page: OpenPage) -> None:
+    page = open_page()
+    page.locator("#question textarea").focus()
+    page.keyboard.type(QUESTION)
+    page.keyboard.press("Enter")
+    wait_for_end(page)
+    card = page.locator(".card").first
+    card.focus()
+    page.keyboard.press("Enter")
+    expect(card).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement === document.querySelectorAll('.card')[1]")
+
+
+def test_the_picture_of_a_result_is_a_png(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page({"q": QUESTION, "n": 8})
+    wait_for_end(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save picture").click()
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    path = SCREENSHOTS / "saved-picture.png"
+    download.value.save_as(path)
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 10_000
+
+
+def test_two_tabs_at_once_each_show_their_own_question(open_page: OpenPage) -> None:
+    questions = [QUESTION, "7+9*8-3-3*8-6-2"]
+    tabs = [open_page() for _ in questions]
+    for tab, question in zip(tabs, questions, strict=True):
+        tab.locator("#question textarea").fill(question)
+    for tab in tabs:
+        tab.locator("#ask").click()
+    for tab, question in zip(tabs, questions, strict=True):
+        wait_for_end(tab)
+        expect(tab.locator(".asked span")).to_have_text(question)
+        expect(tab.locator(".card")).to_have_count(32)
+
+
+def test_closing_the_tab_cancels_its_run(open_page: OpenPage, server: Server) -> None:
+    recorded = server.site.recordings.added
+    page = open_page({"q": QUESTION, **LONG})
+    page.wait_for_selector(".card[data-status=running]")
+    page.context.close()
+    until = time.monotonic() + 30
+    while server.site.stops and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not server.site.stops
+    assert server.site.recordings.added == recorded
+
+
+def test_the_heads_views(open_page: OpenPage) -> None:
+    page = open_page({"q": QUESTION, "n": 8})
+    wait_for_end(page)
+    page.get_by_role("tab", name="How good is the head?").click()
+    page.get_by_role("button", name="Refresh").click()
+    expect(page.locator("#reliability svg.chart")).to_be_visible()
+    expect(page.locator("#accuracy svg.chart")).to_be_visible()
+    picture(page, "views")

@@ -1,0 +1,89 @@
+"""Charts, reliability and the last evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from arrol_tts.trace import Trace
+from demo.charts import accuracy_chart, reliability_chart, score_chart
+from demo.views import Reliability, last_evaluation
+
+
+def report(head: str, accuracy: float) -> str:
+    curve = [{"method": "quality", "n": 1, "accuracy": accuracy, "tokens_per_question": 100.0}]
+    return json.dumps(
+        {"head": head, "benchmark": "pocket", "synthetic": True, "questions": 3, "n": 1, "curve": curve}
+    )
+
+
+def test_charts_are_well_formed() -> None:
+    traces = [({8: 0.5, 16: 0.9}, "stop", True), ({8: 0.1}, "pruned", None), ({}, "running", None)]
+    for svg in (
+        score_chart(traces, at=16),
+        score_chart([], at=None),
+        reliability_chart([0] * 9 + [5], [0] * 9 + [4]),
+        accuracy_chart({"a<b": [(10.0, 0.5), (20.0, 0.7)]}),
+    ):
+        ElementTree.fromstring(svg)
+
+
+def test_right_wrong_and_pruned_differ_in_more_than_colour() -> None:
+    def drawn(status: str, right: bool | None) -> str:
+        return score_chart([({8: 0.5, 16: 0.9}, status, right)], at=None).split("<g")[1].partition(">")[2]
+
+    assert len({drawn("stop", True), drawn("stop", False), drawn("pruned", None), drawn("stop", None)}) == 4
+
+
+def test_reliability_counts_graded_traces() -> None:
+    seen = Reliability()
+    seen.add(
+        [
+            Trace("q", i, scores={5: score}, correct=right)
+            for i, (score, right) in enumerate(
+                [(0.95, True), (0.91, False), (1.0, True), (0.05, False), (0.5, None)]
+            )
+        ]
+    )
+    assert (seen.counts[9], seen.right[9], seen.counts[0], sum(seen.counts)) == (3, 2, 1, 4)
+    assert "4 finished traces" in seen.view()[1]
+
+
+def test_without_graded_traces_it_says_what_to_do() -> None:
+    assert "ask a question" in Reliability().view()[1]
+
+
+def test_the_newest_evaluation_of_this_head_is_shown(tmp_path: Path) -> None:
+    for age, (name, head, accuracy) in enumerate(
+        [("new", "mine", 0.9), ("old", "mine", 0.1), ("x", "other", 0.5)]
+    ):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "report.json"
+        path.write_text(report(head, accuracy))
+        os.utime(path, (1000 - age, 1000 - age))
+    found = last_evaluation("mine", tmp_path)
+    assert found is not None
+    assert found.series == {"quality": [(100.0, 0.9)]}
+    assert "synthetic" in found.caption
+
+
+def test_the_pocket_model_falls_back_on_its_committed_benchmark(tmp_path: Path) -> None:
+    found = last_evaluation("pocket", tmp_path)
+    assert found is not None
+    assert set(found.series) == {"quality", "majority"}
+    assert "synthetic" in found.caption
+
+
+def test_a_head_that_was_never_evaluated_has_none(tmp_path: Path) -> None:
+    assert last_evaluation("mine", tmp_path) is None
+
+
+def test_a_broken_report_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").write_text("{")
+    with pytest.raises(ValueError, match=r"report\.json"):
+        last_evaluation("mine", tmp_path)
