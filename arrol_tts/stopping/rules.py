@@ -103,7 +103,8 @@ class Budget:
     Args:
         at: detection position in generated tokens.
         tokens: generated tokens of the whole group.
-        length: tokens a trace is expected to take, until traces of the group have ended and tell.
+        length: tokens a trace is expected to take, until traces of the group have ended and tell. Too small a
+            number lets so many go on that none may end within the budget: rather estimate too high.
     """
 
     kind: ClassVar[str] = "budget"
