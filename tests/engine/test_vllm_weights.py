@@ -13,6 +13,7 @@ import torch
 from arrol_tts.engine.base import Question, Sampling, encode_prompt
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.stopping import TraceSpec
+from tests.conftest import load_pocket
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
@@ -23,6 +24,12 @@ QUESTIONS = [Question(f"q{i}", q.text) for i, q in enumerate(itertools.islice(qu
 SAMPLING = Sampling(n=2, max_tokens=60, seed=5)
 
 
+@pytest.fixture(scope="module")
+def training_engine() -> VLLMEngine:
+    """An engine of its own: a push of weights needs what vLLM tears down when another engine is closed."""
+    return load_pocket()
+
+
 @pytest.fixture
 def model() -> Any:
     from transformers import AutoModelForCausalLM
@@ -31,9 +38,9 @@ def model() -> Any:
 
 
 @pytest.fixture
-def engine(vllm_engine: VLLMEngine, model: Any) -> Iterator[VLLMEngine]:
-    yield vllm_engine
-    vllm_engine.load_weights(POCKET_MODEL / "model.safetensors")
+def engine(training_engine: VLLMEngine, model: Any) -> Iterator[VLLMEngine]:
+    yield training_engine
+    training_engine.load_weights(POCKET_MODEL / "model.safetensors")
 
 
 def disturb(model: Any) -> None:

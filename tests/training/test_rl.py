@@ -94,10 +94,10 @@ class InterruptedEngine:
 
 
 @pytest.fixture(scope="module")
-def finished(vllm_engine: VLLMEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(training_engine: VLLMEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     out: Path = tmp_path_factory.mktemp("run") / "out"
-    run(config(), out, vllm_engine)
+    run(config(), out, training_engine)
     return out
 
 
