@@ -52,7 +52,7 @@ def test_ten_thousand_pruned_requests_keep_memory_constant_and_lose_no_block(vll
 def test_twenty_engines_one_after_the_other_leave_no_process_behind() -> None:
     """With the engine core in a process of its own, as on GPUs."""
     script = """
-        import os, time
+        import multiprocessing, os, time
         from pathlib import Path
 
         from arrol_tts import KeepShare, Question, Sampling, TraceSpec
@@ -60,6 +60,7 @@ def test_twenty_engines_one_after_the_other_leave_no_process_behind() -> None:
         from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 
         def children():
+            multiprocessing.active_children()  # takes leave of those that have ended
             # Of every thread: the engine's own starts its process.
             threads = Path(f"/proc/{os.getpid()}/task").glob("*/children")
             return {child for thread in threads for child in thread.read_text().split()}
