@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from arrol_train.posterior import check_rows
+from arrol_tts.files import write_atomic
 
 FINISH = 0
 """The position of rows that were read at the end of a rollout."""
@@ -156,21 +157,3 @@ class ReplayBuffer:
         except (SafetensorError, OSError, KeyError) as error:
             raise BufferFileError(f"{path} holds no replay buffer: {error}") from None
         return buffer
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, and stays after a power cut.
-
-    Raises:
-        OSError: when the disk is full, among others; what was there stays.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

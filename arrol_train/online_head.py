@@ -20,11 +20,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from arrol_train.buffer import FINISH, ReplayBuffer, write_atomic
+from arrol_train.buffer import FINISH, ReplayBuffer
 from arrol_train.head_trainer import ranking_loss
 from arrol_train.posterior import POSTERIORS, Posterior, check_rows
 from arrol_train.selection import learn_tau
 from arrol_tts.calibration import logit, platt_scale
+from arrol_tts.files import write_atomic
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import HeadError, QualityHeadConfig
 from arrol_tts.metrics import auroc, expected_calibration_error, within_question_auroc

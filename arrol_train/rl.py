@@ -23,12 +23,12 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
-from arrol_train.buffer import write_atomic
 from arrol_train.config import ConfigError, RunConfig, check_same
 from arrol_train.online_head import OnlineHead, OnlineTraining
 from arrol_train.rollout import CHECKPOINT_FOLDER, PhaseClock, PrunedRollout
 from arrol_train.tasks import Task, load_task
 from arrol_tts.engine.base import hidden_size_of
+from arrol_tts.files import write_atomic
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL

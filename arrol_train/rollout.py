@@ -29,12 +29,13 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
-from arrol_train.buffer import FINISH, ReplayBuffer, write_atomic
+from arrol_train.buffer import FINISH, ReplayBuffer
 from arrol_train.config import Detection, RolloutConfig, check_same
 from arrol_train.online_head import OnlineHead
 from arrol_train.rewards import Grader, Reward, Row
 from arrol_train.selection import select
 from arrol_tts.engine.base import Question, Sampling, encode_prompt
+from arrol_tts.files import write_atomic
 from arrol_tts.stopping import TraceSpec
 
 if TYPE_CHECKING:

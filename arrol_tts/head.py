@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from arrol_tts.files import write_atomic
 from arrol_tts.head_config import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -86,8 +87,8 @@ class QualityHead(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().float().cpu().contiguous() for k, v in self.state_dict().items()}
-        _write_atomic(folder / WEIGHTS_FILE, save(tensors))
-        _write_atomic(folder / CONFIG_FILE, (json.dumps(asdict(self.config), indent=2) + "\n").encode())
+        write_atomic(folder / WEIGHTS_FILE, save(tensors))
+        write_atomic(folder / CONFIG_FILE, (json.dumps(asdict(self.config), indent=2) + "\n").encode())
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | os.PathLike[str], *, revision: str | None = None) -> QualityHead:
@@ -134,12 +135,3 @@ def _read_weights(path: Path, head: QualityHead) -> dict[str, torch.Tensor]:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise HeadError(f"{path} holds numbers that are not finite: train the head again")
     return tensors
-
-
-def _write_atomic(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arrol_train.buffer import BufferFileError, ReplayBuffer, write_atomic
+from arrol_train.buffer import BufferFileError, ReplayBuffer
+from arrol_tts.files import write_atomic
 
 
 def rows(n: int = 4, **changes: Any) -> dict[str, Any]:
