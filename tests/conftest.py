@@ -42,7 +42,7 @@ def load_pocket() -> VLLMEngine:
 
 @pytest.fixture(scope="session")
 def vllm_engine() -> Iterator[VLLMEngine]:
-    """One engine for the tests that leave its weights alone."""
+    """One engine for all tests; who changes its weights puts them back."""
     engine = load_pocket()
     yield engine
     engine.close()

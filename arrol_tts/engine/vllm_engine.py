@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from arrol_tts.stopping import TraceSpec
 
 if TYPE_CHECKING:
     import torch
+    from vllm.v1.engine.core import EngineCore
     from vllm.v1.engine.llm_engine import LLMEngine
 
     from arrol_tts.events import Progress
@@ -93,7 +95,7 @@ class VLLMEngine:
         options.setdefault("logprobs_mode", "processed_logprobs")
         paths = {name: str(path) for name, path in heads.items()}
         options |= vllm_options(head=paths, top_k=top_k, asynchronous=asynchronous)
-        self._loop = VLLMLoop(partial(_build, self.model, options, in_process))
+        self._loop = VLLMLoop(partial(_build, self.model, options, in_process), _tear_down)
         weakref.finalize(self, self._loop.stop)
         engine = self._loop.engine
         self._tokenizer: Any = engine.get_tokenizer()
@@ -165,11 +167,8 @@ class VLLMEngine:
             self._loop.call(partial(_load_weights, path=path))
 
     def close(self) -> None:
-        """See ``Engine.close``. vLLM then tears down what all engines in this process share: close the last
-        one only, or run them with ``in_process=False``.
-        """
+        """See ``Engine.close``."""
         self._loop.stop()
-        self._loop.engine.engine_core.shutdown()
 
     def _start(
         self,
@@ -194,18 +193,44 @@ class VLLMEngine:
         return run
 
 
+_sharing = threading.RLock()
+_in_process: set[EngineCore] = set()
+"""Engine cores that run in this process: they share vLLM's parallel groups, which are global to it."""
+
+
 def _build(model: str, options: dict[str, Any], in_process: bool) -> LLMEngine:
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.executor import Executor
 
     config = EngineArgs(model=model, **options).create_engine_config()
-    return LLMEngine(
-        vllm_config=config,
-        executor_class=Executor.get_class(config),
-        log_stats=False,
-        multiprocess_mode=not in_process,
-    )
+    with _sharing:
+        engine = LLMEngine(
+            vllm_config=config,
+            executor_class=Executor.get_class(config),
+            log_stats=False,
+            multiprocess_mode=not in_process,
+        )
+        if in_process:
+            # vLLM would shut it down as ``_tear_down`` must not, when it is collected.
+            engine.engine_core._finalizer.detach()
+            _in_process.add(engine.engine_core.engine_core)
+    return engine
+
+
+def _tear_down(engine: LLMEngine) -> None:
+    """Free what an engine holds; what it shares with others in this process goes with the last of them."""
+    core = getattr(engine.engine_core, "engine_core", None)
+    if core is None:
+        engine.engine_core.shutdown()
+        return
+    with _sharing:
+        _in_process.remove(core)
+        if _in_process:
+            core.model_executor.shutdown()
+            core.scheduler.shutdown()
+        else:
+            core.shutdown()
 
 
 def _load_weights(engine: LLMEngine, path: str) -> None:

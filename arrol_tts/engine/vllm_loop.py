@@ -36,18 +36,21 @@ class VLLMLoop:
 
     Args:
         build: makes the engine.
+        tear_down: frees what it holds, after its last step.
 
     Raises:
         Exception: whatever ``build`` raises.
     """
 
-    def __init__(self, build: Callable[[], LLMEngine]) -> None:
+    def __init__(self, build: Callable[[], LLMEngine], tear_down: Callable[[LLMEngine], None]) -> None:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._listeners: dict[str, Listener] = {}
         self._dead: Exception | None = None
         self._dying = threading.Lock()
         built: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(build, built), name="arrol-vllm", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(build, tear_down, built), name="arrol-vllm", daemon=True
+        )
         self._thread.start()
         built.result()
 
@@ -81,12 +84,14 @@ class VLLMLoop:
         self._listeners.pop(name, None)
 
     def stop(self) -> None:
-        """End the thread after the current step; who still waits gets a RuntimeError."""
+        """Tear the engine down after the current step; who still waits gets a RuntimeError."""
         self._calls.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _run(self, build: Callable[[], LLMEngine], built: Future[None]) -> None:
+    def _run(
+        self, build: Callable[[], LLMEngine], tear_down: Callable[[LLMEngine], None], built: Future[None]
+    ) -> None:
         try:
             self.engine = build()
         except BaseException as error:
@@ -108,6 +113,7 @@ class VLLMLoop:
         while not self._calls.empty():
             if (call := self._calls.get()) is not None:
                 call[1].set_exception(self._dead)
+        tear_down(self.engine)
 
     def _serve_calls(self, *, wait: bool) -> bool:
         """Run what was asked for since the last step; False when that was to stop."""

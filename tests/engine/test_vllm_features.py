@@ -110,9 +110,7 @@ def load(**options: Any) -> Iterator[VLLMEngine]:
     engine.close()
 
 
-# An engine in this process lives to the end of the run: its shutdown takes the process groups of every
-# other engine in the process with it.
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def squeezed_engine() -> Iterator[VLLMEngine]:
     """16 tokens a step and a KV cache of 20 blocks, where 8 running requests want about 50."""
     yield from load(
@@ -144,7 +142,7 @@ def parallel_engine() -> Iterator[VLLMEngine]:
         yield from load(in_process=False, tensor_parallel_size=2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def compiled_engine() -> Iterator[VLLMEngine]:
     yield from load(enforce_eager=False)
 

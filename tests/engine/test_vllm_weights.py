@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,6 @@ QUESTIONS = [Question(f"q{i}", q.text) for i, q in enumerate(itertools.islice(qu
 SAMPLING = Sampling(n=2, max_tokens=60, seed=5)
 
 
-@pytest.fixture(scope="module")
-def training_engine() -> VLLMEngine:
-    """An engine of its own: a push of weights needs what vLLM tears down when another engine is closed."""
-    return load_pocket()
-
-
 @pytest.fixture
 def model() -> Any:
     from transformers import AutoModelForCausalLM
@@ -38,9 +33,9 @@ def model() -> Any:
 
 
 @pytest.fixture
-def engine(training_engine: VLLMEngine, model: Any) -> Iterator[VLLMEngine]:
-    yield training_engine
-    training_engine.load_weights(POCKET_MODEL / "model.safetensors")
+def engine(vllm_engine: VLLMEngine, model: Any) -> Iterator[VLLMEngine]:
+    yield vllm_engine
+    vllm_engine.load_weights(POCKET_MODEL / "model.safetensors")
 
 
 def disturb(model: Any) -> None:
@@ -74,6 +69,25 @@ def test_logprobs_after_a_push_are_the_new_models_with_its_tied_head(engine: VLL
         disturb(model)
         engine.load_weights(model.named_parameters())
         assert_same_logprobs(engine, model)
+
+
+def test_an_engine_that_is_closed_or_dropped_leaves_the_others_of_the_process_whole(
+    engine: VLLMEngine, model: Any
+) -> None:
+    """They share vLLM's parallel groups, which are global to a process; new weights need them."""
+    closed, dropped = load_pocket(), load_pocket()
+    closed.close()
+    closed.close()
+    thread = dropped._loop._thread
+    del dropped
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()
+    with pytest.raises(RuntimeError, match="make a new one"):
+        closed.sample(QUESTIONS, SAMPLING)
+    disturb(model)
+    engine.load_weights(model.named_parameters())
+    assert_same_logprobs(engine, model)
 
 
 @pytest.mark.slow

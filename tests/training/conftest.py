@@ -7,23 +7,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import load_pocket
-
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 
-@pytest.fixture(scope="session")
-def training_engine() -> VLLMEngine:
-    """An engine of their own: a push of weights needs what vLLM tears down when another engine is closed."""
-    return load_pocket()
+def restore_pocket(engine: VLLMEngine) -> None:
+    """Give the engine that all tests share the pocket model and its head back."""
+    from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
+
+    engine.load_weights(POCKET_MODEL / "model.safetensors")
+    engine.load_head(POCKET_HEAD)
 
 
 @pytest.fixture
-def engine(training_engine: VLLMEngine) -> Iterator[VLLMEngine]:
+def engine(vllm_engine: VLLMEngine) -> Iterator[VLLMEngine]:
     """The pocket model in real vLLM, for a test that trains it; it is itself again afterwards."""
-    from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
-
-    yield training_engine
-    training_engine.load_weights(POCKET_MODEL / "model.safetensors")
-    training_engine.load_head(POCKET_HEAD)
+    yield vllm_engine
+    restore_pocket(vllm_engine)

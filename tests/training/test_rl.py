@@ -20,6 +20,7 @@ import yaml
 from arrol_train.config import CONFIGS, ConfigError, RunConfig, TaskConfig, load_config
 from arrol_train.rl import DiskFullError, last_checkpoint, run, trl_config
 from arrol_train.tasks import load_task
+from tests.training.conftest import restore_pocket
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
@@ -94,10 +95,11 @@ class InterruptedEngine:
 
 
 @pytest.fixture(scope="module")
-def finished(training_engine: VLLMEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(vllm_engine: VLLMEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     out: Path = tmp_path_factory.mktemp("run") / "out"
-    run(config(), out, training_engine)
+    run(config(), out, vllm_engine)
+    restore_pocket(vllm_engine)
     return out
 
 
