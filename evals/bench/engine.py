@@ -80,7 +80,7 @@ def engine_loop(
         config = EngineArgs(model=str(model), **chosen).create_engine_config()
         return LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
 
-    return VLLMLoop(build)
+    return VLLMLoop(build, lambda engine: engine.engine_core.shutdown())
 
 
 def submit(
