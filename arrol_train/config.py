@@ -200,7 +200,9 @@ class RunConfig(_Section):
         overlong_buffer: DAPO: last tokens before max_tokens in which the punishment grows from 0 to 1; a fifth by
             default.
         lora: options of PEFT's LoraConfig; null trains all weights.
-        engine: options of the vLLM engine.
+        engine: options of the vLLM engine; with ``servers``, of their client (``shared_folder``, ``api_key``).
+        servers: addresses of vLLM servers with the plug-in that generate instead, one for each process; see
+            docs/serving.md.
         trl: more options of TRL's GRPOConfig, passed on as they are.
         dtype: of policy and engine.
         save_every, keep_checkpoints: steps between checkpoints, and how many are kept.
@@ -225,6 +227,7 @@ class RunConfig(_Section):
     overlong_buffer: int | None = Field(default=None, ge=1)
     lora: dict[str, Any] | None = None
     engine: dict[str, Any] = {}
+    servers: list[str] = []
     trl: dict[str, Any] = {}
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     save_every: int = Field(default=50, ge=1)
@@ -241,7 +244,7 @@ class RunConfig(_Section):
         return self
 
 
-RESUMABLE = frozenset({"save_every", "keep_checkpoints", "eval_every", "eval_samples", "tensorboard"})
+RESUMABLE = frozenset({"servers", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "tensorboard"})
 """Fields that may differ between a checkpoint's run and the one that resumes it."""
 
 

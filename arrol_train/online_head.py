@@ -142,7 +142,8 @@ class OnlineHead:
             posterior = self._posteriors[position]
             labels, scores = buffer.labels[rows], buffer.scores[rows]
             posterior.fit(scores, labels, self._weights(buffer.inclusion[rows]))
-            self._tau[position] = learn_tau(logit(posterior(scores), 1e-3), labels, buffer.groups[rows])
+            if position != FINISH:  # nobody chooses among rollouts that have ended
+                self._tau[position] = learn_tau(logit(posterior(scores), 1e-3), labels, buffer.groups[rows])
 
     def posterior(self, scores: ArrayLike, position: int) -> Floats:
         """Probability of ending right, for scores read at a position: float64 ``[n]``; 0.5 before any fit."""

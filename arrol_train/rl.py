@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from trl import GRPOConfig, GRPOTrainer
 
     from arrol_train.rollout import TrainableEngine
-    from arrol_tts.engine.vllm_engine import VLLMEngine
 
 LITTLE_SPACE = 64 << 20
 """Bytes of free disk below which a failed write is put down to a full disk."""
@@ -65,6 +64,11 @@ def run(config: RunConfig, out: Path, engine: TrainableEngine | None = None) -> 
         raise ConfigError(
             f"{config.prompts} prompts do not divide among {state.num_processes} processes: no group may straddle "
             "two, so make prompts a multiple of the processes"
+        )
+    if config.servers and len(config.servers) != state.num_processes:
+        raise ConfigError(
+            f"{len(config.servers)} servers for {state.num_processes} processes: each process pushes its weights "
+            "to one of its own"
         )
     task = load_task(config.task)
     if len(task.train) < config.prompts:
@@ -309,9 +313,12 @@ def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:
     return head
 
 
-def _load_engine(config: RunConfig, model_path: str, head: OnlineHead | None, folder: Path) -> VLLMEngine:
+def _load_engine(config: RunConfig, model_path: str, head: OnlineHead | None, folder: Path) -> TrainableEngine:
+    from arrol_tts.engine.server_engine import ServerEngine
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
+    if config.servers:
+        return ServerEngine(config.servers[PartialState().process_index], **config.engine)
     if head is not None:
         head.head.save_pretrained(folder)
     options: dict[str, Any] = {"dtype": config.dtype} | config.engine

@@ -161,7 +161,8 @@ class PrunedRollout:
     TRL's checkpoint folders and come back when TRL resumes.
 
     Args:
-        engine: samples; holds the head from the start when there is one. One for each rank.
+        engine: samples; holds the head from the start when there is one. One for each rank, servers of its own
+            too, since every rank pushes the weights.
         rows: the training questions, with ``prompt`` as in TRL's dataset, and whatever the reward wants.
         reward: grades a rollout, 0 or 1.
         config: how rollouts are generated and pruned.
@@ -196,7 +197,7 @@ class PrunedRollout:
         if not hasattr(engine, "load_weights"):
             raise ValueError(
                 f"{type(engine).__name__} cannot take new weights while it runs, which training needs after every "
-                "step: use VLLMEngine"
+                "step: use VLLMEngine or ServerEngine"
             )
         self.engine = engine
         self.config = config

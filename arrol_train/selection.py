@@ -25,7 +25,6 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 _LARGEST_TAU = 8.0
 _NEARLY = 0.02
 """Relative differences of expected variances below this are noise of the posterior."""
-_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +281,8 @@ def learn_tau(log_odds: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> floa
     """The group effect's standard deviation that makes the labels most likely.
 
     A head's errors are shared by a group: ``P(right) = sigmoid(log_odds + u)`` with one u ~ N(0, tau^2) for each
-    group. u is integrated out on a grid, tau found by golden section. Which rollouts survived depends on what the
-    log-odds know, so labels of survivors are enough.
+    group. u is integrated out on a grid, tau found by Brent's bounded search. Which rollouts survived depends on
+    what the log-odds know, so labels of survivors are enough.
 
     Args:
         log_odds: finite float ``[n]``, of the posterior.
@@ -293,30 +292,26 @@ def learn_tau(log_odds: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> floa
     Returns:
         tau, between 0 and 8.
     """
-    z, y = np.asarray(log_odds, np.float64), np.asarray(labels, np.float64)
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    if not len(names):
+    from scipy.optimize import minimize_scalar
+
+    group = np.asarray(groups)
+    if not len(group):
         return 0.0
+    order = np.argsort(group, kind="stable")
+    first_rows = np.unique(group[order], return_index=True)[1]
+    sign = np.where(np.asarray(labels)[order] > 0.5, 1.0, -1.0)[:, None]
+    z = sign * np.asarray(log_odds, np.float64)[order, None]
     # Products of many labels are sharp in u: an even grid is safer than Gauss-Hermite here.
     u = np.linspace(-4, 4, 65)
     log_density = -(u**2) / 2 - np.log(np.exp(-(u**2) / 2).sum())
-    sign = np.where(y > 0.5, 1.0, -1.0)[:, None]
 
-    def log_likelihood(tau: float) -> float:
-        per_row = -np.logaddexp(0.0, -sign * (z[:, None] + tau * u))
-        per_group = np.zeros((len(names), len(u)))
-        np.add.at(per_group, group, per_row)
-        return float(np.logaddexp.reduce(per_group + log_density, axis=1).sum())
+    def loss(tau: float) -> float:
+        per_row = np.log1p(np.exp(-(z + tau * sign * u)))
+        per_group = np.add.reduceat(per_row, first_rows)
+        return -float(np.logaddexp.reduce(log_density - per_group, axis=1).sum())
 
-    low, high = 0.0, _LARGEST_TAU
-    for _ in range(16):
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        if log_likelihood(left) >= log_likelihood(right):
-            high = right
-        else:
-            low = left
-    tau = (low + high) / 2
-    return tau if log_likelihood(tau) > log_likelihood(0.0) else 0.0
+    found = minimize_scalar(loss, bounds=(0.0, _LARGEST_TAU), method="bounded", options={"xatol": 0.01})
+    return float(found.x) if found.fun < loss(0.0) else 0.0
 
 
 def _under_group_effect(q: Floats, tau: float, known: NDArray[np.bool_]) -> Floats:

@@ -33,8 +33,10 @@ class QualityHeadConfig:
             of ``solve``.
         engine: options that suit the base model in every engine (``top_k`` of the token confidence).
         voting: options of the voting methods that suit the base model, ``{method: options}``.
+        prompt: chat messages that put a question to the base model, ``{"role", "content"}``, the last with
+            ``{question}``; without any, questions are asked as they are.
         metrics: how the head did on held-out questions; for people to read.
-        base_revision: commit of the base model on the hub, when known.
+        base_revision: which weights the base model had (see ``arrol_tts.revision``), when known.
         format_version: of these files.
     """
 
@@ -47,6 +49,7 @@ class QualityHeadConfig:
     sampling: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
     voting: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prompt: list[dict[str, str]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     base_revision: str | None = None
     format_version: int = FORMAT_VERSION
@@ -92,6 +95,21 @@ class QualityHeadConfig:
                 f"this head reads hidden states of width {self.hidden_size} (it was trained for "
                 f"{self.base_model}), but the model {model or ''} has width {hidden_size}: use a head "
                 "trained for this model, or the model the head names"
+            )
+
+    def check_revision(self) -> None:
+        """Refuse a base model whose weights have changed since the head was trained.
+
+        Raises:
+            HeadError: when they have; saying how to use them all the same.
+        """
+        from arrol_tts.revision import model_revision
+
+        if self.base_revision is not None and (found := model_revision(self.base_model)) != self.base_revision:
+            raise HeadError(
+                f"the model {self.base_model} has changed since this head was trained (revision {found}, not "
+                f"{self.base_revision}): train a head for it, or pass model={self.base_model!r} to use it with "
+                "this head all the same"
             )
 
 

@@ -109,8 +109,17 @@ def _read_parquet_file(path: Path) -> Iterator[Trace]:
 Row = dict[str, Any]
 
 
+def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """``(number, row)`` of a Parquet file, JSON lines or a JSON array (also gzipped), counted from 1.
+
+    Raises:
+        ValueError: for rows that are damaged or no objects.
+    """
+    return _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+
+
 def _read_rows(path: Path, fields: dict[str, str], reasons: dict[str, str]) -> Iterator[Trace]:
-    rows = iter(_parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path))
+    rows = iter(numbered_rows(path))
     head = list(islice(rows, _ROWS_FOR_HEADER))  # JSON rows may leave out what is null
     if not head:
         raise ValueError(f"{path} has no rows")
@@ -394,6 +403,7 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "scores": _scores,
     "confidence": _confidence,
     "features": _features,
+    "logprobs": _confidence,
     "correct": _correct,
     "token_ids": _token_ids,
     "meta": _meta,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -75,7 +75,15 @@ class TraceStore:
 
     def __iter__(self) -> Iterator[Trace]:
         """Yields every trace in the order of appending, a few hundred in memory at a time."""
-        for batch in self._batches():
+        return self.read()
+
+    def read(self, fields: Sequence[str] | None = None) -> Iterator[Trace]:
+        """As iterating, with only some fields of :class:`Trace` read from the disk.
+
+        Args:
+            fields: ``question_id``, ``sample_id`` and others; those left out keep their defaults. None: all.
+        """
+        for batch in self._batches(None if fields is None else list(fields)):
             yield from decode(batch)
 
     def __len__(self) -> int:
@@ -289,7 +297,7 @@ def _vector(values: Any) -> NDArray[np.float32]:
 
 
 def decode(batch: pa.RecordBatch) -> Iterator[Trace]:
-    """The traces of a record batch of :func:`trace_schema`."""
+    """The traces of a record batch of :func:`trace_schema`, or of some of its columns."""
     columns: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if name in ("confidence", "logprobs"):

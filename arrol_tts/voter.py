@@ -14,6 +14,7 @@ from arrol_tts.consensus import Consensus
 from arrol_tts.engine.base import Question, Sampling, check_request, never_stop
 from arrol_tts.events import Event, Progress
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
+from arrol_tts.prompts import Prompt
 from arrol_tts.stopping import KeepShare, Rule, TraceSpec
 from arrol_tts.streams import Closing, EventStream, Mapped, in_thread, nothing
 from arrol_tts.trace import Trace
@@ -96,10 +97,12 @@ class WeightedVoter:
         folder = resolve_head(path_or_id, revision=revision)
         config = read_head_config(folder)
         base_model = model or config.base_model
-        if model is not None and server is None:
+        if server is None and model is None:
+            config.check_revision()
+        elif server is None:
             from arrol_tts.engine.base import hidden_size_of
 
-            config.check_model(hidden_size=hidden_size_of(model), model=model)
+            config.check_model(hidden_size=hidden_size_of(base_model), model=base_model)
         voter = cls(config=config, method=method, extract=extract)
         if server is None:
             voter._make_engine = lambda: load_engine(base_model, folder, config, engine, engine_options)
@@ -263,6 +266,10 @@ class WeightedVoter:
             score_every: record them at every multiple of this many tokens too.
             rules: more stopping rules of the engine, beside the keep ratio.
             consensus: when a question needs no more traces; its others are cancelled then.
+            chat: send questions through the model's chat template, where it has one; False sends the text as it
+                is, such as a few-shot prompt for a base model.
+            samples: ``{id: numbers}`` of the traces to sample, where not all n of a question are wanted: to go on
+                with an interrupted run. Not together with rules that compare a question's traces.
 
         Returns:
             ``{question id: traces by sample id}``, in the order of the questions.
@@ -334,6 +341,8 @@ class WeightedVoter:
         score_every: int = 0,
         rules: Sequence[Rule] = (),
         consensus: Consensus | None = None,
+        chat: bool = True,
+        samples: Mapping[str, Sequence[int]] | None = None,
         every: float | None = None,
     ) -> _Plan:
         """A call's options with the head's defaults, refused here when they cannot work."""
@@ -362,7 +371,12 @@ class WeightedVoter:
             confidence_window=confidence_window,
             rules=rules,
         )
-        asked = [Question(question_id, text) for question_id, text in questions.items()]
+        wanted = {question_id: tuple(numbers) for question_id, numbers in (samples or {}).items()}
+        prompt = Prompt.from_messages(self.config.prompt if self.config else ())
+        asked = [
+            prompt.ask(question_id, text, chat=chat, samples=wanted.get(question_id))
+            for question_id, text in questions.items()
+        ]
         check_request(asked, sampling, spec, has_head=self.config is not None)
         return _Plan(asked, sampling, spec, consensus, every)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from arrol_tts.stopping import TraceSpec
+from arrol_tts.stopping import Threshold, TraceSpec
 from arrol_tts.trace import FinishReason, Trace
 
 if TYPE_CHECKING:
@@ -32,11 +32,27 @@ class Question:
         id: distinct among the questions of a call.
         text: what to ask, through the model's chat template where it has one.
         token_ids: the whole prompt as token ids, in place of the text.
+        chat: whether the text goes through the chat template; False sends it as it is.
+        samples: numbers of the traces to sample, such as those that an interrupted run lacks; None: all.
+        before: messages of the chat that come before the text, as ``(role, content)``: worked examples, a system
+            prompt. Models without a chat template get them as paragraphs.
     """
 
     id: str
     text: str = ""
     token_ids: tuple[int, ...] | None = None
+    chat: bool = True
+    samples: tuple[int, ...] | None = None
+    before: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The chat that ends with the text."""
+        return [{"role": role, "content": content} for role, content in (*self.before, ("user", self.text))]
+
+    def wanted(self, n: int) -> tuple[int, ...]:
+        """The numbers of its traces in a call that asks for n of every question."""
+        return tuple(range(n)) if self.samples is None else self.samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +185,11 @@ def check_request(
     for question in questions:
         if not (question.text.strip() if question.token_ids is None else question.token_ids):
             raise ValueError(f"question {question.id!r} is empty: ask something")
+        if question.samples is not None and any(not isinstance(rule, Threshold) for rule in spec.rules):
+            raise ValueError(
+                f"question {question.id!r} asks for some of its traces only, and the stopping rules compare all "
+                "of them: ask for all, or leave the rules out"
+            )
     if spec.scores and not has_head:
         raise ValueError("scores and pruning need a quality head: pass head= to the engine, or ask for neither")
     positions = [*spec.score_at, *spec.features_at, *(rule.at for rule in spec.rules)]
@@ -190,16 +211,22 @@ def prompt_ids(tokenizer: Any, question: Question) -> list[int]:
     """Token ids of a question's prompt."""
     if question.token_ids is not None:
         return list(question.token_ids)
-    return encode_prompt(tokenizer, question.text)
+    if question.before and question.chat and getattr(tokenizer, "chat_template", None):
+        return _encode_chat(tokenizer, question.messages)
+    text = "\n\n".join(message["content"] for message in question.messages)
+    return encode_prompt(tokenizer, text, chat=question.chat)
 
 
-def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+def encode_prompt(tokenizer: Any, text: str, *, chat: bool = True) -> list[int]:
     """Token ids of a text: through the chat template where the model has one, else as plain text."""
-    if getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": text}]
-        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(prompt, add_special_tokens=False))
+    if chat and getattr(tokenizer, "chat_template", None):
+        return _encode_chat(tokenizer, [{"role": "user", "content": text}])
     return list(tokenizer.encode(text))
+
+
+def _encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer.encode(prompt, add_special_tokens=False))
 
 
 def make_trace(

@@ -14,7 +14,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from arrol_tts.engine.base import (
     group_specs,
     never_stop,
 )
+from arrol_tts.engine.handover import head_folder, weights_file
 from arrol_tts.engine.server_replies import START_COMMAND, ServerError, Written, read_trace
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.events import Progress
@@ -38,6 +39,9 @@ from arrol_tts.stopping import TraceSpec
 from arrol_tts.trace import Trace
 
 if TYPE_CHECKING:
+    import torch
+
+    from arrol_tts.head import QualityHead
     from arrol_tts.streams import Closing
 
 PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)
@@ -115,6 +119,8 @@ class ServerEngine:
         retries: repetitions of a request that failed in passing, with growing pauses, before its server
             is given up.
         timeout: seconds until a trace must be complete.
+        shared_folder: where new weights and heads are left for the servers, which must see it under the same
+            path; by default on this machine.
 
     Raises:
         ServerError: when no server answers; the message names each one's reason.
@@ -133,6 +139,7 @@ class ServerEngine:
         max_in_flight: int = 512,
         retries: int = 3,
         timeout: float = 600.0,
+        shared_folder: str | Path | None = None,
     ) -> None:
         urls = [base_urls] if isinstance(base_urls, str) else list(base_urls)
         urls = list(dict.fromkeys(url.rstrip("/").removesuffix("/v1") for url in urls))
@@ -144,6 +151,7 @@ class ServerEngine:
         self._timeout = httpx.Timeout(timeout, connect=10.0, pool=None)
         self._wanted_head = None if head is None else Path(head)
         self._wanted_top_k = top_k
+        self._shared_folder = None if shared_folder is None else Path(shared_folder)
         self.model = model or ""
         for server in self._servers:
             self._probe(server)
@@ -211,9 +219,53 @@ class ServerEngine:
                 f"{', '.join(bare)}: scores and stopping rules, and so the quality method, need arrol's plug-in "
                 f"in the server: start it with `{START_COMMAND}`; without it use method='majority' or 'deepconf'"
             )
-        has_head = all(server.info and server.info["head"] for server in self._alive())
+        has_head = all(server.info and spec.head in server.info["heads"] for server in self._alive())
         check_request(questions, sampling, spec, has_head=has_head)
         return self._sample(questions, sampling, spec, stop_question, every)
+
+    def load_head(self, head: QualityHead | str | Path, name: str = "") -> None:
+        """Replace the head of that name on every server; it must have been started with one of that name.
+
+        Raises:
+            HeadError: when the head is for another hidden size, or cannot be read.
+            ServerError: when a server does not take it.
+        """
+        with head_folder(
+            head, hidden_size=self.hidden_size, model=self.model, folder=self._shared_folder
+        ) as path:
+            self._tell("/collective_rpc", {"method": "arrol_load_head", "args": [path, name]})
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]] | str | Path) -> None:
+        """Replace the language model's weights on every server, while nobody samples from them.
+
+        Args:
+            weights: names, as in the checkpoint, and tensors; or a safetensors file that the servers see.
+
+        Raises:
+            RuntimeError: while traces are being sampled here, whose tokens would come from two models.
+            ServerError: when a server does not take them.
+        """
+        if any(server.in_flight for server in self._servers):
+            raise RuntimeError("traces are being sampled: load new weights when they have ended")
+        with weights_file(weights, self._shared_folder) as path:
+            self._tell("/collective_rpc", {"method": "arrol_load_weights", "args": [path]})
+            self._tell("/reset_prefix_cache", {})
+
+    def _tell(self, path: str, body: dict[str, Any]) -> None:
+        """Call one of vLLM's endpoints for development on every server; all of them or an error."""
+        with httpx.Client(headers=self._headers, timeout=self._timeout) as client:
+            for server in self._servers:
+                try:
+                    response = client.post(server.url + path, json=body)
+                except httpx.TransportError as error:
+                    raise ServerError(f"{server.url} did not take {path}: {_words(error)}") from error
+                if response.status_code == 404:
+                    raise ServerError(
+                        f"{server.url} takes no new weights: start it with VLLM_SERVER_DEV_MODE=1 in its "
+                        "environment, where only the trainer can reach it"
+                    )
+                if response.status_code != 200:
+                    raise ServerError(f"{server.url} did not take {path}: {_message(response)}")
 
     def close(self) -> None:
         """See ``Engine.close``; the servers go on."""
@@ -299,7 +351,7 @@ class ServerEngine:
         call = _Call(sampling, every)
         specs = group_specs(questions, sampling, spec)
         asking = asyncio.run_coroutine_threadsafe(self._ask(call, questions, specs), self._loop)
-        awaited = {question.id: set(range(sampling.n)) for question in questions}
+        awaited = {question.id: set(question.wanted(sampling.n)) for question in questions}
         try:
             while (item := call.inbox.get()) is not None:
                 if isinstance(item, Exception):
@@ -355,6 +407,7 @@ class ServerEngine:
 
     async def _answer(self, call: _Call, server: _Server, question: Question, spec: TraceSpec) -> None:
         """Every trace of a question once, whatever happens to its server."""
+        everything = question.wanted(call.sampling.n)
         answered: set[int] = set()
 
         async def one(server: _Server, sample_id: int, spec: TraceSpec) -> None:
@@ -366,7 +419,7 @@ class ServerEngine:
         for attempt in itertools.count():
             # Rules compare the traces of a group: it meets again as a whole, from the same seeds, and what
             # has been answered already is dropped.
-            wanted = [i for i in range(call.sampling.n) if spec.rules or i not in answered]
+            wanted = [i for i in everything if spec.rules or i not in answered]
             group = replace(spec, group=f"{spec.group}/{attempt}")
             server.in_flight += len(wanted)
             try:
@@ -376,7 +429,7 @@ class ServerEngine:
                         task.add_done_callback(partial(self._leave, server))
             except* _ServerFailedError as failures:
                 server.failure = server.failure or str(failures.exceptions[0])
-            if len(answered) == call.sampling.n:
+            if len(answered) == len(everything):
                 return
             server = await self._room(call.sampling.n)
 
@@ -424,12 +477,13 @@ class ServerEngine:
             body |= {"logprobs": True, "top_logprobs": 0} if self._chats(question) else {"logprobs": 0}
         if question.token_ids is not None:
             return "/v1/completions", body | {"prompt": list(question.token_ids)}
-        if self._chat:
-            return "/v1/chat/completions", body | {"messages": [{"role": "user", "content": question.text}]}
-        return "/v1/completions", body | {"prompt": question.text}
+        if self._chats(question):
+            return "/v1/chat/completions", body | {"messages": question.messages}
+        text = "\n\n".join(message["content"] for message in question.messages)
+        return "/v1/completions", body | {"prompt": text}
 
     def _chats(self, question: Question) -> bool:
-        return self._chat and question.token_ids is None
+        return self._chat and question.chat and question.token_ids is None
 
     async def _post(
         self, server: _Server, path: str, body: dict[str, Any], note: Callable[[Written], None] | None
@@ -480,7 +534,7 @@ class ServerEngine:
 def _plugin_info(response: httpx.Response) -> dict[str, Any] | None:
     try:
         info = response.json()
-        return {key: info[key] for key in ("version", "hidden_size", "top_k", "head")}
+        return {key: info[key] for key in ("version", "hidden_size", "top_k", "head", "heads")}
     except (ValueError, KeyError, TypeError):
         return None  # a server without the plug-in may answer anything here
 

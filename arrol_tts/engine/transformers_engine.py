@@ -134,7 +134,7 @@ class TransformersEngine:
                 questions[first : first + per_batch], specs[first : first + per_batch], strict=True
             ):
                 prompt = prompt_ids(self._tokenizer, question)
-                for sample_id in range(sampling.n):
+                for sample_id in question.wanted(sampling.n):
                     generator = torch.Generator().manual_seed(sampling.seed_of(question.id, sample_id))
                     rows.append(_Row(question, sample_id, question_spec, prompt, generator, []))
             yield from self._decode(rows, sampling, stop_question, every)

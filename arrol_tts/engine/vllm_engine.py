@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from arrol_tts.engine.base import (
     never_stop,
     prompt_ids,
 )
+from arrol_tts.engine.handover import head_folder, weights_file
 from arrol_tts.engine.vllm_loop import VLLMLoop
 from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, check_vllm, vllm_options
 from arrol_tts.engine.vllm_run import Run, Sampled
@@ -133,15 +133,7 @@ class VLLMEngine:
         Raises:
             HeadError: when the head is for another hidden size, or cannot be read.
         """
-        from arrol_tts.head import QualityHead
-        from arrol_tts.head_config import read_head_config
-
-        with tempfile.TemporaryDirectory() as folder:
-            if isinstance(head, QualityHead):
-                head.save_pretrained(folder)
-                head = folder
-            read_head_config(Path(head)).check_model(hidden_size=self.hidden_size, model=self.model)
-            path = str(Path(head).resolve())
+        with head_folder(head, hidden_size=self.hidden_size, model=self.model) as path:
             self._loop.call(lambda engine: engine.collective_rpc("arrol_load_head", args=(path, name)))
         self._heads.add(name)
 
@@ -154,16 +146,7 @@ class VLLMEngine:
         Raises:
             RuntimeError: while traces are being sampled, whose tokens would come from two models.
         """
-        if isinstance(weights, (str, Path)):
-            self._loop.call(partial(_load_weights, path=str(Path(weights).resolve())))
-            return
-        from safetensors.torch import save_file
-
-        # Through a file in memory, so that it is the same for workers in other processes.
-        shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        with tempfile.TemporaryDirectory(dir=shared) as folder:
-            path = f"{folder}/weights.safetensors"
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights}, path)
+        with weights_file(weights) as path:
             self._loop.call(partial(_load_weights, path=path))
 
     def close(self) -> None:

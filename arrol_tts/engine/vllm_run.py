@@ -71,7 +71,7 @@ class Run:
         live = self._every is not None
         try:
             for question, prompt, spec in work:
-                for sample_id in range(sampling.n):
+                for sample_id in question.wanted(sampling.n):
                     # One request per trace: with n > 1 only the last-finishing sample's log would survive.
                     params = SamplingParams(
                         temperature=sampling.temperature,

@@ -324,6 +324,18 @@ def test_thousands_of_hostile_specs_are_refused_or_served_and_the_server_stays_u
     assert Counter(t.finish_reason == "pruned" for t in after.values()) == {True: 8, False: 8}
 
 
+def test_a_server_that_is_not_for_training_refuses_new_weights(engine: ServerEngine) -> None:
+    with pytest.raises(ServerError, match="VLLM_SERVER_DEV_MODE=1"):
+        engine.load_weights(POCKET_MODEL / "model.safetensors")
+    with pytest.raises(ServerError, match="VLLM_SERVER_DEV_MODE=1"):
+        engine.load_head(POCKET_HEAD)
+
+
+def test_scores_by_a_head_that_the_server_does_not_have_are_refused_here(engine: ServerEngine) -> None:
+    with pytest.raises(ValueError, match="need a quality head"):
+        engine.sample(QUESTIONS[:1], SAMPLING, replace(SCORED, head="other"))
+
+
 def requests_of(server: Server) -> float:
     return gauge(server, "num_requests_running") + gauge(server, "num_requests_waiting")
 

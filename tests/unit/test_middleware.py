@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -210,3 +211,11 @@ def test_the_launcher_schedules_asynchronously_on_gpus() -> None:
 def test_the_launcher_names_a_head_that_is_not_there() -> None:
     with pytest.raises(HeadError, match="there is no quality head at './nowhere'"):
         server_arguments("./nowhere", [], on_cpu=True)
+
+
+def test_a_model_without_a_head_is_served_for_collecting() -> None:
+    arguments = server_arguments(None, ["--model", "m"], on_cpu=False)
+    options = dict(itertools.pairwise(arguments))
+    assert options["--middleware"] == MIDDLEWARE
+    assert options["--model"] == "m"
+    assert json.loads(options["--additional-config"])["arrol"]["head"] is None

@@ -3,9 +3,11 @@
 ::
 
     python -m arrol_tts.engine.vllm_plugin.serve HEAD [options of vLLM's server]
+    python -m arrol_tts.engine.vllm_plugin.serve --model MODEL [options of vLLM's server]
 
-It fills in the options that ``vllm_options`` names, the head's language model and the middleware, prints
-the command and runs it. What is given explicitly wins.
+The second serves a model that has no head yet, to collect from. Either fills in the options that
+``vllm_options`` names, the head's language model and the middleware, prints the command and runs it. What is
+given explicitly wins.
 """
 
 from __future__ import annotations
@@ -24,30 +26,33 @@ ENTRY_POINT = "vllm.entrypoints.openai.api_server"
 MIDDLEWARE = "arrol_tts.engine.vllm_plugin.middleware.QualityHeadMiddleware"
 
 
-def server_arguments(head: str, options: Sequence[str], *, on_cpu: bool) -> list[str]:
+def server_arguments(head: str | None, options: Sequence[str], *, on_cpu: bool) -> list[str]:
     """Command line of vLLM's server for a head.
 
     Args:
-        head: folder or hub id of a quality head, or ``"pocket"``.
+        head: folder or hub id of a quality head, or ``"pocket"``; None for none, and a model among the options.
         options: further options of vLLM's server.
         on_cpu: vLLM runs on a CPU, which ``CPU_OPTIONS`` suit.
 
     Raises:
         HeadError: when there is no such head.
     """
-    folder = resolve_head(head)
-    config = read_head_config(folder)
+    folder = None if head is None else resolve_head(head)
+    config = None if folder is None else read_head_config(folder)
     given = {option.partition("=")[0].replace("_", "-") for option in options if option.startswith("--")}
-    suited = dict(config.engine)
+    suited = {} if config is None else dict(config.engine)
     top_k = int(suited.pop("top_k", DEFAULT_TOP_K))
     for option, switched_on in CPU_OPTIONS.items() if on_cpu else ():
         flag = option.replace("_", "-")
         if not given & {f"--{flag}", f"--no-{flag}"}:
             options = [f"--{flag}" if switched_on else f"--no-{flag}", *options]
     asynchronous = "--no-async-scheduling" not in options
-    plugin = vllm_options(head=str(folder.resolve()), top_k=top_k, asynchronous=asynchronous)
+    path = None if folder is None else str(folder.resolve())
+    plugin = vllm_options(head=path, top_k=top_k, asynchronous=asynchronous)
     # The log-probabilities that reinforcement learning needs: of the distribution that is sampled from.
-    defaults = {"--model": config.base_model, "--logprobs-mode": "processed_logprobs"}
+    defaults = {"--logprobs-mode": "processed_logprobs"}
+    if config is not None:
+        defaults["--model"] = config.base_model
     defaults |= {f"--{name.replace('_', '-')}": str(value) for name, value in suited.items()}
     defaults |= {
         f"--{name.replace('_', '-')}": value if isinstance(value, str) else json.dumps(value)
@@ -62,14 +67,18 @@ def server_arguments(head: str, options: Sequence[str], *, on_cpu: bool) -> list
 
 def main() -> None:
     """Run the server; see the module's docstring."""
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        sys.exit("usage: python -m arrol_tts.engine.vllm_plugin.serve HEAD [options of vLLM's server]")
+    options = sys.argv[1:]
+    head = options.pop(0) if options and not options[0].startswith("-") else None
+    if head is None and not any(option.partition("=")[0] == "--model" for option in options):
+        sys.exit(
+            "usage: python -m arrol_tts.engine.vllm_plugin.serve HEAD|--model MODEL [options of vLLM's server]"
+        )
     from vllm.platforms import current_platform
 
     from arrol_tts.engine.vllm_plugin import check_vllm
 
     check_vllm()
-    arguments = server_arguments(sys.argv[1], sys.argv[2:], on_cpu=current_platform.is_cpu())
+    arguments = server_arguments(head, options, on_cpu=current_platform.is_cpu())
     print(shlex.join(["python", "-m", ENTRY_POINT, *arguments]), flush=True)
     sys.argv = [ENTRY_POINT, *arguments]
     runpy.run_module(ENTRY_POINT, run_name="__main__", alter_sys=True)

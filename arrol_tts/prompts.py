@@ -1,0 +1,55 @@
+"""Prompt: how a question is put to a language model: what comes before it, and the words around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arrol_tts.engine.base import Question
+
+PLACEHOLDER = "{question}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A chat whose last message asks a question.
+
+    Args:
+        messages: ``(role, content)`` pairs; the last is the user's, and holds ``{question}``. Those before it are
+            worked examples or a system prompt.
+
+    Raises:
+        ValueError: when the last message does not ask the question.
+    """
+
+    messages: tuple[tuple[str, str], ...] = (("user", PLACEHOLDER),)
+
+    def __post_init__(self) -> None:
+        if not self.messages or self.messages[-1][0] != "user" or PLACEHOLDER not in self.messages[-1][1]:
+            raise ValueError(f"the last message of a prompt must be the user's and contain {PLACEHOLDER}")
+
+    @classmethod
+    def from_messages(cls, messages: Iterable[Mapping[str, Any]]) -> Prompt:
+        """The prompt of ``{"role", "content"}`` messages; without any, the question as it is.
+
+        Raises:
+            ValueError: as the class, or when a message is none.
+        """
+        try:
+            pairs = tuple((str(message["role"]), str(message["content"])) for message in messages)
+        except (KeyError, TypeError):
+            raise ValueError('a prompt is a list of messages {"role": ..., "content": ...}') from None
+        return cls(pairs) if pairs else cls()
+
+    def to_messages(self) -> list[dict[str, str]]:
+        """JSON-ready form, the inverse of ``from_messages``; empty where the question is asked as it is."""
+        if self == Prompt():
+            return []
+        return [{"role": role, "content": content} for role, content in self.messages]
+
+    def ask(self, question_id: str, question: str, **options: Any) -> Question:
+        """The engine's question; ``options`` are further fields of it. A blank one stays blank, to be refused."""
+        *before, (_, last) = self.messages
+        text = last.replace(PLACEHOLDER, question) if question.strip() else ""
+        return Question(question_id, text, before=tuple(before), **options)
