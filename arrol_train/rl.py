@@ -36,7 +36,7 @@ from arrol_tts.pocket import POCKET_MODEL
 if TYPE_CHECKING:
     from trl import GRPOConfig, GRPOTrainer
 
-    from arrol_train.rollout import TrainableEngine
+    from arrol_train.groups import TrainableEngine
 
 LITTLE_SPACE = 64 << 20
 """Bytes of free disk below which a failed write is put down to a full disk."""

@@ -16,12 +16,11 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,27 +29,18 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from arrol_train.buffer import FINISH, ReplayBuffer
-from arrol_train.config import Detection, RolloutConfig, check_same
+from arrol_train.config import RolloutConfig, check_same
+from arrol_train.groups import Group, GroupSampler, sampling_of
 from arrol_train.online_head import OnlineHead
+from arrol_train.policy_weights import policy_weights
 from arrol_train.rewards import Grader, Reward, Row
-from arrol_train.selection import select
-from arrol_tts.engine.base import Question, Sampling, encode_prompt
+from arrol_tts.engine.base import Question
 from arrol_tts.files import write_atomic
-from arrol_tts.stopping import TraceSpec
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
 
-    from arrol_tts.engine.base import Engine
-    from arrol_tts.head import QualityHead
-    from arrol_tts.trace import Trace
-
-    class TrainableEngine(Engine, Protocol):
-        """An engine whose weights can be replaced, and that several threads may sample from."""
-
-        def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None: ...
-        def load_head(self, head: QualityHead) -> None: ...
-
+    from arrol_train.groups import TrainableEngine
 
 CHECKPOINT_FOLDER = "arrol"
 """Inside TRL's checkpoint folders; there once a checkpoint is complete."""
@@ -64,46 +54,6 @@ MISMATCH = 0.2
 
 class EngineMismatchError(RuntimeError):
     """The engine samples from another model than the one that is trained."""
-
-
-@dataclass(slots=True)
-class _State:
-    """The head's input at a position, and what the head made of it."""
-
-    features: NDArray[np.float32]
-    score: float
-
-
-@dataclass(slots=True)
-class Rollout:
-    """One rollout of a group.
-
-    Attributes:
-        token_ids: generated so far.
-        logprobs: of these tokens, None where the engine gives none.
-        reward: 0 or 1 once it has ended, None before, and for the pruned for ever.
-        inclusion: probability that it was to be kept so far.
-        states: by detection position, and by `FINISH` for the last.
-    """
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] | None = field(default_factory=list)
-    reward: float | None = None
-    inclusion: float = 1.0
-    states: dict[int, _State] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Group:
-    row: int
-    prompt_ids: list[int]
-    rollouts: list[Rollout]
-    survivors: list[Rollout] = field(default_factory=list)
-    early: int = 0
-
-    @property
-    def has_signal(self) -> bool:
-        return len({rollout.reward for rollout in self.survivors}) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +159,7 @@ class PrunedRollout:
         self._row_of = _index(self._rows)
         self._head_updates = head_updates
         self._seed = seed
-        self._tokenizer: Any = None
+        self._sampler: GroupSampler | None = None
         self._pushed = -1
         self._calls = 0
         self.clock = PhaseClock()
@@ -239,7 +189,7 @@ class PrunedRollout:
         self._push(trainer, step)
         clock.lap("push")
         if not training:
-            whole = [self._roll_group(row, f"eval/{step}/{row}", size, ()) for row in rows]
+            whole = [self._groups.roll(row, f"eval/{step}/{row}", size, ()) for row in rows]
             return _output(whole)
         if size != self.config.survivors:
             raise ValueError(
@@ -274,7 +224,7 @@ class PrunedRollout:
 
         The rows' prompts are distinct. A row's rollouts do not depend on the other rows.
         """
-        sampling = self._sampling(samples, self.config.max_tokens, seed)
+        sampling = sampling_of(self.config, samples, self.config.max_tokens, seed)
         row_of = {row["prompt"]: row for row in rows}
         rewards: dict[str, list[float]] = {prompt: [] for prompt in row_of}
         for trace in self.engine.sample([Question(prompt, prompt) for prompt in row_of], sampling):
@@ -313,7 +263,9 @@ class PrunedRollout:
     # --- with the trainer ---------------------------------------------------------------------------
 
     def _attach(self, trainer: GRPOTrainer) -> None:
-        self._tokenizer = trainer.processing_class
+        self._sampler = GroupSampler(
+            self.engine, self._rows, self.grade, self.config, self.head, trainer.processing_class, self._seed
+        )
         trainer.add_callback(_Checkpoints(self))
         step = trainer.state.global_step
         folder = Path(trainer.args.output_dir) / f"checkpoint-{step}" / CHECKPOINT_FOLDER
@@ -326,6 +278,11 @@ class PrunedRollout:
             trainer.use_vllm = True
             trainer.vllm_generation = _NoSync()
             trainer._last_loaded_step = -1
+
+    @property
+    def _groups(self) -> GroupSampler:
+        assert self._sampler is not None, "the first call makes it"
+        return self._sampler
 
     def _push(self, trainer: GRPOTrainer, step: int) -> None:
         if step != self._pushed:
@@ -346,7 +303,7 @@ class PrunedRollout:
         return [self._row_of[key] for key in firsts]
 
     @torch.no_grad()
-    def _check(self, groups: Sequence[_Group], trainer: GRPOTrainer) -> None:
+    def _check(self, groups: Sequence[Group], trainer: GRPOTrainer) -> None:
         """Compare log-probabilities of a few rollouts with the trainer's own forward pass."""
         model = trainer.model
         for group in groups[:CHECKED_ROLLOUTS]:
@@ -365,9 +322,7 @@ class PrunedRollout:
                     "the engine does not hold the weights that are trained, or samples with other settings"
                 )
 
-    # --- generating ---------------------------------------------------------------------------------
-
-    def _roll(self, rows: list[int], step: int, trainer: GRPOTrainer) -> list[_Group]:
+    def _roll(self, rows: list[int], step: int, trainer: GRPOTrainer) -> list[Group]:
         """Groups of the rows; those without signal replaced while there are refills."""
         groups = self._roll_rows(rows, step, 0)
         others = np.random.default_rng((self._seed, step, trainer.accelerator.process_index)).permutation(
@@ -384,128 +339,23 @@ class PrunedRollout:
                     groups[i] = group
         return groups
 
-    def _roll_rows(self, rows: list[int], step: int, refill: int) -> list[_Group]:
+    def _roll_rows(self, rows: list[int], step: int, refill: int) -> list[Group]:
         detect = self.config.detect if step >= self.config.cold_start else ()
 
-        def roll(row: int) -> _Group:
+        def roll(row: int) -> Group:
             name = f"{step}/{refill}/{row}"
             rng = np.random.default_rng((self._seed, step, refill, row))
-            group = self._roll_group(row, name, self.config.group, detect, rng)
+            group = self._groups.roll(row, name, self.config.group, detect, rng)
             if not detect:
-                self._keep(group, self.config.survivors, FINISH, rng)
+                self._groups.keep(group, self.config.survivors, FINISH, rng)
             return group
 
         with ThreadPoolExecutor(max_workers=len(rows)) as pool:
             return list(pool.map(roll, rows))
 
-    def _roll_group(
-        self,
-        row: int,
-        name: str,
-        size: int,
-        detect: Sequence[Detection],
-        rng: np.random.Generator | None = None,
-    ) -> _Group:
-        """Generate a group, pruning it at every detection position."""
-        group = _Group(row, self._encode(self._rows[row]["prompt"]), [Rollout() for _ in range(size)])
-        group.survivors = list(group.rollouts)
-        for point in detect:
-            keep = round(point.keep * size)
-            if keep == size:
-                continue  # read there in passing
-            self._extend(group, point.at + 1, f"{name}/{point.at}")
-            group.early = sum(rollout.reward is not None for rollout in group.rollouts)
-            assert rng is not None
-            self._keep(group, keep, point.at, rng)
-        self._extend(group, self.config.max_tokens, f"{name}/end")
-        return group
-
-    def _extend(self, group: _Group, until: int, name: str) -> None:
-        """Let the open survivors write on until they have ``until`` tokens, and grade those that end."""
-        open_rollouts = [rollout for rollout in group.survivors if rollout.reward is None]
-        if not open_rollouts:
-            return
-        begun = len(open_rollouts[0].token_ids)
-        marks = tuple(p.at - begun for p in self.config.detect if begun < p.at < until)
-        if begun:
-            questions = [
-                Question(f"{name}/{i}", token_ids=(*group.prompt_ids, *rollout.token_ids))
-                for i, rollout in enumerate(open_rollouts)
-            ]
-        else:
-            questions = [Question(name, token_ids=tuple(group.prompt_ids))]
-        sampling = self._sampling(len(open_rollouts) // len(questions), until - begun, self._seed)
-        order = {question.id: i for i, question in enumerate(questions)}
-        for trace in self.engine.sample(questions, sampling, self._spec(marks)):
-            rollout = open_rollouts[order[trace.question_id] + trace.sample_id]
-            self._write(rollout, trace, begun, marks)
-            if trace.finish_reason == "stop":
-                text = self._tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
-                rollout.reward = self.grade(self._rows[group.row], text)
-            elif len(rollout.token_ids) >= self.config.max_tokens:
-                rollout.reward = 0.0  # cut off: it has no answer
-            if rollout.reward is not None and trace.features:
-                rollout.states[FINISH] = _state(trace, trace.num_tokens - 1)
-
-    @staticmethod
-    def _write(rollout: Rollout, trace: Trace, begun: int, marks: Iterable[int]) -> None:
-        rollout.token_ids += trace.token_ids or []
-        if trace.logprobs is None or rollout.logprobs is None:
-            rollout.logprobs = None
-        else:
-            rollout.logprobs += trace.logprobs.tolist()
-        for mark in marks:
-            if mark in trace.features:
-                rollout.states[begun + mark] = _state(trace, mark)
-
-    def _keep(self, group: _Group, keep: int, position: int, rng: np.random.Generator) -> None:
-        """Choose the survivors among those of before; a rollout that has ended has a known reward."""
-        candidates = group.survivors
-        if keep == len(candidates):
-            return
-        known = np.array([rollout.reward is not None for rollout in candidates])
-        scores = np.full(len(candidates), 0.5)
-        tau = 0.0
-        if self.head is not None and position != FINISH:
-            states = [rollout.states.get(position) for rollout in candidates]
-            scores = np.array([state.score if state else 0.5 for state in states])
-            tau = self.head.tau_at(position)
-        q = self.head.posterior(scores, position) if self.head is not None else scores
-        rewards = np.array([rollout.reward or 0.0 for rollout in candidates])
-        selection = select(
-            self.config.policy,
-            np.where(known, rewards, q),
-            keep,
-            rng,
-            known=known,
-            scores=scores,
-            exploration=self.config.exploration,
-            tau=tau,
-            **self.config.policy_options,
-        )
-        for rollout, share in zip(candidates, selection.inclusion, strict=True):
-            if rollout.reward is None:  # a known reward is learned from whether it is kept or not
-                rollout.inclusion *= float(share)
-        group.survivors = [candidates[i] for i in selection.kept]
-
-    def _sampling(self, n: int, max_tokens: int, seed: int) -> Sampling:
-        config = self.config
-        return Sampling(n=n, temperature=config.temperature, top_p=config.top_p, max_tokens=max_tokens, seed=seed)
-
-    def _spec(self, marks: tuple[int, ...]) -> TraceSpec:
-        if self.head is None:
-            return TraceSpec(logprobs=True)
-        return TraceSpec(logprobs=True, score_at=marks, score_finish=True, features_at=marks, features_finish=True)
-
-    def _encode(self, prompt: Any) -> list[int]:
-        if isinstance(prompt, str):
-            return encode_prompt(self._tokenizer, prompt)
-        text = self._tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
-
     # --- learning -----------------------------------------------------------------------------------
 
-    def _record(self, group: _Group, step: int) -> _Record:
+    def _record(self, group: Group, step: int) -> _Record:
         labelled = [rollout for rollout in group.rollouts if rollout.reward is not None]
         states = [(rollout, at, state) for rollout in labelled for at, state in rollout.states.items()]
         width = self.engine.hidden_size
@@ -576,52 +426,7 @@ class _NoSync:
         """Nothing to do."""
 
 
-def policy_weights(trainer: GRPOTrainer) -> Iterator[tuple[str, torch.Tensor]]:
-    """The policy's weights under the names of its checkpoint, adapters merged, shards gathered.
-
-    Every rank must iterate to the end, since gathering is collective. Sharded models (FSDP, DeepSpeed ZeRO-3) are
-    handled as their documentation says, but untested here.
-    """
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    adapted = hasattr(model, "merge_adapter")
-    if adapted:
-        model.merge_adapter()
-    try:
-        for name, parameter in model.named_parameters():
-            plain = _checkpoint_name(name)
-            with _gathered(parameter):
-                tensor = parameter.data
-                tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-                if plain:
-                    yield plain, tensor
-    finally:
-        if adapted:
-            model.unmerge_adapter()
-
-
-def _checkpoint_name(name: str) -> str:
-    """A parameter's name without its wrappers; "" for an adapter's own."""
-    if "lora_" in name or "original_module" in name:
-        return ""
-    for wrapper in ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "base_model.model."):
-        name = name.replace(wrapper, "")
-    return name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
-
-
-def _gathered(parameter: torch.nn.Parameter) -> Any:
-    """A context in which a parameter of DeepSpeed ZeRO-3 is whole; others are anyway."""
-    if not hasattr(parameter, "ds_id"):
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter])
-
-
-def _state(trace: Trace, position: int) -> _State:
-    return _State(trace.features[position], trace.scores.get(position, 0.5))
-
-
-def _output(groups: Sequence[_Group]) -> dict[str, Any]:
+def _output(groups: Sequence[Group]) -> dict[str, Any]:
     survivors = [(group, rollout) for group in groups for rollout in group.survivors]
     logprobs = [rollout.logprobs for _, rollout in survivors]
     return {
