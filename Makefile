@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,demo,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval demo test test-all test-vllm lint bench-demo bench-engine bench-pocket bench-voting bench-rl pocket clean
+.PHONY: setup eval demo test test-all test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-voting bench-rl reproduce pocket clean
 
 setup: $(READY)
 
@@ -67,6 +67,16 @@ bench-demo: setup
 # About an hour on two cores that do nothing else; goes on where it was cut.
 bench-rl: setup
 	$(BIN)/python -m evals.bench.rl
+
+# About an hour on two cores, most of it sampling a real model; goes on where it was cut.
+bench-head: setup
+	$(BIN)/python -m evals.smollm2
+	$(BIN)/python -m evals.bench.head
+
+# The paper's experiments at pocket scale: docs/results.md and its figures. Samples for some minutes, goes on where it
+# was cut, and reads what takes longer from evals/results/.
+reproduce: setup
+	$(BIN)/python -m evals.reproduce
 
 # Make the pocket model and its head again (synthetic; about half an hour on two cores).
 pocket: setup

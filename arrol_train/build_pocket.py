@@ -1,33 +1,30 @@
 """Make the pocket model and its quality head (synthetic): ``python -m arrol_train.build_pocket``.
 
 Two seeded stages. ``model``: supervised training of a tiny Qwen3 on texts of both strategies (see
-``arrol_tts/pocket/task.py``). ``head``: sample training questions with it, read the hidden states of the
-traces, train the head, and choose on training questions what the votes need (DeepConf's windows, how the
-quality vote weighs). No test question is used anywhere here.
+``arrol_tts/pocket/task.py``). ``head``: what ``arrol-train collect`` and ``arrol-train head`` do for any model, on
+training questions. No test question of the pocket task is used here: the head's own test is a part of those.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import torch
 import typer
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from torch.nn.functional import cross_entropy
 
-from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, verify
+from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 from arrol_tts.pocket.task import CHARACTERS, training_text
-from arrol_tts.voting import vote
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from arrol_tts.trace import Trace
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -38,8 +35,6 @@ POOL = 2048
 MAX_TOKENS = 256
 TOP_K = 5
 """Of the token confidence: the pocket vocabulary has 26 tokens, DeepConf's 20 would be nearly all of it."""
-WINDOWS = (8, 16, 32, 64, 2048)
-"""DeepConf windows tried, 2048 being the published one."""
 
 
 @app.command()
@@ -145,99 +140,56 @@ def _batches(batch_tokens: int, seed: int) -> Iterator[tuple[torch.Tensor, torch
 def head(
     model: Annotated[Path, typer.Option(help="folder of the model")] = POCKET_MODEL,
     out: Annotated[Path, typer.Option(help="folder of the head")] = POCKET_HEAD,
+    collection: Annotated[Path, typer.Option(help="folder of the samples")] = Path("runs/pocket-collection"),
     questions: Annotated[int, typer.Option(help="training questions to sample")] = 800,
     n: Annotated[int, typer.Option(help="traces per question")] = 16,
     at: Annotated[int, typer.Option(help="detection position in generated tokens")] = 32,
     seed: Annotated[int, typer.Option(help="of questions, sampling and training")] = 0,
 ) -> None:
     """Train the head on the model's own traces of training questions (about ten minutes on two cores)."""
-    from arrol_train.collect import hidden_states
-    from arrol_train.head_trainer import HeadTraining, held_out_rows, train_head
-    from arrol_tts.answers import extract_answer
-    from arrol_tts.engine.base import Question, Sampling
+    from arrol_train.collect import Manifest
+    from arrol_train.collect_progress import collect_with_progress
+    from arrol_train.dataset import open_collected
+    from arrol_train.head_trainer import HeadTraining
+    from arrol_train.make_head import HeadOptions, make_head, save
+    from arrol_train.problems import Problem
+    from arrol_train.rewards import pocket_reward
     from arrol_tts.engine.vllm_engine import VLLMEngine
-    from arrol_tts.head_config import QualityHeadConfig
     from arrol_tts.pocket import questions as question_stream
-    from arrol_tts.stopping import TraceSpec
+    from arrol_tts.revision import model_revision
 
     # The model learned from the first stream of training questions; these are from another one.
     asked = list(itertools.islice(question_stream("train", seed + 1), questions))
-    texts = {f"train-{i}": question.text for i, question in enumerate(asked)}
-    engine = VLLMEngine(model, dtype="float32", max_model_len=512, top_k=TOP_K)
-    sampling = Sampling(n=n, temperature=1.0, max_tokens=MAX_TOKENS, seed=seed)
-    traces = []
-    with Progress() as bar:
-        task = bar.add_task("traces", total=questions * n)
-        asking = [Question(name, text) for name, text in texts.items()]
-        for trace in engine.sample(asking, sampling, TraceSpec(confidence=True)):
-            trace.answer = extract_answer(trace.text) if trace.finish_reason == "stop" else None
-            trace.correct = verify(texts[trace.question_id], trace.answer)
-            traces.append(trace)
-            bar.advance(task)
-    engine.close()
-
-    # Two rows a trace: the detection position, and the last state before the end.
-    rows = [sorted({min(at, trace.num_tokens - 1), trace.num_tokens - 1}) for trace in traces]
-    states = list(hidden_states(model, [texts[t.question_id] for t in traces], traces, rows))
-    names = {name: i for i, name in enumerate(texts)}
-    row_questions = np.repeat([names[t.question_id] for t in traces], [len(r) for r in rows])
-    training = HeadTraining(seed=seed)
-    trained = train_head(
-        features=np.concatenate(states),
-        labels=np.repeat([bool(t.correct) for t in traces], [len(r) for r in rows]),
-        questions=row_questions,
-        positions=np.concatenate([[int(k != at) for k in r] for r in rows]),
-        config=QualityHeadConfig(
-            base_model="../model",
-            hidden_size=HIDDEN_SIZE,
-            inner_size=128,
-            positions=[at],
-            sampling={"temperature": 1.0, "max_tokens": MAX_TOKENS},
-            engine={"top_k": TOP_K, "dtype": "float32"},
-        ),
-        training=training,
+    problems = [Problem(f"train-{i}", question.text, question.answer) for i, question in enumerate(asked)]
+    engine = {"dtype": "float32", "max_model_len": 512, "top_k": TOP_K}
+    manifest = Manifest(
+        model=str(model),
+        revision=model_revision(model),
+        hidden_size=HIDDEN_SIZE,
+        data=f"pocket training questions, seed {seed + 1}",
+        data_sha256=hashlib.sha256("\n".join(question.text for question in asked).encode()).hexdigest(),
+        prompt=[],
+        sampling={"temperature": 1.0, "top_p": 1.0, "max_tokens": MAX_TOKENS, "seed": seed},
+        positions=[at],
+        top_k=TOP_K,
+        engine=engine,
+        synthetic=True,
     )
-    with torch.inference_mode():
-        for trace, positions, state in zip(traces, rows, states, strict=True):
-            scores = trained(torch.from_numpy(state)).tolist()
-            trace.scores = dict(zip(positions, scores, strict=True))
-    held_out = {
-        name for name, i in names.items() if i in set(row_questions[held_out_rows(row_questions, training)])
-    }
-    trained.config.voting = _best_options(traces, [t for t in traces if t.question_id in held_out])
-    trained.config.metrics |= {
-        "synthetic": True,
-        "training_questions": questions,
-        "traces_per_question": n,
-        "mean_accuracy": round(float(np.mean([t.correct for t in traces])), 4),
-        "mean_tokens": round(float(np.mean([t.num_tokens for t in traces])), 1),
-    }
-    trained.save_pretrained(out)
-    typer.echo(f"wrote {out}: {trained.config.metrics} {trained.config.voting}")
-
-
-def _best_options(traces: list[Trace], held_out: list[Trace]) -> dict[str, dict[str, Any]]:
-    """Each method at its best on training questions; the head's own on those it did not learn from."""
-    return {
-        "deepconf": _best("deepconf", traces, [{"window": window} for window in WINDOWS]),
-        "deepconf-lowest": _best("deepconf-lowest", traces, [{"window": window} for window in WINDOWS]),
-        "deepconf-tail": _best("deepconf-tail", traces, [{"tail": window} for window in WINDOWS]),
-        "quality": _best(
-            "quality",
-            held_out,
-            [{"over": over, "odds_power": power} for over in ("last", "mean") for power in (None, 0.5, 1.0, 2.0)],
-        ),
-    }
-
-
-def _best(method: str, traces: list[Trace], options: list[dict[str, Any]]) -> dict[str, Any]:
-    by_question = sorted(traces, key=lambda trace: trace.question_id)
-    groups = [list(group) for _, group in itertools.groupby(by_question, lambda trace: trace.question_id)]
-
-    def accuracy(chosen: dict[str, Any]) -> float:
-        return float(np.mean([bool(vote(group, method, **chosen).correct) for group in groups]))
-
-    return max(options, key=accuracy)
+    collect_with_progress(
+        lambda: VLLMEngine(model, **engine),  # type: ignore[arg-type]
+        manifest,
+        problems,
+        pocket_reward,
+        collection,
+        n=n,
+    )
+    options = HeadOptions(
+        sizes=(128,), weight_decays=(0.05,), seeds=1, base_model="../model", training=HeadTraining(seed=seed)
+    )
+    with open_collected(collection) as collected:
+        made = make_head(collected, options)
+    save(made, out, collection)
+    typer.echo(f"wrote {out}: {made.chosen.head.config.metrics} {made.chosen.head.config.voting}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
-"""``arrol-train``: reinforce a language model with rollouts that are pruned while they are generated."""
+"""``arrol-train``: quality heads for any model, and reinforcement with rollouts that are pruned meanwhile."""
 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import yaml
+
+if TYPE_CHECKING:
+    from arrol_train.collect import Manifest
+    from arrol_tts.engine.base import Engine, Question
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -38,6 +43,188 @@ def rl(
     except (ValueError, DiskFullError, EngineMismatchError) as error:
         _fail(str(error))
     typer.echo(f"policy: {out / 'policy'}" + (f", head: {out / 'head'}" if settings.head else ""))
+
+
+@app.command()
+def collect(
+    model: Annotated[str, typer.Option(help="folder or hub id; with --server, the name it is served under")],
+    data: Annotated[Path, typer.Option(help="questions with answers: JSON lines, JSON, CSV or Parquet")],
+    out: Annotated[Path, typer.Option(help="folder; a collection that was cut off there goes on")],
+    n: Annotated[int, typer.Option(help="samples per question", min=2)] = 16,
+    question_column: Annotated[str, typer.Option(help="column of the questions")] = "question",
+    answer_column: Annotated[str, typer.Option(help="column of the answers")] = "answer",
+    limit: Annotated[int | None, typer.Option(help="questions, from the first on", min=1)] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="text with {question}, or a JSON list of chat messages that ends with it")
+    ] = None,
+    few_shot: Annotated[
+        Path | None, typer.Option(help="JSON lines of worked examples: question and solution")
+    ] = None,
+    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print the first prompt, and stop")] = False,
+    temperature: Annotated[float, typer.Option(help="of the sampling")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="nucleus share")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="limit on a sample's tokens", min=2)] = 1024,
+    positions: Annotated[
+        str, typer.Option(help="generated tokens at which hidden vectors are kept, as 16,32,64; the finish always")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="of the sampling", min=0)] = 0,
+    server: Annotated[
+        list[str] | None, typer.Option(help="base URL of a server with the plug-in; repeatable")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="module:function that grades, instead of comparing answers")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="an engine option, as dtype=bfloat16; repeatable")
+    ] = None,
+) -> None:
+    """Sample questions, grade the answers, and keep hidden vectors: what `head` learns from."""
+    warnings.simplefilter("ignore", FutureWarning)
+    from arrol_train.collect import Manifest, default_positions, file_sha256
+    from arrol_train.collect_progress import collect_with_progress
+    from arrol_train.problems import read_problems, read_prompt
+    from arrol_train.rewards import load_reward, math_reward
+    from arrol_tts.engine.base import DEFAULT_TOP_K, hidden_size_of
+    from arrol_tts.revision import model_revision
+
+    options = dict(_assignment(text) for text in option or ())
+    try:
+        problems = read_problems(data, question_column=question_column, answer_column=answer_column, limit=limit)
+        asked = read_prompt(prompt, few_shot)
+        if show_prompt:
+            _show_prompt(None if server else model, asked.ask("", problems[0].question))
+            return
+        engine = _connect(model, server, options) if server else None
+        manifest = Manifest(
+            model=model if server or not Path(model).is_dir() else str(Path(model).resolve()),
+            revision=None if server else model_revision(model),
+            hidden_size=engine.hidden_size if engine else hidden_size_of(model),
+            data=data.name,
+            data_sha256=file_sha256(data),
+            prompt=asked.to_messages(),
+            sampling={"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed},
+            positions=_positions(positions) or default_positions(max_tokens),
+            top_k=int(options.get("top_k", DEFAULT_TOP_K)),
+            engine=options,
+        )
+        grade = load_reward(reward) if reward else math_reward
+        load = partial(_load, manifest) if engine is None else lambda: engine
+        collect_with_progress(load, manifest, problems, grade, out, n=n)
+    except (ValueError, OSError, RuntimeError) as error:
+        _fail(str(error))
+
+
+@app.command()
+def head(
+    collection: Annotated[Path, typer.Argument(help="folder that `collect` wrote")],
+    out: Annotated[Path, typer.Option(help="folder of the head")],
+    sizes: Annotated[str, typer.Option(help="inner sizes to try; 0 is a linear probe")] = "0,32,128",
+    weight_decays: Annotated[str, typer.Option(help="to try with each size")] = "0.05,1",
+    seeds: Annotated[int, typer.Option(help="seeds of the best, averaged into one head", min=1)] = 3,
+    ranking: Annotated[float, typer.Option(help="weight of the within-question ranking term", min=0)] = 1.0,
+    epochs: Annotated[int, typer.Option(help="passes at most", min=1)] = 30,
+    learning_rate: Annotated[float, typer.Option(help="peak")] = 1e-3,
+    folds: Annotated[int, typer.Option(help="parts of the questions: one tests, another validates")] = 5,
+    fold: Annotated[int, typer.Option(help="which part tests")] = 0,
+    cross_fit: Annotated[
+        int,
+        typer.Option(help="parts of the training questions scored by heads that did not learn from them; 0: none"),
+    ] = 4,
+    keep: Annotated[float, typer.Option(help="share that pruning keeps")] = 0.5,
+    base_model: Annotated[
+        str | None, typer.Option(help="what the head calls its model, such as its hub id")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the split and the training", min=0)] = 0,
+) -> None:
+    """Train a head on collected samples, choose its size and position, and measure it on held-out questions."""
+    from rich.console import Console
+
+    from arrol_train.card import CARD_FILE
+    from arrol_train.dataset import open_collected
+    from arrol_train.head_trainer import HeadTraining
+    from arrol_train.make_head import HeadOptions, make_head, save
+
+    console = Console()
+    training = HeadTraining(epochs=epochs, learning_rate=learning_rate, ranking=ranking, seed=seed)
+    try:
+        options = HeadOptions(
+            sizes=tuple(int(part) for part in sizes.split(",")),
+            weight_decays=tuple(float(part) for part in weight_decays.split(",")),
+            seeds=seeds,
+            folds=folds,
+            fold=fold,
+            cross_fit=cross_fit,
+            keep=keep,
+            base_model=base_model,
+            training=training,
+        )
+        with console.status("reading"), open_collected(collection) as collected:
+            with console.status("training"):
+                made = make_head(collected, options)
+            save(made, out, collection)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    for name, figures in made.votes.items():
+        low, high = figures.interval
+        console.print(f"{name:16} {figures.accuracy:.3f} ({low:.3f} to {high:.3f})")
+    console.print(f"on {len(made.split.test)} test questions; more in {out / CARD_FILE}")
+
+
+@app.command()
+def inspect(
+    head: Annotated[str, typer.Argument(help="folder or hub id of a head")],
+    collection: Annotated[
+        Path | None, typer.Option(help="other samples to look at, of this or another task or model")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the figures; HEAD/inspection by default")] = None,
+) -> None:
+    """Show how early a head knows, on which questions, and what pruning would save and cost."""
+    from rich.console import Console
+
+    from arrol_train.figures import tables
+    from arrol_train.inspect_head import inspect_head
+
+    console = Console()
+    try:
+        with console.status("reading"):
+            found, folder = inspect_head(head, collection, out)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    for table in tables(found):
+        console.print(table)
+    console.print(f"{found.questions} questions, {found.samples:,} samples; figures in {folder}")
+
+
+def _load(manifest: Manifest) -> Engine:
+    from arrol_tts.engine.vllm_engine import VLLMEngine
+
+    return VLLMEngine(manifest.model, **{"top_k": manifest.top_k} | (manifest.engine or {}))
+
+
+def _connect(model: str, servers: list[str], options: dict[str, Any]) -> Engine:
+    from arrol_tts.engine.server_engine import ServerEngine
+
+    return ServerEngine(servers, model=model, **options)
+
+
+def _positions(text: str) -> list[int]:
+    try:
+        return sorted({int(part) for part in text.split(",")}) if text else []
+    except ValueError:
+        _fail(f"--positions {text}: list token counts, such as 16,32,64")
+
+
+def _show_prompt(model: str | None, question: Question) -> None:
+    """As the model sees it; without its tokenizer here, the messages."""
+    if model is None:
+        typer.echo("\n\n".join(f"[{m['role']}] {m['content']}" for m in question.messages))
+        return
+    from transformers import AutoTokenizer
+
+    from arrol_tts.engine.base import prompt_ids
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    typer.echo(tokenizer.decode(prompt_ids(tokenizer, question)))
 
 
 def _assignment(text: str) -> tuple[str, Any]:

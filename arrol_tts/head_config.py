@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -98,19 +99,30 @@ class QualityHeadConfig:
             )
 
     def check_revision(self) -> None:
-        """Refuse a base model whose weights have changed since the head was trained.
+        """Refuse a folder whose weights have changed since the head was trained; warn of another hub commit.
 
         Raises:
-            HeadError: when they have; saying how to use them all the same.
+            HeadError: when a folder's weights have changed; saying how to use them all the same.
         """
         from arrol_tts.revision import model_revision
 
-        if self.base_revision is not None and (found := model_revision(self.base_model)) != self.base_revision:
-            raise HeadError(
-                f"the model {self.base_model} has changed since this head was trained (revision {found}, not "
-                f"{self.base_revision}): train a head for it, or pass model={self.base_model!r} to use it with "
-                "this head all the same"
-            )
+        if self.base_revision is None:
+            return
+        try:
+            found = model_revision(self.base_model)
+        except OSError:  # there is no such model: who loads it says so better
+            return
+        if found == self.base_revision:
+            return
+        message = (
+            f"the model {self.base_model} has changed since this head was trained (revision {found}, not "
+            f"{self.base_revision}): train a head for it, or pass model={self.base_model!r} to use it with "
+            "this head all the same"
+        )
+        if self.base_revision.startswith("sha256:"):
+            raise HeadError(message)
+        # A commit may have changed the weights or only the model's card.
+        warnings.warn(message, stacklevel=3)
 
 
 def resolve_head(path_or_id: str | os.PathLike[str], *, revision: str | None = None) -> Path:

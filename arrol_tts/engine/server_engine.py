@@ -230,9 +230,7 @@ class ServerEngine:
             HeadError: when the head is for another hidden size, or cannot be read.
             ServerError: when a server does not take it.
         """
-        with head_folder(
-            head, hidden_size=self.hidden_size, model=self.model, folder=self._shared_folder
-        ) as path:
+        with head_folder(head, hidden_size=self.hidden_size, model=self.model, folder=self._shared_folder) as path:
             self._tell("/collective_rpc", {"method": "arrol_load_head", "args": [path, name]})
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]] | str | Path) -> None:

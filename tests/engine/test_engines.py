@@ -221,3 +221,21 @@ def test_hidden_vectors_need_no_head(engine: Engine) -> None:
     (trace,) = engine.sample(QUESTIONS[:1], replace(SAMPLING, n=1), TraceSpec(features_at=(0, 3)))
     assert list(trace.features) == [0, 3]
     assert trace.scores == {}
+
+
+def test_some_of_a_questions_traces_are_the_same_as_among_all(engine: Engine, traces: list[Trace]) -> None:
+    wanted = [replace(QUESTIONS[0], samples=(1, 6)), replace(QUESTIONS[3], samples=(0,))]
+    some = by_id(list(engine.sample(wanted, SAMPLING, SCORED)))
+    assert sorted(some) == [("q0", 1), ("q0", 6), ("q3", 0)]
+    assert all(trace.token_ids == by_id(traces)[key].token_ids for key, trace in some.items())
+    with pytest.raises(ValueError, match="the stopping rules compare all"):
+        engine.sample(wanted, SAMPLING, replace(SCORED, rules=(KeepShare(AT, 0.5),)))
+
+
+def test_without_chat_the_text_is_the_prompt(engine: Engine) -> None:
+    question = Question("plain", QUESTIONS[0].text, chat=False)
+    as_ids = Question("plain", token_ids=tuple(engine._tokenizer.encode(question.text)))  # type: ignore[attr-defined]
+    sampling = replace(SAMPLING, n=2, max_tokens=16)
+    assert [t.token_ids for t in engine.sample([question], sampling)] == [
+        t.token_ids for t in engine.sample([as_ids], sampling)
+    ]

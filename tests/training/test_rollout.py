@@ -14,8 +14,8 @@ import torch
 
 from arrol_train.buffer import FINISH
 from arrol_train.config import ConfigError, RolloutConfig
-from arrol_train.rewards import pocket_reward
 from arrol_train.policy_weights import policy_weights
+from arrol_train.rewards import pocket_reward
 from arrol_train.rollout import EngineMismatchError, PrunedRollout
 from arrol_tts.engine.base import Question, Sampling, encode_prompt
 from arrol_tts.pocket import POCKET_MODEL, questions

@@ -168,3 +168,20 @@ def test_a_scorer_is_the_forward_pass() -> None:
     hidden = 3 * torch.randn(50, head.config.hidden_size)
     with torch.inference_mode():
         torch.testing.assert_close(head.scorer()(hidden), head(hidden), atol=1e-5, rtol=1e-4)
+
+
+def test_a_folder_whose_weights_changed_is_refused(tmp_path: Path) -> None:
+    from arrol_tts.revision import model_revision
+
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    config = QualityHeadConfig(str(tmp_path), hidden_size=8, base_revision=model_revision(tmp_path))
+    config.check_revision()
+    (tmp_path / "model.safetensors").write_bytes(bytes(999) + b"\x01")
+    with pytest.raises(HeadError, match="has changed since this head was trained.*pass model="):
+        config.check_revision()
+
+
+def test_a_missing_or_unknown_base_model_is_left_to_who_loads_it(tmp_path: Path) -> None:
+    QualityHeadConfig(str(tmp_path / "nowhere"), hidden_size=8, base_revision="sha256:0").check_revision()
+    QualityHeadConfig("owner/model", hidden_size=8).check_revision()

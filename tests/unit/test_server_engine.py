@@ -23,7 +23,7 @@ from arrol_tts.trace import Trace
 
 QUESTIONS = [Question(f"q{i}", f"question {i}") for i in range(4)]
 SAMPLING = Sampling(n=3, max_tokens=64)
-INFO = {"version": "1", "hidden_size": 8, "top_k": 5, "head": {"sha256": "0", "positions": [4]}}
+INFO = {"version": "1", "hidden_size": 8, "top_k": 5, "heads": [""], "head": {"sha256": "0", "positions": [4]}}
 Answer = tuple[int, Any]
 
 
@@ -289,7 +289,7 @@ def test_scores_need_the_plug_in_and_the_error_says_how_to_start_it(start: Start
 
 
 def test_scores_need_a_head_in_the_server(start: Start) -> None:
-    server = start(lambda request: (200, completion()), INFO | {"head": None})
+    server = start(lambda request: (200, completion()), INFO | {"head": None, "heads": []})
     with pytest.raises(ValueError, match="need a quality head"):
         sample(server.url, TraceSpec(score_finish=True))
 
@@ -392,3 +392,25 @@ def test_closing_the_engine_ends_a_sampling_in_progress(start: Start) -> None:
     with pytest.raises(ServerError, match="closed while it was sampling"):
         list(traces)
     hold.set()
+
+
+def test_only_the_wanted_traces_are_asked_for() -> None:
+    server = StandIn(lambda _: (200, completion()))
+    engine = ServerEngine(server.url)
+    question = Question("q0", "question 0", samples=(0, 2))
+    traces = list(engine.sample([question], SAMPLING))
+    engine.close()
+    server.kill()
+    assert sorted(trace.sample_id for trace in traces) == [0, 2]
+    assert sorted(body["seed"] for body in server.requests) == sorted(SAMPLING.seed_of("q0", i) for i in (0, 2))
+
+
+def test_a_question_can_be_sent_without_the_chat_template() -> None:
+    server = StandIn(
+        lambda _: (200, {"choices": [{"text": "7", "finish_reason": "stop"}], "usage": {"completion_tokens": 1}})
+    )
+    engine = ServerEngine(server.url)
+    list(engine.sample([Question("q0", "1 + 6 =", chat=False, samples=(0,))], SAMPLING))
+    engine.close()
+    server.kill()
+    assert [(body["prompt"], "messages" in body) for body in server.requests] == [("1 + 6 =", False)]

@@ -400,3 +400,13 @@ def test_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(store_module, "SCHEMA_VERSION", 0)
     with pytest.raises(ValueError, match=r"has version 1 of the trace schema.*upgrade arrol_tts"):
         list(TraceStore(tmp_path))
+
+
+def test_some_fields_are_read_alone(tmp_path: Path) -> None:
+    with TraceStore(tmp_path / "s") as store:
+        store.append(Trace("q", 3, "a long text", answer="7", num_tokens=5, token_ids=[1, 2]))
+        (sealed_and_not,) = store.read(["question_id", "sample_id", "answer"])
+    (trace,) = TraceStore(tmp_path / "s").read(["question_id", "sample_id", "answer"])
+    for found in (trace, sealed_and_not):
+        assert (found.question_id, found.sample_id, found.answer) == ("q", 3, "7")
+        assert (found.text, found.token_ids, found.num_tokens) == ("", None, 0)

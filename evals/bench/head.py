@@ -1,0 +1,347 @@
+"""Heads for models that are not ours, and what making them costs: ``python -m evals.bench.head``.
+
+Everything goes through the commands that users have, ``arrol-train collect``, ``head`` and ``inspect``.
+
+``real``: SmolLM2-135M-Instruct (``python -m evals.smollm2``) on word problems from templates (the questions are
+synthetic, the model is real), few-shot. Five heads, each tested on the fifth of the questions that neither it, nor
+its calibration, nor the combined vote has seen; so every question is voted on once, held out.
+``transfer``: the pocket model (synthetic): a head trained on short expressions looks at samples of long ones, the
+other way round, and at samples of a policy after reinforcement learning, when ``--policy`` names one.
+``speed``: a head on 100,000 random rows of width 4096, and what collecting adds to generating.
+
+What was measured is kept in ``--out`` and not repeated; collecting goes on where it was cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from arrol_tts.metrics import bootstrap_interval, mcnemar
+from arrol_tts.pocket import POCKET_MODEL, questions
+from arrol_tts.store import TraceStore
+from arrol_tts.trace import Trace
+from evals.bench import write_result
+from evals.smollm2 import FOLDER
+from evals.word_problems import problems
+
+FOLDS = 5
+METHODS = {"majority": "majority", "deepconf": "deepconf", "head": "quality", "combined": "combined"}
+SHOTS, LARGEST = 12, 10
+REAL_QUESTIONS = 400
+SMOLLM2 = ["--max-tokens", "48", "--temperature", "0.7", "--positions", "4,8,12,16,24"]
+SMOLLM2_ENGINE: dict[str, Any] = {"dtype": "bfloat16", "max_model_len": 1536, "max_num_seqs": 64}
+POCKET = ["--max-tokens", "256", "--positions", "8,16,32,64", "--reward", "arrol_train.rewards:pocket_reward"]
+POCKET_ENGINE: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "top_k": 5}
+ROWS, WIDTH = 100_000, 4096
+PARTS = ("real", "transfer", "speed")
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder of collections, heads and measured parts")] = Path(
+        "runs/bench-head"
+    ),
+    model: Annotated[Path, typer.Option(help="SmolLM2's folder")] = FOLDER,
+    count: Annotated[int, typer.Option("--questions", help="questions of the real model")] = REAL_QUESTIONS,
+    n: Annotated[int, typer.Option(help="samples per question")] = 16,
+    policy: Annotated[Path | None, typer.Option(help="a policy that was trained from the pocket model")] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="real, transfer or speed; repeatable; by default all")
+    ] = None,
+) -> None:
+    """Measure, and write evals/results/head.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    measure: dict[str, Callable[[], dict[str, Any]]] = {
+        "real": lambda: real(out / "real", model, count, n),
+        "transfer": lambda: transfer(out / "transfer", policy),
+        "speed": lambda: speed(out / "speed", model),
+    }
+    for name in part or [name for name in PARTS if not (out / f"{name}.json").exists()]:
+        figures = measure[name]()
+        (out / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+    found = [json.loads((out / f"{name}.json").read_text()) for name in PARTS if (out / f"{name}.json").exists()]
+    figures = {key: value for one in found for key, value in one.items()}
+    write_result("head", figures, [0])
+    typer.echo(json.dumps({k: v for k, v in figures.items() if isinstance(v, int | float)}, indent=2))
+
+
+# --- a real model ---------------------------------------------------------------------------------
+
+
+def real(out: Path, model: Path, count: int, n: int) -> dict[str, Any]:
+    """Votes by a head for SmolLM2, every question held out once."""
+    out.mkdir(parents=True, exist_ok=True)
+    data, shots = write_word_problems(out, max(count, REAL_QUESTIONS))
+    collection = out / "collection"
+    arrol_train(
+        *["collect", "--model", model, "--data", data, "--few-shot", shots, "--out", collection, "--n", n],
+        *["--limit", count],
+        *[*SMOLLM2, *engine_options(SMOLLM2_ENGINE)],
+    )
+    evaluations = []
+    for fold in range(FOLDS):
+        head = out / f"head-{fold}"
+        if not (head / "evaluation.json").exists():
+            arrol_train("head", collection, "--out", head, "--folds", FOLDS, "--fold", fold)
+        evaluations.append(json.loads((head / "evaluation.json").read_text()))
+    return {
+        "real_model": "SmolLM2-135M-Instruct (Q4_1 weights)",
+        "real_task": f"one-step word problems from templates (synthetic), {SHOTS} worked examples",
+        "real_questions": count,
+        "real_samples_per_question": n,
+        **votes(evaluations),
+        **knowledge(evaluations),
+        "real_pruning": pruning(evaluations),
+        "real_candidates": [evaluation["candidates"][0] for evaluation in evaluations],
+    }
+
+
+def write_word_problems(out: Path, count: int) -> tuple[Path, Path]:
+    """Questions, and worked examples that are none of them."""
+    examples = list(itertools.islice(problems(0, (1,), LARGEST), SHOTS))
+    known = {example["question"] for example in examples}
+    asked = (row for row in problems(1, (1,), LARGEST) if row["question"] not in known)
+    data, shots = out / "questions.jsonl", out / "shots.jsonl"
+    for path, rows in ((data, itertools.islice(asked, count)), (shots, examples)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return data, shots
+
+
+def votes(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracies over all questions, each tested in one of the folds, with paired differences."""
+    right = {
+        name: np.array([v for e in evaluations for _, v in sorted(e["votes"][method]["right"].items())], float)
+        for name, method in METHODS.items()
+    }
+    figures: dict[str, Any] = {}
+    for name, verdicts in right.items():
+        figures[f"accuracy_{name}"] = float(verdicts.mean())
+        figures[f"accuracy_{name}_interval"] = list(bootstrap_interval(verdicts))
+    for name in ("deepconf", "head", "combined"):
+        for other in ("majority", "deepconf"):
+            if name != other:
+                difference = right[name] - right[other]
+                figures[f"{name}_above_{other}"] = float(difference.mean())
+                figures[f"{name}_above_{other}_interval"] = list(bootstrap_interval(difference))
+                figures[f"{name}_above_{other}_mcnemar_p"] = mcnemar(right[name] > 0, right[other] > 0).p_value
+    return figures
+
+
+def knowledge(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """AUROC at the finish and by position: means over the folds' tests, and each fold's."""
+
+    def of(evaluation: dict[str, Any], who: str, position: int, signal: str, which: str) -> float | None:
+        value: float | None = evaluation[who]["positions"][position][signal][which]
+        return value
+
+    figures: dict[str, Any] = {}
+    rows = evaluations[0]["test"]["positions"]
+    for i, row in enumerate(rows):
+        at = "finish" if row["position"] is None else str(row["position"])
+        figures[at] = {}
+        for name, who, signal in (
+            ("head", "test", "head"),
+            ("linear_probe", "probe", "head"),
+            ("mean_confidence", "test", "confidence"),
+        ):
+            for which in ("auroc", "within"):
+                values = [of(evaluation, who, i, signal, which) for evaluation in evaluations]
+                known = [value for value in values if value is not None]
+                figures[at][f"{name}_{which}"] = {"mean": statistics.fmean(known), "folds": values}
+    finish = figures["finish"]
+    return {
+        "sample_accuracy": statistics.fmean(e["test"]["sample_accuracy"] for e in evaluations),
+        "auroc_head": finish["head_auroc"]["mean"],
+        "auroc_within_head": finish["head_within"]["mean"],
+        "auroc_within_mean_confidence": finish["mean_confidence_within"]["mean"],
+        "calibration_error": statistics.fmean(e["test"]["ece"] for e in evaluations),
+        "real_auroc_by_position": figures,
+    }
+
+
+def pruning(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """The pruning curve: means over the folds' tests."""
+    rows = zip(*(evaluation["test"]["pruning"] for evaluation in evaluations), strict=True)
+    keys = ("position", "keep", "tokens_saved", "accuracy", "above_full", "random")
+    return [{key: statistics.fmean(one[key] for one in row) for key in keys} for row in rows]
+
+
+# --- transfer -------------------------------------------------------------------------------------
+
+
+def transfer(out: Path, policy: Path | None, count: int = 150, n: int = 16) -> dict[str, Any]:
+    """Heads of the pocket model on another task, and after reinforcement learning; all synthetic."""
+    out.mkdir(parents=True, exist_ok=True)
+    models = {"short": POCKET_MODEL, "long": POCKET_MODEL} | ({"after_rl": policy} if policy else {})
+    for name, model in models.items():
+        data = out / f"{name}.jsonl"
+        rows = itertools.islice(expressions(short=name != "long"), count)
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        arrol_train(
+            *["collect", "--model", model, "--data", data, "--out", out / name, "--n", n],
+            *[*POCKET, *engine_options(POCKET_ENGINE)],
+        )
+        arrol_train("head", out / name, "--out", out / f"head-{name}")
+    found: dict[str, Any] = {}
+    for trained, looked_at in itertools.product(models, models):
+        where = out / f"inspect-{trained}-on-{looked_at}"
+        # On its own samples a head is looked at by its test questions only.
+        others = [] if trained == looked_at else ["--collection", out / looked_at]
+        arrol_train("inspect", out / f"head-{trained}", *others, "--out", where)
+        finish = json.loads((where / "inspection.json").read_text())["positions"][-1]["head"]
+        found[f"{trained}_on_{looked_at}"] = {
+            key: finish[key] for key in ("auroc", "interval", "within", "within_interval", "questions")
+        }
+    return {"transfer_synthetic": found}
+
+
+def expressions(*, short: bool) -> Iterator[dict[str, str]]:
+    """Pocket training questions of at most ``SHORT`` numbers, or of more."""
+    for question in questions("train", 7):
+        numbers = 1 + sum(question.text.count(sign) for sign in "+-*")
+        if (numbers <= SHORT) == short:
+            yield {"question": question.text, "answer": question.answer}
+
+
+SHORT = 8
+"""Numbers of a short expression, at most."""
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def speed(out: Path, model: Path) -> dict[str, Any]:
+    """Seconds and memory of training on many wide rows; what collecting adds to generating."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        collection = Path(folder) / "collection"
+        write_random_collection(collection)
+        began = time.perf_counter()
+        arrol_train(
+            *["head", collection, "--out", Path(folder) / "head"],
+            *["--sizes", "64", "--weight-decays", "0.05", "--seeds", "1", "--cross-fit", "0"],
+        )
+        seconds = time.perf_counter() - began
+        size = (Path(folder) / "head" / "head.safetensors").stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {
+        "train_100k_seconds": seconds,
+        "train_100k_peak_bytes": peak,
+        "train_100k_rows_bytes_float32": ROWS * WIDTH * 4,
+        "head_4096_bytes": size,
+        **overhead(out, model),
+    }
+
+
+def write_random_collection(folder: Path, traces: int = 16, positions: Sequence[int] = (16, 32, 64, 128)) -> None:
+    """A collection of random hidden vectors, one direction of which says a little about right and wrong."""
+    from arrol_train.collect import TRACES_FOLDER, Manifest
+
+    rng = np.random.default_rng(0)
+    Manifest(
+        model="random",
+        revision=None,
+        hidden_size=WIDTH,
+        data="random",
+        data_sha256="",
+        prompt=[],
+        sampling={"temperature": 1.0, "top_p": 1.0, "max_tokens": 256, "seed": 0},
+        positions=list(positions),
+        synthetic=True,
+    ).claim(folder)
+    rows_each = len(positions) + 1
+    with TraceStore(folder / TRACES_FOLDER) as store:
+        for i in range(ROWS // rows_each):
+            right = bool(rng.random() < 0.5)
+            vectors = rng.normal(size=(rows_each, WIDTH)).astype(np.float32)
+            vectors[:, 0] += right
+            features = dict(zip((*positions, 199), vectors, strict=True))
+            store.append(
+                Trace(
+                    f"q{i // traces}",
+                    i % traces,
+                    answer="1" if right else str(2 + i % 3),
+                    num_tokens=200,
+                    correct=right,
+                    features=features,
+                    confidence=rng.random(200, np.float32),
+                )
+            )
+
+
+def overhead(out: Path, model: Path, count: int = 8, n: int = 16, rounds: int = 3) -> dict[str, Any]:
+    """Processor time of collecting against that of plain generation of the same tokens, by the same engine."""
+    from arrol_train.collect import Manifest, collect
+    from arrol_train.problems import read_problems, read_prompt
+    from arrol_train.rewards import math_reward
+    from arrol_tts.engine.base import Sampling
+    from arrol_tts.engine.vllm_engine import VLLMEngine
+
+    data, shots = write_word_problems(out, count)
+    asked, prompt = read_problems(data), read_prompt(None, shots)
+    sampling: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 48, "seed": 0}
+    engine = VLLMEngine(model, **SMOLLM2_ENGINE)
+    manifest = Manifest(
+        str(model), None, engine.hidden_size, data.name, "", prompt.to_messages(), sampling, [4, 8, 12, 16, 24]
+    )
+
+    def plain() -> int:
+        batch = [prompt.ask(problem.id, problem.question) for problem in asked]
+        return sum(trace.num_tokens for trace in engine.sample(batch, Sampling(n=n, **sampling)))
+
+    def collecting() -> int:
+        tokens: list[int] = []
+        with tempfile.TemporaryDirectory(dir=out) as folder:
+            collect(
+                engine,
+                manifest,
+                asked,
+                math_reward,
+                Path(folder) / "c",
+                n=n,
+                on_trace=lambda t: tokens.append(t.num_tokens),
+            )
+        return sum(tokens)
+
+    plain()  # loads what is loaded once
+    ratios = []
+    for _ in range(rounds):
+        costs = []
+        for run in (plain, collecting):
+            began = time.process_time()
+            tokens = run()
+            costs.append((time.process_time() - began) / tokens)
+        ratios.append(costs[1] / costs[0] - 1)
+    engine.close()
+    return {"collect_overhead": statistics.median(ratios), "collect_overhead_rounds": ratios}
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def engine_options(options: dict[str, Any]) -> list[str]:
+    """As ``arrol-train collect`` takes them."""
+    return [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
+
+
+def arrol_train(*arguments: object) -> None:
+    """Run a command of ``arrol-train``; raises CalledProcessError when it fails."""
+    command = [sys.executable, "-m", "arrol_train.cli", *map(str, arguments)]
+    subprocess.run(command, check=True, env=os.environ)
+
+
+if __name__ == "__main__":
+    typer.run(main)
