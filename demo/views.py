@@ -75,8 +75,9 @@ def last_evaluation(head: str, runs: Path) -> Evaluation | None:
     reports = sorted(runs.glob("*/report.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in reports:
         report = _read(path)
-        if report.get("head") == head and report.get("curve"):
-            return _from_run(report, path)
+        drawn = [entry for entry in report.get("benchmarks", ()) if entry.get("curve")]
+        if report.get("head") == head and drawn:
+            return _from_run(drawn[0], path)
     if head == "pocket" and POCKET_RESULTS.exists():
         return _from_benchmark(_read(POCKET_RESULTS)["figures"])
     return None
@@ -92,14 +93,15 @@ def _read(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _from_run(report: dict[str, Any], path: Path) -> Evaluation:
+def _from_run(entry: dict[str, Any], path: Path) -> Evaluation:
+    """The first benchmark of a run."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for point in report["curve"]:
+    for point in entry["curve"]:
         series.setdefault(point["method"], []).append((point["tokens_per_question"], point["accuracy"]))
-    kind = " (synthetic)" if report.get("synthetic") else ""
+    kind = " (synthetic)" if entry.get("synthetic") else ""
     return Evaluation(
         series,
-        f"{report['benchmark']}{kind}, {report['questions']} questions, votes over 1, 2, 4 .. {report['n']} "
+        f"{entry['name']}{kind}, {entry['questions']} questions, votes over 1, 2, 4 .. {entry['n']} "
         f"traces; from {path.parent.name}/report.json.",
     )
 

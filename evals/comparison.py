@@ -261,7 +261,7 @@ def _curve(questions: Questions, method: str, options: Mapping[str, Any], subset
     labelled = [traces for traces in questions.values() if _labelled(traces)]
     if not subsets or not labelled or method == COMBINED:
         return {}
-    sizes = _sizes(min(map(len, labelled)))
+    sizes = sizes_to(min(map(len, labelled)))
     own = _own_options(method, options)
 
     def accuracies(traces: Sequence[Trace]) -> metrics.Floats:
@@ -274,7 +274,8 @@ def _curve(questions: Questions, method: str, options: Mapping[str, Any], subset
     return dict(zip(sizes, mean.tolist(), strict=True))
 
 
-def _sizes(largest: int) -> list[int]:
+def sizes_to(largest: int) -> list[int]:
+    """1, 2, 4 .. and ``largest``."""
     return sorted({2**i for i in range(largest.bit_length())} | {largest})
 
 
@@ -282,7 +283,7 @@ def _summary(questions: Questions, reports: list[MethodReport]) -> Comparison:
     traces = [trace for group in questions.values() for trace in group]
     labels = [[bool(t.correct) for t in group] for group in questions.values() if _labelled(group)]
     accuracy = [sum(group) / len(group) for group in labels]
-    sizes = _sizes(min(map(len, labels))) if labels else []
+    sizes = sizes_to(min(map(len, labels))) if labels else []
     samples, right = [len(group) for group in labels], [sum(group) for group in labels]
     reasons = [trace.finish_reason for trace in traces]
     return Comparison(

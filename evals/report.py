@@ -1,251 +1,178 @@
-"""Report a run: every voting method on the same traces, with intervals, tokens and a plot."""
+"""The report of a run as plain data: figures with intervals, and where they come from."""
 
 from __future__ import annotations
 
-import json
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 from arrol_tts.metrics import (
-    auroc,
+    Floats,
     bootstrap_interval,
-    mcnemar,
-    pass_at_k,
-    random_subsets,
-    within_question_auroc,
+    bootstrap_ratio_interval,
+    paired_permutation_test,
+    wilson_interval,
 )
-from arrol_tts.replay import replay
-from arrol_tts.stopping import KeepShare
-from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
-from evals.runner import Run, Traces
+from evals.folder import Manifest
+from evals.runner import FULL, Run
+from evals.scoring import (
+    CURVE_METHODS,
+    Row,
+    full_seconds,
+    head_figures,
+    is_right,
+    keep_rule,
+    sample_figures,
+    stopping_rows,
+    token_curve,
+    vote_row,
+    vote_rows,
+)
 
-CURVE_SUBSETS = 6
-FULL_METHODS = ("majority", "deepconf", "quality")
+__all__ = ["average", "benchmark_report", "interval", "is_right", "keep_rule", "rows_of", "summarise"]
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One method's result.
-
-    Attributes:
-        name: of the method; ``quality_pruned`` votes over the traces that the engine pruned.
-        right: whether the vote on each question is right, bool ``[questions]``.
-        tokens: generated tokens of each question, int64 ``[questions]``.
-    """
-
-    name: str
-    right: NDArray[np.bool_]
-    tokens: NDArray[np.int64]
-
-
-def is_right(voter: WeightedVoter, traces: Sequence[Trace], method: str) -> bool:
-    """Whether the vote over a question's labelled traces is right."""
-    return bool(voter.vote(traces, method).correct)
+RESAMPLES = 10_000
 
 
 def rows_of(run: Run, voter: WeightedVoter) -> list[Row]:
-    """Every method on the run's traces; ``random_pruned`` is the control that prunes without a head."""
-
-    def row(name: str, traces: Traces, method: str) -> Row:
-        groups = [traces[problem.id] for problem in run.benchmark.problems]
-        right = np.array([is_right(voter, group, method) for group in groups])
-        return Row(name, right, np.array([sum(t.num_tokens for t in group) for group in groups]))
-
-    rule = keep_rule(voter, run.keep)
-    at_random = {name: replay(_random_scores(group, run.seed), rule) for name, group in run.full.items()}
-    rows = [row(method, run.full, method) for method in FULL_METHODS]
-    rows.append(row("quality_pruned", run.pruned, "quality"))
-    rows.append(row("random_pruned", at_random, "majority"))
-    return rows
+    """The methods that are drawn against tokens, and each way of stopping early, on one run."""
+    return [*(vote_row([run], voter, method) for method in CURVE_METHODS), *stopping_rows([run], voter)]
 
 
-def keep_rule(voter: WeightedVoter, share: float) -> KeepShare:
-    """The head's own pruning rule at another keep ratio."""
-    assert voter.config is not None
-    return KeepShare(voter.config.positions[0], share)
+def summarise(runs: Sequence[Sequence[Run]], voter: WeightedVoter, manifest: Manifest) -> dict[str, Any]:
+    """The report of a results folder.
 
+    Args:
+        runs: for each benchmark, its runs by seed.
+        voter: with the head's options.
+        manifest: of the folder; all of it is in the report.
 
-def _random_scores(traces: Sequence[Trace], seed: int) -> list[Trace]:
-    rng = random.Random(f"{seed}/{traces[0].question_id}")
-    return [replace(trace, scores={k: rng.random() for k in trace.scores}) for trace in traces]
-
-
-def summarise(run: Run, voter: WeightedVoter, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The report as plain data; ``tokens`` are totals, ``tokens_saved`` a share of the unpruned total."""
-    rows = rows_of(run, voter)
-    majority, full_tokens = rows[0], int(rows[0].tokens.sum())
-    methods = {}
-    for row in rows:
-        difference = row.right.astype(float) - majority.right
-        methods[row.name] = {
-            "accuracy": float(row.right.mean()),
-            "interval": list(bootstrap_interval(row.right.astype(float))),
-            "tokens": int(row.tokens.sum()),
-            "tokens_saved": 1 - float(row.tokens.sum()) / full_tokens,
-            "above_majority": float(difference.mean()),
-            "above_majority_interval": list(bootstrap_interval(difference)),
-            "mcnemar_p": mcnemar(row.right, majority.right).p_value,
-        }
-    traces = [trace for group in run.full.values() for trace in group]
-    counts = [len(group) for group in run.full.values()]
-    right = [sum(bool(trace.correct) for trace in group) for group in run.full.values()]
+    Returns:
+        JSON-ready figures: one entry a benchmark, their average, and the manifest.
+    """
+    entries = [benchmark_report(of_benchmark, voter) for of_benchmark in runs]
     return {
-        "benchmark": run.benchmark.name,
-        "synthetic": run.benchmark.synthetic,
-        "questions": len(run.full),
-        "n": run.n,
-        "seed": run.seed,
-        "keep": run.keep,
-        "detection_position": keep_rule(voter, run.keep).at,
-        "methods": methods,
-        "samples": {
-            "mean_accuracy": float(np.mean([bool(trace.correct) for trace in traces])),
-            f"pass@{run.n}": float(np.mean(pass_at_k(counts, right, run.n))),
-            "mean_tokens": float(np.mean([trace.num_tokens for trace in traces])),
+        **asdict(manifest),
+        "n": runs[0][0].n,
+        "benchmarks": entries,
+        "average": average(entries) if len(entries) > 1 else None,
+    }
+
+
+def benchmark_report(runs: Sequence[Run], voter: WeightedVoter) -> dict[str, Any]:
+    """One benchmark's entry: samples, votes, early stopping, head, curve, and verdicts by question."""
+    votes, skipped = vote_rows(runs, voter)
+    majority = next(row for row in votes if row.name == "majority")
+    benchmark = runs[0].benchmark
+    stopped = stopping_rows(runs, voter)
+    whole = [row for row in votes if row.name in CURVE_METHODS]
+    return {
+        "name": benchmark.name,
+        "synthetic": benchmark.synthetic,
+        "source": benchmark.source,
+        "questions": len(benchmark.problems),
+        "n": runs[0].n,
+        "seeds": [run.seed for run in runs],
+        "samples": sample_figures(runs),
+        "votes": [
+            {**_figures(row, majority), "at": {str(k): value for k, value in sorted((row.at or {}).items())}}
+            for row in sorted(votes, key=lambda row: -row.right.mean())
+        ],
+        "skipped": skipped,
+        "stopping": [_stopping(row, majority, full_seconds(runs)) for row in (*whole, *stopped)],
+        "keep": runs[0].keep,
+        "head": head_figures(runs, voter),
+        "curve": token_curve(runs, voter, votes),
+        "verdicts": {
+            "questions": [problem.id for problem in benchmark.problems],
+            "right": {row.name: row.right.tolist() for row in (*votes, *stopped)},
+            "tokens": {FULL: majority.tokens.tolist(), **{row.name: row.tokens.tolist() for row in stopped}},
         },
-        "head_quality": _head_quality(traces, keep_rule(voter, run.keep).at),
-        "seconds": dict(run.seconds),
-        "curve": curve(run, voter),
-        **provenance,
     }
 
 
-def _head_quality(traces: Sequence[Trace], at: int) -> dict[str, float]:
-    """AUROC of the head at the detection position and at the finish, over all and within questions."""
-    correct = np.array([bool(trace.correct) for trace in traces])
-    names = np.array([trace.question_id for trace in traces])
-    detected = np.array([trace.scores.get(at, trace.score) for trace in traces])
-    finished = np.array([trace.score for trace in traces])
+def interval(right: Floats) -> tuple[float, float]:
+    """95% interval of an accuracy over questions.
+
+    Wilson's where every question is right or wrong: a bootstrap is a point where all are the same. With several
+    seeds a question's value lies between, and questions are resampled.
+    """
+    if np.isin(right, (0.0, 1.0)).all():
+        return wilson_interval(int(right.sum()), len(right))
+    return bootstrap_interval(right)
+
+
+def _figures(row: Row, majority: Row) -> dict[str, Any]:
+    difference = row.right - majority.right
     return {
-        f"{what}_{where}": float(measure)
-        for where, scores in (("detection", detected), ("finish", finished))
-        for what, measure in (
-            ("auroc", auroc(correct, scores)),
-            ("auroc_within", within_question_auroc(correct, scores, names)),
-        )
+        "name": row.name,
+        "accuracy": float(row.right.mean()),
+        "interval": list(interval(row.right)),
+        "above_majority": float(difference.mean()),
+        "above_majority_interval": list(bootstrap_interval(difference)),
+        "p_value": paired_permutation_test(row.right, majority.right),
     }
 
 
-def curve(run: Run, voter: WeightedVoter) -> list[dict[str, Any]]:
-    """Accuracy against tokens: methods over random subsets of 1, 2, 4 .. n traces of the same run."""
-    sizes = [2**i for i in range(run.n.bit_length()) if 2**i <= run.n]
-    rule = keep_rule(voter, run.keep)
-    series = [(method, method, False) for method in FULL_METHODS] + [("quality_pruned", "quality", True)]
-    points = []
-    for name, method, pruned in series:
-        for size in sizes:
-            right, tokens = [], []
-            for group in run.full.values():
-                for chosen in random_subsets(len(group), size, subsets=CURVE_SUBSETS, seed=run.seed):
-                    subset = [group[i] for i in chosen]
-                    if pruned:
-                        subset = replay(subset, rule)
-                    right.append(is_right(voter, subset, method))
-                    tokens.append(sum(trace.num_tokens for trace in subset))
-            points.append(
-                {
-                    "method": name,
-                    "n": size,
-                    "accuracy": float(np.mean(right)),
-                    "tokens_per_question": float(np.mean(tokens)),
-                }
-            )
-    return points
+def _stopping(row: Row, majority: Row, full: float | None) -> dict[str, Any]:
+    ratio = bootstrap_ratio_interval(row.tokens, majority.tokens)
+    seconds = full if row.name in CURVE_METHODS else row.seconds
+    return {
+        **_figures(row, majority),
+        "vote": row.method,
+        "tokens_per_question": float(row.tokens.mean()),
+        "tokens_saved": 1 - float(row.tokens.sum() / majority.tokens.sum()),
+        "tokens_saved_interval": [1 - ratio[1], 1 - ratio[0]],
+        "seconds": seconds,
+        "speedup": full / seconds if full and seconds else None,
+    }
 
 
-def table(report: Mapping[str, Any]) -> Table:
-    """The methods as a table for the terminal."""
-    result = Table(title=_title(report), title_justify="left")
-    result.add_column("method")
-    for name in ("accuracy", "95% interval", "tokens", "saved"):
-        result.add_column(name, justify="right")
-    for cells in _cells(report):
-        result.add_row(*cells)
-    return result
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report as Markdown."""
-    samples, head = report["samples"], report["head_quality"]
-    oracle = f"pass@{report['n']}"
-    lines = [
-        f"# {_title(report)}",
-        "",
-        "| method | accuracy | 95% interval | tokens | saved |",
-        "|---|---:|---:|---:|---:|",
-        *("| " + " | ".join(cells) + " |" for cells in _cells(report)),
-        "",
-        f"One trace alone is right with probability {samples['mean_accuracy']:.3f}; some trace of {report['n']} "
-        f"is right on {samples[oracle]:.3f} of the questions. Traces average {samples['mean_tokens']:.0f} tokens.",
-        "",
-        f"`quality_pruned` was sampled again with the same seeds, keeping {report['keep']:g} of the traces at "
-        f"token {report['detection_position']} inside the engine. `random_pruned` is the control: a majority "
-        "vote over as many traces, kept at random. Intervals resample questions.",
-        "",
-        f"The head's AUROC is {head['auroc_detection']:.3f} at the detection position "
-        f"({head['auroc_within_detection']:.3f} within a question) and {head['auroc_finish']:.3f} at the finish "
-        f"({head['auroc_within_finish']:.3f} within a question).",
-        "",
-        f"Seconds: {report['seconds']['full']:.1f} unpruned, {report['seconds']['pruned']:.1f} pruned.",
-        "",
-        "![accuracy against tokens](accuracy_tokens.png)",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _title(report: Mapping[str, Any]) -> str:
-    kind = " (synthetic)" if report["synthetic"] else ""
-    return f"{report['benchmark']}{kind}: {report['questions']} questions x {report['n']} traces"
-
-
-def _cells(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for name, row in report["methods"].items():
-        low, high = row["interval"]
-        yield (
-            name,
-            f"{row['accuracy']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            f"{row['tokens']:,}",
-            f"{row['tokens_saved']:.1%}",
+def average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over benchmarks, each counting once; intervals resample the questions inside each benchmark."""
+    rights = [{name: np.array(v) for name, v in entry["verdicts"]["right"].items()} for entry in entries]
+    names = [name for name in rights[0] if all(name in right for right in rights)]
+    rows = []
+    for name in names:
+        values = [right[name] for right in rights]
+        majority = [right["majority"] for right in rights]
+        differences = [a - b for a, b in zip(values, majority, strict=True)]
+        # Weighted so that the mean over all questions is the mean over benchmarks.
+        scale = [1 / (len(value) * len(values)) for value in values]
+        first = np.concatenate([value * s for value, s in zip(values, scale, strict=True)])
+        second = np.concatenate([value * s for value, s in zip(majority, scale, strict=True)])
+        rows.append(
+            {
+                "name": name,
+                "accuracy": float(first.sum()),
+                "interval": _stratified_interval(values),
+                "above_majority": float((first - second).sum()),
+                "above_majority_interval": _stratified_interval(differences),
+                "p_value": paired_permutation_test(first, second),
+            }
         )
+    samples = [entry["samples"] for entry in entries]
+    ks = [k for k in samples[0]["pass_at"] if all(k in sample["pass_at"] for sample in samples)]
+    return {
+        "benchmarks": len(entries),
+        "sample_accuracy": float(np.mean([sample["accuracy"] for sample in samples])),
+        "pass_at": {k: float(np.mean([sample["pass_at"][k] for sample in samples])) for k in ks},
+        "methods": sorted(rows, key=lambda row: -row["accuracy"]),
+    }
 
 
-def plot(report: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy against tokens per question."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, marker in zip(dict.fromkeys(p["method"] for p in report["curve"]), "os^D", strict=False):
-        points = [p for p in report["curve"] if p["method"] == name]
-        axes.plot(
-            [p["tokens_per_question"] for p in points],
-            [p["accuracy"] for p in points],
-            marker=marker,
-            label=name.replace("_", " "),
-        )
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("generated tokens per question (1, 2, 4 .. traces)")
-    axes.set_ylabel("accuracy")
-    axes.set_title(_title(report), fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-
-
-def write(report: Mapping[str, Any], out: Path) -> None:
-    """Write ``report.json``, ``report.md`` and ``accuracy_tokens.png`` into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    (out / "report.md").write_text(markdown(report))
-    plot(report, out / "accuracy_tokens.png")
+def _stratified_interval(values: Sequence[Floats]) -> list[float]:
+    """95% bootstrap interval of a mean of means, resampling inside each group."""
+    rng = np.random.default_rng(0)
+    draws: NDArray[np.float64] = np.zeros(RESAMPLES)
+    for group in values:
+        # A multinomial count of each question is a resample, in one small matrix a chunk.
+        for start in range(0, RESAMPLES, 500):
+            counts = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=500)
+            draws[start : start + 500] += counts @ group / len(group)
+    low, high = np.quantile(draws / len(values), (0.025, 0.975))
+    return [float(low), float(high)]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arrol_tts.trace import FINISH_REASONS
+from evals.command_line import fail, finite, pairs, parsed
 from evals.comparison import Comparison, MethodReport, compare, load_questions, method_names
 from evals.plots import plot_reliability
 
@@ -56,13 +56,13 @@ def vote(
         if only is not None and only not in FINISH_REASONS:
             raise ValueError(f"--only is {only!r}; choose from {', '.join(FINISH_REASONS)}")
         names = None if methods == "all" else [name.strip() for name in methods.split(",")]
-        options = {name: _parse(value) for name, value in _pairs("--option", option).items()}
+        options = {name: parsed(value) for name, value in pairs("--option", option).items()}
         with Progress(
             console=progress_console, transient=True, disable=not progress_console.is_terminal
         ) as progress:
             task = progress.add_task("reading", total=None)
             questions = load_questions(
-                traces, _pairs("--fields", fields), _pairs("--finish-reasons", finish_reasons), only
+                traces, pairs("--fields", fields), pairs("--finish-reasons", finish_reasons), only
             )
             if not questions:
                 raise ValueError(f"{traces} has no traces")
@@ -75,46 +75,17 @@ def vote(
                 on_step=lambda: progress.advance(task),
             )
         out = out or Path(f"{traces.resolve().name.split('.')[0]}.votes.json")
-        text = json.dumps(_finite({"source": traces.name, **asdict(comparison)}), indent=1)
+        text = json.dumps(finite({"source": traces.name, **asdict(comparison)}), indent=1)
         out.write_text(text + "\n")
         if plot is not None:
             plot_reliability(comparison, plot)
     except (ValueError, OSError) as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        raise typer.Exit(2) from None
+        fail(str(error))
     if as_json:
         typer.echo(text)
     else:
         show(comparison, Console())
         typer.echo(f"written to {out}")
-
-
-def _pairs(flag: str, values: Iterable[str] | None) -> dict[str, str]:
-    """``["a=b,c=d", "e=f"]`` as a dictionary."""
-    pairs = {}
-    for item in ",".join(values or []).split(","):
-        name, separator, value = item.partition("=")
-        if item and not (name and separator and value):
-            raise ValueError(f"{flag} is {item!r}; write it as NAME=VALUE")
-        if item:
-            pairs[name.strip()] = value.strip()
-    return pairs
-
-
-def _parse(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no nan: what is unknown becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def show(comparison: Comparison, console: Console) -> None:

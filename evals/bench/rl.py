@@ -48,7 +48,7 @@ SLOTS = 16
 """Engine slots: an eighth of a step's rollouts, so that freed slots are refilled as on a busy GPU."""
 COLD_START = 4
 DETECT = 16
-"""A ninth of a trace's mean length, about what 512 tokens are of a reasoning model's."""
+"""A ninth of a trace's mean length."""
 KEEP = 0.5
 MAX_TOKENS = 256
 LEARNING_RATE = 5e-4

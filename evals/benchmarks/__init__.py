@@ -1,15 +1,63 @@
-"""Benchmarks: problems, and how an answer is checked. One short file for each family."""
+"""Benchmarks: problems, and how an answer is checked. A short file for each; docs/evals.md says how to add one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
-from evals.benchmarks import pocket
-from evals.benchmarks.base import Benchmark, Problem
+from evals.benchmarks import pocket, reasoning_gym
+from evals.benchmarks.aime24 import AIME24
+from evals.benchmarks.aime25 import AIME25
+from evals.benchmarks.amc23 import AMC23
+from evals.benchmarks.base import Benchmark, BenchmarkError, Problem, Shot
+from evals.benchmarks.brumo25 import BRUMO25
+from evals.benchmarks.gsm8k import GSM8K
+from evals.benchmarks.hmmt25 import HMMT25
+from evals.benchmarks.math500 import MATH500
+from evals.benchmarks.minerva_math import MINERVA_MATH
+from evals.benchmarks.olympiadbench import OLYMPIADBENCH
+from evals.benchmarks.table import Table
 
-BENCHMARKS: dict[str, Callable[[int | None], Benchmark]] = {
-    "pocket": pocket.load,
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        AMC23,
+        AIME24,
+        AIME25,
+        MATH500,
+        MINERVA_MATH,
+        OLYMPIADBENCH,
+        GSM8K,
+        BRUMO25,
+        HMMT25,
+    )
 }
-"""``{name: load(limit)}``."""
+"""The published benchmarks."""
 
-__all__ = ["BENCHMARKS", "Benchmark", "Problem"]
+NAMES = ("pocket", *TABLES, "reasoning_gym:TASK")
+
+
+def load(name: str, limit: int | None = None, *, data: Path | None = None, partial: bool = False) -> Benchmark:
+    """Load a benchmark by its name on the command line.
+
+    Args:
+        name: one of ``NAMES``.
+        limit: only so many problems, the first ones.
+        data: a local copy of a published benchmark.
+        partial: accept an incomplete copy.
+
+    Raises:
+        BenchmarkError: when there is no such benchmark, or its problems cannot be read.
+    """
+    if name in TABLES:
+        return TABLES[name].load(limit, data, partial=partial)
+    if data is not None:
+        raise BenchmarkError(f"--data is for published benchmarks ({', '.join(TABLES)}), and {name!r} is none")
+    if name == "pocket":
+        return pocket.load(limit)
+    kind, _, task = name.partition(":")
+    if kind == "reasoning_gym" and task:
+        return reasoning_gym.load(task, limit)
+    raise BenchmarkError(f"there is no benchmark {name!r}; known: {', '.join(NAMES)}")
+
+
+__all__ = ["NAMES", "TABLES", "Benchmark", "BenchmarkError", "Problem", "Shot", "Table", "load"]

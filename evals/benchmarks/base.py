@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
+class BenchmarkError(ValueError):
+    """Problems that cannot be used; the message says what to change."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One question with its reference answer; ``id`` is distinct within the benchmark."""
@@ -13,6 +17,14 @@ class Problem:
     id: str
     question: str
     answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A worked example of a few-shot prompt."""
+
+    question: str
+    solution: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,9 @@ class Benchmark:
         is_right: ``(problem, answer) -> bool``.
         head: the head that is used when none is named.
         synthetic: whether the problems are made by a program; reports say so.
+        instruction: follows the question when a chat model is asked.
+        shots: worked examples for base models.
+        source: where the problems came from: a dataset with its revision, a file with its hash, or a program.
     """
 
     name: str
@@ -32,3 +47,6 @@ class Benchmark:
     is_right: Callable[[Problem, str], bool]
     head: str | None = None
     synthetic: bool = False
+    instruction: str = ""
+    shots: tuple[Shot, ...] = ()
+    source: str = "built in"

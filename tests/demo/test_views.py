@@ -16,9 +16,8 @@ from demo.views import Reliability, last_evaluation
 
 def report(head: str, accuracy: float) -> str:
     curve = [{"method": "quality", "n": 1, "accuracy": accuracy, "tokens_per_question": 100.0}]
-    return json.dumps(
-        {"head": head, "benchmark": "pocket", "synthetic": True, "questions": 3, "n": 1, "curve": curve}
-    )
+    entry = {"name": "pocket", "synthetic": True, "questions": 3, "n": 1, "curve": curve}
+    return json.dumps({"head": head, "benchmarks": [entry]})
 
 
 def test_charts_are_well_formed() -> None:

@@ -1,0 +1,85 @@
+"""How a problem is asked: as a chat message, by the head's own prompt, or after worked examples as plain text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from arrol_tts.answers import extract_answer
+from arrol_tts.engine.base import Question
+from arrol_tts.head_config import QualityHeadConfig
+from arrol_tts.prompts import Prompt
+from arrol_tts.trace import Trace
+from evals.benchmarks import Benchmark, Problem
+
+STYLES = ("auto", "chat", "few-shot", "head")
+
+PROBLEM, SOLUTION = "Problem: ", "\nSolution:"
+END = f"\n\n{PROBLEM.strip()}"
+"""Where a base model has finished its solution and goes on with a problem of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStyle:
+    """A style of prompt.
+
+    Attributes:
+        name: ``chat`` sends the question with the benchmark's instruction through the model's chat template;
+            ``head`` sends the question alone, in the prompt that the head was trained with; ``few-shot`` puts
+            worked examples before it, as plain text.
+    """
+
+    name: Literal["chat", "few-shot", "head"] = "chat"
+
+    @property
+    def chat(self) -> bool:
+        """Whether the model's chat template is used."""
+        return self.name != "few-shot"
+
+    def text(self, benchmark: Benchmark, problem: Problem) -> str:
+        """What is asked; benchmarks without worked examples have none in the few-shot style either."""
+        if self.name == "head":
+            return problem.question
+        if self.name == "chat" or not benchmark.shots:
+            return problem.question + benchmark.instruction
+        shots = [f"{PROBLEM}{shot.question}{SOLUTION} {shot.solution}\n\n" for shot in benchmark.shots]
+        return "".join(shots) + f"{PROBLEM}{problem.question}{SOLUTION}"
+
+    def question(self, benchmark: Benchmark, problem: Problem, config: QualityHeadConfig | None) -> Question:
+        """The engine's question."""
+        prompt = Prompt.from_messages(config.prompt if config and self.name == "head" else ())
+        return prompt.ask(problem.id, self.text(benchmark, problem), chat=self.chat)
+
+    def read(self, text: str) -> str | None:
+        """The answer in a generated text; of a few-shot one, in its first solution."""
+        return extract_answer(text if self.chat else text.partition(END)[0])
+
+    def read_cut_off(self, trace: Trace) -> str | None:
+        """The answer of a trace that ran into the token limit: it has one if its solution had ended before."""
+        return self.read(trace.text) if not self.chat and END in trace.text else None
+
+
+def choose_style(name: str, tokenizer: Any | None, config: QualityHeadConfig | None) -> PromptStyle:
+    """The style of a name.
+
+    ``auto`` is the head's prompt where it has one, else chat where the model has a chat template, else few-shot.
+
+    Args:
+        name: one of ``STYLES``.
+        tokenizer: the model's; None when it is not here, but on a server, which is taken to have a chat template.
+        config: the head's, None without one.
+
+    Raises:
+        ValueError: for an unknown style, or one that model or head do not have.
+    """
+    if name not in STYLES:
+        raise ValueError(f"--prompt is {name!r}; choose from {', '.join(STYLES)}")
+    has_template = tokenizer is None or bool(getattr(tokenizer, "chat_template", None))
+    has_prompt = config is not None and bool(config.prompt)
+    if name == "chat" and not has_template:
+        raise ValueError("--prompt chat: this model has no chat template; use --prompt few-shot")
+    if name == "head" and not has_prompt:
+        raise ValueError("--prompt head: this head was trained without a prompt of its own; use chat or few-shot")
+    if name == "few-shot" or (name == "auto" and not has_prompt and not has_template):
+        return PromptStyle("few-shot")
+    return PromptStyle("head" if name == "head" or (name == "auto" and has_prompt) else "chat")
