@@ -200,17 +200,17 @@ class _Runner:
         codes = {folder: process.wait() for folder, process in running.items()}
         for folder, code in codes.items():
             if code:
-                raise RuntimeError(f"the run {folder} failed, see {folder.with_suffix('.txt')}")
+                raise RuntimeError(f"the run {folder} failed, see {folder}.txt")
         logs = [Log.read(folder, arm) for folder, arm in zip(folders, (first, second), strict=True)]
         return logs[0], logs[1]
 
     def _start(self, arm: Arm, folder: Path, seed: int, core: int) -> subprocess.Popen[bytes]:
         self._out.mkdir(parents=True, exist_ok=True)
-        config = folder.with_suffix(".yaml")
+        config = folder.with_name(f"{folder.name}.yaml")
         config.write_text(yaml.safe_dump(arm.config(seed, self._steps, self._questions)))
         program = Path(sys.executable).with_name("arrol-train")
         command = ["taskset", "-c", str(core), str(program), "rl", "--config", str(config), "--out", str(folder)]
-        with open(folder.with_suffix(".txt"), "wb") as output:
+        with open(folder.with_name(f"{folder.name}.txt"), "wb") as output:
             return subprocess.Popen(
                 command,
                 stdout=output,
