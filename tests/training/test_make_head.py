@@ -29,7 +29,7 @@ from arrol_tts.trace import Trace
 WIDTH, POSITIONS, LENGTH = 8, (4, 16), 40
 MANIFEST = Manifest(
     model="owner/model",
-    revision="abc",
+    revision="sha256:abc",
     hidden_size=WIDTH,
     data="made-up.jsonl",
     data_sha256="0",
@@ -118,7 +118,7 @@ def test_a_head_is_made_with_its_card(head: Path) -> None:
         "reliability.png",
     }
     config = read_head_config(head)
-    assert (config.base_model, config.base_revision, config.hidden_size) == ("owner/model", "abc", WIDTH)
+    assert (config.base_model, config.base_revision, config.hidden_size) == ("owner/model", "sha256:abc", WIDTH)
     assert config.prompt == MANIFEST.prompt
     assert config.engine == {"top_k": 5}
     assert config.metrics["synthetic"] is True
