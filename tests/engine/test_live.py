@@ -259,7 +259,7 @@ def test_several_heads_score_side_by_side_and_are_replaced_in_place(
 def test_a_closed_engine_says_so() -> None:
     from arrol_tts.engine.vllm_loop import VLLMLoop
 
-    loop = VLLMLoop(lambda: object())  # type: ignore[arg-type, return-value]
+    loop = VLLMLoop(lambda: object(), lambda _: None)  # type: ignore[arg-type, return-value]
     loop.stop()
     with pytest.raises(RuntimeError, match="it was closed"):
         loop.call(lambda engine: engine)
