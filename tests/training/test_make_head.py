@@ -123,7 +123,14 @@ def test_a_head_is_made_with_its_card(head: Path) -> None:
     assert config.engine == {"top_k": 5}
     assert config.metrics["synthetic"] is True
     card = (head / "README.md").read_text()
-    for word in ("owner/model", "`sha256:abc`", "made-up.jsonl", "linear probe", "**Synthetic**", "from_pretrained"):
+    for word in (
+        "owner/model",
+        "`sha256:abc`",
+        "made-up.jsonl",
+        "linear probe",
+        "**Synthetic**",
+        "from_pretrained",
+    ):
         assert word in card
 
 
