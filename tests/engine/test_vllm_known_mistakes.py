@@ -151,7 +151,7 @@ def test_pruned_traces_are_not_labelled_wrong(vllm_engine: VLLMEngine, tmp_path:
 
     voter = WeightedVoter(vllm_engine, config=read_head_config(resolve_head("pocket")))
     run = run_benchmark(load(2), voter, n=8, seed=0, keep=0.5, out=tmp_path)
-    traces = [trace for group in run.pruned.values() for trace in group]
+    traces = [trace for group in run.passes["pruned"].values() for trace in group]
     assert {trace.correct for trace in traces if trace.finish_reason == "pruned"} == {None}
     assert {trace.correct for trace in traces if trace.finish_reason != "pruned"} <= {True, False}
 
