@@ -80,11 +80,12 @@ def collect(
 ) -> None:
     """Sample questions, grade the answers, and keep hidden vectors: what `head` learns from."""
     warnings.simplefilter("ignore", FutureWarning)
-    from arrol_train.collect import Manifest, default_positions, file_sha256
+    from arrol_train.collect import Manifest, default_positions
     from arrol_train.collect_progress import collect_with_progress
     from arrol_train.problems import read_problems, read_prompt
     from arrol_train.rewards import load_reward, math_reward
     from arrol_tts.engine.base import DEFAULT_TOP_K, hidden_size_of
+    from arrol_tts.files import file_sha256
     from arrol_tts.revision import model_revision
 
     options = dict(_assignment(text) for text in option or ())

@@ -7,7 +7,6 @@ missing; another model, other settings or another data file are refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from arrol_train.problems import Problem
 from arrol_train.rewards import Reward
 from arrol_tts.answers import extract_answer
 from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Sampling
-from arrol_tts.files import write_atomic
+from arrol_tts.files import write_json
 from arrol_tts.prompts import Prompt
 from arrol_tts.stopping import TraceSpec
 from arrol_tts.store import TraceStore
@@ -93,7 +92,7 @@ class Manifest:
         """
         if not (folder / MANIFEST_FILE).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / MANIFEST_FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
+            write_json(folder / MANIFEST_FILE, asdict(self))
             return
         known = asdict(Manifest.read(folder))
         for name, value in asdict(self).items():
@@ -103,12 +102,6 @@ class Manifest:
                     f"{folder} was collected with {name} {known[name]!r}, and this is {value!r}{changed}: choose "
                     "another --out, or the same settings"
                 )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def default_positions(max_tokens: int) -> list[int]:
@@ -157,9 +150,8 @@ def collect(
     by_id = {problem.id: problem for problem in problems}
     sampled = 0
     with TraceStore(out / TRACES_FOLDER) as store:
-        known = store.ids()
-        missing = {p.id: tuple(i for i in range(n) if (p.id, i) not in known) for p in problems}
-        open_ones = [problem for problem in problems if missing[problem.id]]
+        missing = store.missing(by_id, n)
+        open_ones = [by_id[question_id] for question_id in missing]
         _check_disk(manifest, sum(map(len, missing.values())), out)
         at_once = max(1, TRACES_AT_ONCE // n)
         for first in range(0, len(open_ones), at_once):

@@ -37,20 +37,20 @@ def collect_with_progress(
     console = console or Console()
     manifest.claim(out)
     store = TraceStore(out / TRACES_FOLDER)
-    wanted = {(problem.id, i) for problem in problems for i in range(n)}
-    stored = len(wanted & store.ids())
-    missing = len(wanted) - stored
+    total = len(problems) * n
+    asked = {problem.id for problem in problems}
+    missing = sum(map(len, store.missing(asked, n).values()))
     console.print(
-        f"{len(problems):,} questions x {n} samples: {stored:,} are there, {missing:,} to do. Hidden vectors at "
-        f"{', '.join(map(str, manifest.positions))} and the finish take at most "
+        f"{len(problems):,} questions x {n} samples: {total - missing:,} are there, {missing:,} to do. Hidden "
+        f"vectors at {', '.join(map(str, manifest.positions))} and the finish take at most "
         f"{predicted_bytes(manifest, missing) / 1e9:.2f} GB"
     )
     if missing:
         with console.status("loading the language model"):
             engine = load()
         with closing(engine):
-            _sample(engine, manifest, problems, reward, out, n, console, stored, len(wanted))
-    _summarise(store, wanted, console)
+            _sample(engine, manifest, problems, reward, out, n, console, total - missing, total)
+    _summarise(store, asked, n, console)
 
 
 def _sample(
@@ -82,11 +82,11 @@ def _sample(
     console.print(f"{sampled:,} traces, {tokens:,} tokens in {seconds:,.0f} s: {tokens / seconds:,.0f} tokens/s")
 
 
-def _summarise(store: TraceStore, wanted: set[tuple[str, int]], console: Console) -> None:
+def _summarise(store: TraceStore, asked: set[str], n: int, console: Console) -> None:
     """How many are right, and how many questions can teach an order among their samples."""
     outcomes: dict[str, list[bool]] = defaultdict(list)
     for trace in store.read(["question_id", "sample_id", "correct"]):
-        if (trace.question_id, trace.sample_id) in wanted:
+        if trace.question_id in asked and trace.sample_id < n:
             outcomes[trace.question_id].append(bool(trace.correct))
     right = sum(map(sum, outcomes.values())) / max(1, sum(map(len, outcomes.values())))
     mixed = sum(any(group) and not all(group) for group in outcomes.values())

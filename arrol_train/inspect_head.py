@@ -10,7 +10,7 @@ from arrol_train.dataset import open_collected
 from arrol_train.figures import plot_by_position
 from arrol_train.inspection import Inspection, inspect
 from arrol_train.make_head import EVALUATION_FILE
-from arrol_tts.files import write_atomic
+from arrol_tts.files import write_json
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import HeadError, resolve_head
 
@@ -42,7 +42,7 @@ def inspect_head(head: str, collection: Path | None = None, out: Path | None = N
     out = out or (folder / "inspection" if asked is not None else collection / "inspection")
     out.mkdir(parents=True, exist_ok=True)
     record = {"head": str(head), "collection": str(collection), **found.to_dict()}
-    write_atomic(out / "inspection.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_json(out / "inspection.json", record)
     plot_by_position(found, out / "auroc_by_position.png")
     return found, out
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from arrol_train.dataset import Collected
 from arrol_train.head_trainer import HeadTraining
 from arrol_train.inspection import Group, Inspection, inspect, rights
 from arrol_tts.combined import CombinedVoter, fit_combined
-from arrol_tts.files import write_atomic
+from arrol_tts.files import write_json
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import bootstrap_interval, mcnemar
 
@@ -170,7 +169,7 @@ def save(made: HeadMade, out: Path, collection: Path) -> None:
 
     made.chosen.head.save_pretrained(out)
     if made.combined is not None:
-        write_atomic(out / COMBINED_FILE, (json.dumps(made.combined.to_dict(), indent=2) + "\n").encode())
+        write_json(out / COMBINED_FILE, made.combined.to_dict())
     evaluation = {
         "collection": str(collection.resolve()),
         "split": {name: sorted(getattr(made.split, name)) for name in ("train", "validation", "test")},
@@ -180,7 +179,7 @@ def save(made: HeadMade, out: Path, collection: Path) -> None:
         "test": made.test.to_dict(),
         "probe": made.probe.to_dict(),
     }
-    write_atomic(out / EVALUATION_FILE, (json.dumps(evaluation, indent=1) + "\n").encode())
+    write_json(out / EVALUATION_FILE, evaluation)
     write_card(made, out)
 
 

@@ -28,7 +28,7 @@ from arrol_train.online_head import OnlineHead, OnlineTraining
 from arrol_train.rollout import CHECKPOINT_FOLDER, PhaseClock, PrunedRollout
 from arrol_train.tasks import Task, load_task
 from arrol_tts.engine.base import hidden_size_of
-from arrol_tts.files import write_atomic
+from arrol_tts.files import write_atomic, write_json
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL
@@ -281,7 +281,7 @@ def _claim(config: RunConfig, out: Path, *, main: bool) -> None:
         raise ConfigError(f"{out} holds something else: choose another output folder")
     if main:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(config.model_dump(mode="json"), indent=2) + "\n").encode())
+        write_json(path, config.model_dump(mode="json"))
 
 
 def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:

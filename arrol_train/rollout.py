@@ -35,7 +35,7 @@ from arrol_train.online_head import OnlineHead
 from arrol_train.policy_weights import policy_weights
 from arrol_train.rewards import Grader, Reward, Row
 from arrol_tts.engine.base import Question
-from arrol_tts.files import write_atomic
+from arrol_tts.files import write_json
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -245,8 +245,7 @@ class PrunedRollout:
         if self.head is not None:
             self.head.save(temporary / "head.safetensors")
         self.buffer.save(temporary / "buffer.safetensors")
-        about = json.dumps(self.config.model_dump(mode="json"), indent=2)
-        write_atomic(temporary / "rollout.json", about.encode())
+        write_json(temporary / "rollout.json", self.config.model_dump(mode="json"))
         temporary.rename(folder)
 
     def load(self, folder: Path) -> None:

@@ -1,9 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and their hashes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -22,3 +25,19 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """`write_atomic` of indented JSON.
+
+    Raises:
+        TypeError: when the data is not JSON's.
+        OSError: as `write_atomic`.
+    """
+    write_atomic(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

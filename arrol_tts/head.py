@@ -7,7 +7,6 @@ that a score means the same wherever it is read.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from arrol_tts.files import write_atomic
+from arrol_tts.files import write_atomic, write_json
 from arrol_tts.head_config import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -88,7 +87,7 @@ class QualityHead(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().float().cpu().contiguous() for k, v in self.state_dict().items()}
         write_atomic(folder / WEIGHTS_FILE, save(tensors))
-        write_atomic(folder / CONFIG_FILE, (json.dumps(asdict(self.config), indent=2) + "\n").encode())
+        write_json(folder / CONFIG_FILE, asdict(self.config))
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | os.PathLike[str], *, revision: str | None = None) -> QualityHead:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from arrol_tts.files import file_sha256
+
 CONFIG_FILE = "head_config.json"
 WEIGHTS_FILE = "head.safetensors"
 FORMAT_VERSION = 1
@@ -169,3 +171,8 @@ def read_head_config(folder: Path) -> QualityHeadConfig:
     if config.base_model.startswith(("./", "../")):
         config.base_model = str((folder / config.base_model).resolve())
     return config
+
+
+def head_sha256(folder: Path) -> str:
+    """SHA-256 of a head's weights: by it a server, a client and a results folder know that they mean one head."""
+    return file_sha256(folder / WEIGHTS_FILE)

@@ -100,6 +100,15 @@ class TraceStore:
             )
         }
 
+    def missing(self, question_ids: Iterable[str], n: int) -> dict[str, tuple[int, ...]]:
+        """``{question: numbers of the traces, of n, that it lacks}``, complete questions left out."""
+        stored = self.ids()
+        lacking = {
+            question_id: tuple(i for i in range(n) if (question_id, i) not in stored)
+            for question_id in question_ids
+        }
+        return {question_id: numbers for question_id, numbers in lacking.items() if numbers}
+
     def _batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         # Journals are listed before shards: one that is sealed in between then appears as a shard.
         journals = sorted(self.path.glob(".journal-*.arrow"))

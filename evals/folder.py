@@ -8,7 +8,6 @@ RUN/report.json, .md, .html      made from the above, at any time
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from arrol_tts.answers import answers_equal
-from arrol_tts.files import write_atomic
-from arrol_tts.head_config import WEIGHTS_FILE, QualityHeadConfig
+from arrol_tts.files import write_atomic, write_json
+from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.voter import WeightedVoter
 from evals.benchmarks import Benchmark, Problem
 from evals.runner import FULL, Run, read_run
@@ -104,7 +103,7 @@ class RunFolder:
         elif self.path.exists() and any(self.path.iterdir()):
             raise FolderError(f"{self.path} is not empty and holds no {MANIFEST}: choose another --out")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path / MANIFEST, (json.dumps(asdict(manifest), indent=2) + "\n").encode())
+        write_json(self.path / MANIFEST, asdict(manifest))
 
     def manifest(self) -> Manifest:
         """What the folder says of itself.
@@ -197,11 +196,6 @@ class RunFolder:
 def folder_name(benchmark: str) -> str:
     """A benchmark's name as a folder's."""
     return benchmark.replace(":", "-")
-
-
-def head_sha256(folder: Path) -> str:
-    """The hash of a head's weights."""
-    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
 def _read_problems(path: Path) -> Benchmark:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from arrol_tts.files import write_atomic
+from arrol_tts.files import write_atomic, write_json
 from evals.command_line import finite
 from evals.folder import RunFolder, folder_name
 from evals.plots import curve_figure, reliability_figure
@@ -279,7 +278,7 @@ def _svg(figure: Figure) -> str:
 
 
 def _write_json(path: Path, data: Any) -> None:
-    write_atomic(path, (json.dumps(finite(data), indent=2) + "\n").encode())
+    write_json(path, finite(data))
 
 
 _PAGE = """<!doctype html>

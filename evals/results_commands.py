@@ -21,7 +21,7 @@ from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from evals.command_line import fail, finite, pairs
-from evals.folder import FolderError, RunFolder
+from evals.folder import MANIFEST, FolderError, RunFolder
 from evals.reporting import JSON_FILE, VERDICTS_FILE, print_report, write_report
 from evals.runner import FOLDERS, FULL
 from evals.scoring import CURVE_METHODS
@@ -235,7 +235,7 @@ def rows(source: Path) -> Iterator[dict[str, Any]]:
         ValueError: when the source is neither a results folder nor recorded traces.
     """
     folder = RunFolder(source)
-    if not (source / "manifest.json").exists():
+    if not (source / MANIFEST).exists():
         yield from (_row(trace) for trace in read_traces(source))
         return
     manifest = folder.manifest()

@@ -15,18 +15,18 @@ import typer
 from rich.console import Console
 
 from arrol_tts.engine.base import prompt_ids
-from arrol_tts.head_config import resolve_head
+from arrol_tts.head_config import head_sha256, resolve_head
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from evals.bench import installed
 from evals.benchmarks import Benchmark
 from evals.command_line import fail, pairs, parsed
-from evals.folder import Manifest, RunFolder, head_sha256
+from evals.folder import Manifest, RunFolder
 from evals.progress import RunProgress
 from evals.prompts import PromptStyle, choose_style
 from evals.reporting import print_report, write_report
-from evals.runner import FOLDERS, FULL, missing, run_benchmark
+from evals.runner import FOLDERS, FULL, run_benchmark
 from evals.settings import Settings, read_recipe
 
 SERVER_PAUSES = (10, 30, 60, 120, 300)
@@ -138,7 +138,7 @@ def _lacking(settings: Settings, folder: RunFolder, benchmark: Benchmark, seed: 
     out, ids = folder.seed(benchmark.name, seed), [problem.id for problem in benchmark.problems]
     assert settings.stopping is not None
     return {
-        name: sum(map(len, missing(TraceStore(out / FOLDERS[name]), ids, settings.n).values()))
+        name: sum(map(len, TraceStore(out / FOLDERS[name]).missing(ids, settings.n).values()))
         for name in (FULL, *settings.stopping)
     }
 

@@ -146,15 +146,6 @@ def read_run(benchmark: Benchmark, *, n: int, seed: int, keep: float, out: Path,
     return Run(whole, n, seed, keep, ordered, _read_seconds(out))
 
 
-def missing(store: TraceStore, question_ids: Iterable[str], n: int) -> dict[str, tuple[int, ...]]:
-    """``{question: numbers of the traces that it lacks}``, complete questions left out."""
-    stored = store.ids()
-    lacking = {
-        question_id: tuple(i for i in range(n) if (question_id, i) not in stored) for question_id in question_ids
-    }
-    return {question_id: numbers for question_id, numbers in lacking.items() if numbers}
-
-
 def _options(name: str, voter: WeightedVoter, n: int, keep: float) -> dict[str, Any]:
     """Options of ``WeightedVoter.sample`` that make a pass."""
     if name == "pruned":
@@ -187,7 +178,7 @@ def _sample(
     saved = began
     groups: Traces = {}
     with TraceStore(out / FOLDERS[name]) as store:
-        lacking = missing(store, problems, n)
+        lacking = store.missing(problems, n)
         if not lacking:
             return
         stored = store.ids()

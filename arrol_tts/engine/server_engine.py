@@ -35,6 +35,7 @@ from arrol_tts.engine.handover import head_folder, weights_file
 from arrol_tts.engine.server_replies import START_COMMAND, ServerError, Written, read_trace
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.events import Progress
+from arrol_tts.head_config import head_sha256
 from arrol_tts.stopping import TraceSpec
 from arrol_tts.trace import Trace
 
@@ -322,10 +323,8 @@ class ServerEngine:
         if self._wanted_top_k not in (None, top_k):
             raise ValueError(f"{server.url} computes confidences with top_k={top_k}, not {self._wanted_top_k}")
         if self._wanted_head is not None:
-            from arrol_tts.engine.vllm_plugin.middleware import head_hash
-
             served = (server.info["head"] or {}).get("sha256")
-            if served != head_hash(self._wanted_head):
+            if served != head_sha256(self._wanted_head):
                 raise ValueError(
                     f"{server.url} was started with {'another head' if served else 'no head'}: start it with "
                     f"`{START_COMMAND}` and the head {self._wanted_head}"

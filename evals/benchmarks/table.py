@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arrol_tts.answers import answers_equal
+from arrol_tts.files import file_sha256
 from arrol_tts.recorded import numbered_rows
 from evals.benchmarks.base import Benchmark, BenchmarkError, Problem, Shot
 from evals.benchmarks.shots import MATH_SHOTS
@@ -95,7 +95,7 @@ class Table:
             raise BenchmarkError(f"--data {data}: there is no such file")
         else:
             where, rows = str(data), _read(data)
-            source = f"{data.name}, sha256 {hashlib.sha256(data.read_bytes()).hexdigest()[:12]}"
+            source = f"{data.name}, sha256 {file_sha256(data)[:12]}"
         problems: dict[str, Problem] = {}
         for number, row in rows:
             problem = self._problem(row, f"{where}, row {number}", number)

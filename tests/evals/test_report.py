@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
+from arrol_tts.head_config import QualityHeadConfig, head_sha256, read_head_config, resolve_head
 from arrol_tts.store import TraceStore, encode, trace_schema
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from evals.benchmarks import Benchmark, Problem
-from evals.folder import Manifest, RunFolder, head_sha256
+from evals.folder import Manifest, RunFolder
 from evals.report import average, benchmark_report
 from evals.reporting import write_report
 from evals.runner import FOLDERS, Run

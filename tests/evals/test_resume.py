@@ -20,7 +20,7 @@ from arrol_tts.trace import Trace
 from evals.benchmarks import pocket
 from evals.cli import app
 from evals.folder import RunFolder
-from evals.runner import missing, run_benchmark
+from evals.runner import run_benchmark
 
 QUESTIONS, N = 6, 4
 FOLDERS = ("traces", "traces_pruned")
@@ -170,7 +170,7 @@ def test_questions_that_are_compared_are_stored_and_sampled_whole(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         run(first, tmp_path, ("consensus",))
     ids = [problem.id for problem in pocket.load(QUESTIONS).problems]
-    lacking = missing(TraceStore(tmp_path / "traces_consensus"), ids, N)
+    lacking = TraceStore(tmp_path / "traces_consensus").missing(ids, N)
     assert lacking == {question_id: tuple(range(N)) for question_id in ids[10 // N :]}
     second = RecordingVoter()
     result = run(second, tmp_path, ("consensus",))

@@ -7,7 +7,6 @@ else, streams included, passes untouched.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,7 +16,7 @@ from arrol_tts import __version__
 from arrol_tts.engine.base import DEFAULT_TOP_K
 from arrol_tts.engine.vllm_plugin import named_heads
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
-from arrol_tts.head_config import WEIGHTS_FILE, read_head_config, resolve_head
+from arrol_tts.head_config import head_sha256, read_head_config, resolve_head
 from arrol_tts.stopping import TraceSpec
 
 Message = MutableMapping[str, Any]
@@ -167,7 +166,7 @@ def _describe(config: Any) -> dict[str, Any]:
     heads = named_heads(options.get("head"))
     if "" in heads:
         folder = resolve_head(heads[""])
-        head = {"sha256": head_hash(folder), "positions": read_head_config(folder).positions}
+        head = {"sha256": head_sha256(folder), "positions": read_head_config(folder).positions}
     return {
         "version": __version__,
         "hidden_size": int(config.model_config.get_hidden_size()),
@@ -175,11 +174,6 @@ def _describe(config: Any) -> dict[str, Any]:
         "head": head,
         "heads": list(heads),
     }
-
-
-def head_hash(folder: Any) -> str:
-    """SHA-256 of a head's weights, by which client and server know that they mean the same head."""
-    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:
