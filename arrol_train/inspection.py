@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from arrol_tts.metrics import (
     bootstrap_interval,
     expected_calibration_error,
 )
-from arrol_tts.replay import replay
+from arrol_tts.replay import replay, with_random_scores
 from arrol_tts.stopping import KeepShare
 from arrol_tts.trace import Trace
 from arrol_tts.voting import vote
@@ -180,7 +179,7 @@ def pruned(
     """Replay pruning at a position; the survivors vote."""
     options = options or {}
     kept = [replay(group, KeepShare(position, keep)) for group in groups]
-    at_random = [replay(_random_scores(group), KeepShare(position, keep)) for group in groups]
+    at_random = [replay(with_random_scores(group), KeepShare(position, keep)) for group in groups]
     accuracy = rights(kept, "quality", **options)
     difference = accuracy - rights(groups, "quality", **options)
     spent = sum(trace.num_tokens for group in kept for trace in group)
@@ -272,8 +271,3 @@ def _auroc_interval(right: NDArray[np.bool_], values: NDArray[np.float64], names
             draws.append(auroc(right[chosen], values[chosen]))
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _random_scores(group: Group) -> Group:
-    rng = random.Random(group[0].question_id)
-    return [replace(trace, scores={k: rng.random() for k in trace.scores}) for trace in group]

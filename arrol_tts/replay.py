@@ -6,6 +6,7 @@ sampled set of traces serves every keep ratio and every subset of its samples.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -55,3 +56,17 @@ def replay(traces: Sequence[Trace], rule: KeepShare | Threshold) -> list[Trace]:
             scores={k: s for k, s in trace.scores.items() if k <= rule.at},
         )
     return result
+
+
+def with_random_scores(traces: Sequence[Trace], seed: int = 0) -> list[Trace]:
+    """The traces of one question as a head that knows nothing would have scored them: the control of a replay.
+
+    Args:
+        traces: of one question, with scores.
+        seed: of the draws, which differ from question to question.
+
+    Returns:
+        Copies with uniform random scores at the same positions.
+    """
+    rng = random.Random(f"{seed}/{traces[0].question_id}")
+    return [replace(trace, scores={position: rng.random() for position in trace.scores}) for trace in traces]

@@ -22,7 +22,7 @@ from arrol_tts.voter import WeightedVoter
 from evals.bench import installed
 from evals.benchmarks import Benchmark
 from evals.command_line import fail, pairs, parsed
-from evals.folder import Manifest, RunFolder
+from evals.folder import Manifest, RunFolder, folder_name
 from evals.progress import RunProgress
 from evals.prompts import PromptStyle, choose_style
 from evals.reporting import print_report, write_report
@@ -256,7 +256,7 @@ def _copies(data: list[str] | None, settings: Settings) -> dict[str, Path]:
 
 
 def _default_name(settings: Settings) -> str:
-    return "-".join(name.replace(":", "-") for name in settings.benchmarks)
+    return "-".join(map(folder_name, settings.benchmarks))
 
 
 def _words(error: Exception) -> str:

@@ -6,17 +6,16 @@ question, and its seeds, are not independent.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from arrol_tts import metrics
 from arrol_tts.metrics import Floats
-from arrol_tts.replay import replay
+from arrol_tts.replay import replay, with_random_scores
 from arrol_tts.stopping import KeepShare
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
@@ -157,7 +156,8 @@ def stopping_rows(runs: Sequence[Run], voter: WeightedVoter) -> list[Row]:
         if name == "pruned":
             rule = keep_rule(voter, runs[0].keep)
             at_random = [
-                {q: replay(_random_scores(group, run.seed), rule) for q, group in run.full.items()} for run in runs
+                {q: replay(with_random_scores(group, run.seed), rule) for q, group in run.full.items()}
+                for run in runs
             ]
             rows.append(_row("random_pruned", "majority", at_random, voter, None))
     return rows
@@ -186,11 +186,6 @@ def keep_rule(voter: WeightedVoter, share: float) -> KeepShare:
     """The head's own pruning rule at another keep ratio."""
     assert voter.config is not None
     return KeepShare(voter.config.positions[0], share)
-
-
-def _random_scores(traces: Sequence[Trace], seed: int) -> list[Trace]:
-    rng = random.Random(f"{seed}/{traces[0].question_id}")
-    return [replace(trace, scores={k: rng.random() for k in trace.scores}) for trace in traces]
 
 
 def token_curve(runs: Sequence[Run], voter: WeightedVoter, rows: Sequence[Row]) -> list[dict[str, Any]]:
