@@ -64,6 +64,10 @@ def collect(
     temperature: Annotated[float, typer.Option(help="of the sampling")] = 1.0,
     top_p: Annotated[float, typer.Option(help="nucleus share")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="limit on a sample's tokens", min=2)] = 1024,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="text that ends a sample, for base models; repeatable; \\n is a new line"),
+    ] = None,
     positions: Annotated[
         str, typer.Option(help="generated tokens at which hidden vectors are kept, as 16,32,64; the finish always")
     ] = "",
@@ -96,6 +100,10 @@ def collect(
             _show_prompt(None if server else model, asked.ask("", problems[0].question))
             return
         engine = _connect(model, server, options) if server else None
+        sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+        sampling["seed"] = seed
+        if stop:
+            sampling["stop"] = [text.replace("\\n", "\n") for text in stop]
         manifest = Manifest(
             model=model if server or not Path(model).is_dir() else str(Path(model).resolve()),
             revision=None if server else model_revision(model),
@@ -103,7 +111,7 @@ def collect(
             data=data.name,
             data_sha256=file_sha256(data),
             prompt=asked.to_messages(),
-            sampling={"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed},
+            sampling=sampling,
             positions=_positions(positions) or default_positions(max_tokens),
             top_k=int(options.get("top_k", DEFAULT_TOP_K)),
             engine=options,

@@ -119,7 +119,7 @@ def make_head(collected: Collected, options: HeadOptions) -> HeadMade:
         hidden_size=manifest.hidden_size,
         positions=manifest.positions,
         keep=options.keep,
-        sampling={name: manifest.sampling[name] for name in ("temperature", "top_p", "max_tokens")},
+        sampling={name: value for name, value in manifest.sampling.items() if name != "seed"},
         engine={"top_k": manifest.top_k} | {k: v for k, v in (manifest.engine or {}).items() if k == "dtype"},
         prompt=manifest.prompt,
     )

@@ -32,7 +32,7 @@ class QualityHeadConfig:
         positions: detection positions in generated tokens that the head was trained at.
         calibration: ``[a, b]``: the probability is ``sigmoid(a * logit + b)`` (Platt scaling).
         keep: share of a group to keep at the first detection position, the default of ``solve``.
-        sampling: the sampling the head was trained on (``temperature``, ``max_tokens``), the default
+        sampling: the sampling the head was trained on (``temperature``, ``max_tokens``, ``stop``), the default
             of ``solve``.
         engine: options that suit the base model in every engine (``top_k`` of the token confidence).
         voting: options of the voting methods that suit the base model, ``{method: options}``.

@@ -258,6 +258,8 @@ class WeightedVoter:
             temperature: sampling temperature; by default the head's, else 1.
             top_p: nucleus share; by default the head's, else 1.
             max_tokens: limit on a trace; by default the head's, else 1024.
+            stop: texts that end a trace, such as the next question that a base model would go on with; by default
+                the head's, else none.
             seed: of the sampling.
             confidence: record DeepConf's token confidences.
             confidence_window: record DeepConf's measures over windows of this many tokens, in place of every
@@ -334,6 +336,7 @@ class WeightedVoter:
         temperature: float | None = None,
         top_p: float | None = None,
         max_tokens: int | None = None,
+        stop: Sequence[str] | None = None,
         seed: int = 0,
         confidence: bool = True,
         confidence_window: int = 0,
@@ -350,7 +353,7 @@ class WeightedVoter:
             questions = {f"q{i}": text for i, text in enumerate(questions)}
         defaults: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 1024}
         defaults |= self.config.sampling if self.config else {}
-        given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+        given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop}
         sampling = Sampling(n=n, seed=seed, **defaults | {k: v for k, v in given.items() if v is not None})
         rules = tuple(rules)
         score_at: tuple[int, ...] = ()

@@ -67,10 +67,16 @@ class VotingLM(LM):  # type: ignore[misc]  # the harness is untyped
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One text a request: see the module."""
-        texts = {str(i): request.args[0] for i, request in enumerate(requests)}
-        results = self._voter.solve_many(texts, self._n, method=self._method, **self._options)
-        stops = [_stops(request.args[1]) for request in requests]
-        return [_cut(_winner(result), until) for result, until in zip(results, stops, strict=True)]
+        by_stops: dict[tuple[str, ...], list[int]] = {}
+        for i, request in enumerate(requests):
+            by_stops.setdefault(_stops(request.args[1]), []).append(i)
+        answers = [""] * len(requests)
+        for stop, numbers in by_stops.items():
+            texts = {str(i): requests[i].args[0] for i in numbers}
+            results = self._voter.solve_many(texts, self._n, method=self._method, stop=stop, **self._options)
+            for i, result in zip(numbers, results, strict=True):
+                answers[i] = _winner(result)
+        return answers
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Votes have no likelihood.
@@ -105,15 +111,9 @@ def _winner(result: VoteResult) -> str:
     return max(votes)[2] if votes else result.traces[0].text
 
 
-def _stops(options: dict[str, Any]) -> list[str]:
-    until = options.get("until") or []
-    return [until] if isinstance(until, str) else list(until)
-
-
-def _cut(text: str, stops: list[str]) -> str:
-    for stop in stops:
-        text = text.partition(stop)[0] if stop else text
-    return text
+def _stops(options: dict[str, Any]) -> tuple[str, ...]:
+    until = options.get("until") or ()
+    return tuple(filter(None, (until,) if isinstance(until, str) else until))
 
 
 if __name__ == "__main__":

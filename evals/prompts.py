@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from arrol_tts.answers import extract_answer
 from arrol_tts.engine.base import Question
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.prompts import Prompt
-from arrol_tts.trace import Trace
 from evals.benchmarks import Benchmark, Problem
 
 STYLES = ("auto", "chat", "few-shot", "head")
@@ -45,18 +43,15 @@ class PromptStyle:
         shots = [f"{PROBLEM}{shot.question}{SOLUTION} {shot.solution}\n\n" for shot in benchmark.shots]
         return "".join(shots) + f"{PROBLEM}{problem.question}{SOLUTION}"
 
+    @property
+    def stop(self) -> tuple[str, ...] | None:
+        """Texts that end a trace; None for those of the head, whose prompt it is."""
+        return {"chat": (), "few-shot": (END,), "head": None}[self.name]
+
     def question(self, benchmark: Benchmark, problem: Problem, config: QualityHeadConfig | None) -> Question:
         """The engine's question."""
         prompt = Prompt.from_messages(config.prompt if config and self.name == "head" else ())
         return prompt.ask(problem.id, self.text(benchmark, problem), chat=self.chat)
-
-    def read(self, text: str) -> str | None:
-        """The answer in a generated text; of a few-shot one, in its first solution."""
-        return extract_answer(text if self.chat else text.partition(END)[0])
-
-    def read_cut_off(self, trace: Trace) -> str | None:
-        """The answer of a trace that ran into the token limit: it has one if its solution had ended before."""
-        return self.read(trace.text) if not self.chat and END in trace.text else None
 
 
 def choose_style(name: str, tokenizer: Any | None, config: QualityHeadConfig | None) -> PromptStyle:

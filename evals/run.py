@@ -152,7 +152,6 @@ def _sample_all(
     console: Console,
 ) -> None:
     """Sample what is missing, and go on when servers that had failed are back."""
-    voter.extract = prompt.read
     if voter.config is not None and prompt.name != "head":
         voter.config.prompt = []
     for attempt in range(len(SERVER_PAUSES) + 1):

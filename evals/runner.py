@@ -185,7 +185,7 @@ def _sample(
 
         def record(trace: Trace) -> None:
             nonlocal saved
-            grade(trace, problems[trace.question_id], benchmark, prompt)
+            grade(trace, problems[trace.question_id], benchmark)
             if on_trace is not None:
                 on_trace(name, trace)
             ready = [trace]
@@ -210,16 +210,15 @@ def _sample(
             seed=seed,
             on_trace=record,
             chat=prompt.chat,
+            stop=prompt.stop,
             samples=None if together else lacking,
             **options,
         )
     _write_seconds(out, name, before + time.monotonic() - began)
 
 
-def grade(trace: Trace, problem: Problem, benchmark: Benchmark, prompt: PromptStyle) -> None:
+def grade(trace: Trace, problem: Problem, benchmark: Benchmark) -> None:
     """Say whether a trace is right; pruned and cancelled ones without an answer stay ungraded."""
-    if trace.answer is None and trace.finish_reason == "length":
-        trace.answer = prompt.read_cut_off(trace)
     if trace.answer is not None:
         trace.correct = benchmark.is_right(problem, trace.answer)
     elif trace.finish_reason in ("stop", "length"):

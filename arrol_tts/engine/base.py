@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from arrol_tts.engine.stop_texts import before_stop
 from arrol_tts.stopping import Threshold, TraceSpec
 from arrol_tts.trace import FinishReason, Trace
 
@@ -65,6 +66,7 @@ class Sampling:
         top_p: nucleus share in (0, 1].
         top_k: 0 is off.
         max_tokens: limit on generated tokens of a trace.
+        stop: texts that end a trace: it stops once it has written one, which its text is then cut before.
         seed: traces depend on the seed, the question's id and the sample's number only, not on what
             else is in the batch (but for rounding in the matrix products).
     """
@@ -75,6 +77,7 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 1024
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, low in (("n", 1), ("max_tokens", 1), ("top_k", 0), ("seed", 0)):
@@ -85,6 +88,9 @@ class Sampling:
             raise ValueError(f"temperature is {self.temperature!r}; it must be from 0 to 100")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}; it must be in (0, 1]")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop is {self.stop!r}; it must be a list of texts, none of them empty")
+        object.__setattr__(self, "stop", tuple(self.stop))
 
     def seed_of(self, question_id: str, sample_id: int) -> int:
         """The seed of one trace: 31 bits."""
@@ -202,9 +208,9 @@ def check_request(
 
 
 def group_specs(questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> list[TraceSpec]:
-    """The spec of each question's traces: its own group, unlike any other call's."""
+    """The spec of each question's traces: its own group, and the sampling's stop texts."""
     call = uuid.uuid4().hex[:12]
-    return [replace(spec, group=f"{call}/{i}", size=sampling.n) for i in range(len(questions))]
+    return [replace(spec, group=f"{call}/{i}", size=sampling.n, stop=sampling.stop) for i in range(len(questions))]
 
 
 def prompt_ids(tokenizer: Any, question: Question) -> list[int]:
@@ -237,15 +243,16 @@ def make_trace(
     finish_reason: FinishReason,
     log: dict[str, Any] | None,
     detail: str = "",
+    stop: Sequence[str] = (),
 ) -> Trace:
-    """Turn what left an engine (see ``TraceLog.to_dict``) into a Trace."""
+    """Turn what left an engine (see ``TraceLog.to_dict``) into a Trace, its text cut before a stop text."""
     import numpy as np
 
     log = log or {}
     trace = Trace(
         question_id=question.id,
         sample_id=sample_id,
-        text=text,
+        text=before_stop(text, stop),
         num_tokens=len(token_ids),
         finish_reason=finish_reason,
         detail=detail,

@@ -464,7 +464,13 @@ class ServerEngine:
             asked = replace(spec, logprobs=False)
             if asked.asks_anything:
                 body["vllm_xargs"] = {CONFIG_KEY: json.dumps(asked.to_dict())}
-        elif spec.confidence:
+            if spec.stop:
+                # The plug-in ends a trace as an end-of-text token would, whose text vLLM leaves out.
+                body["include_stop_str_in_output"] = True
+        else:
+            if spec.stop:
+                body["stop"] = list(spec.stop)
+        if server.info is None and spec.confidence:
             top_k = self._wanted_top_k or DEFAULT_TOP_K
             chats = self._chats(question)
             body |= {"logprobs": True, "top_logprobs": top_k} if chats else {"logprobs": top_k}

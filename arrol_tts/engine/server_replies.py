@@ -90,6 +90,7 @@ def read_trace(reply: dict[str, Any], question: Question, sample_id: int, asked:
         token_ids or [],
         "length" if choice.get("finish_reason") == "length" else "stop",
         _log(reply) if asked else None,
+        stop=spec.stop,
     )
     if token_ids is None:
         trace.token_ids = None

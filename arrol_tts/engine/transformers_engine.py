@@ -29,6 +29,7 @@ from arrol_tts.engine.base import (
     prompt_ids,
 )
 from arrol_tts.engine.signals import token_confidence
+from arrol_tts.engine.stop_texts import StopTexts
 from arrol_tts.events import Progress
 from arrol_tts.stopping import Monitor, TraceSpec
 from arrol_tts.trace import FinishReason, Trace
@@ -85,6 +86,7 @@ class TransformersEngine:
         for name, each in (head if isinstance(head, Mapping) else {} if head is None else {"": head}).items():
             each.config.check_model(hidden_size=self.hidden_size, model=self.model)
             self._heads[name] = each.to(self._device).eval()
+        self._stop_texts = StopTexts(self._tokenizer)
         self._top_k = top_k
         self._batch_size = batch_size
         eos = self._lm.generation_config.eos_token_id
@@ -162,7 +164,9 @@ class TransformersEngine:
                 assert log is not None
                 detail = stopped[row.question] if reason == "cancelled" else ""
                 text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)
-                trace = make_trace(row.question, row.sample_id, text, row.token_ids, reason, log.to_dict(), detail)
+                trace = make_trace(
+                    row.question, row.sample_id, text, row.token_ids, reason, log.to_dict(), detail, row.spec.stop
+                )
                 if reason != "cancelled" and (why := stop_question(trace)):
                     stopped.setdefault(row.question, why)
                 yield trace
@@ -211,7 +215,10 @@ class TransformersEngine:
             ended: dict[_Row, FinishReason] = {}
             for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                 position = len(row.token_ids)
-                if token in self._eos:
+                row.token_ids.append(token)
+                if token in self._eos or (
+                    row.spec.stop and self._stop_texts.written(row.token_ids, row.spec.stop)
+                ):
                     ended[row] = "stop"
                 elif position + 1 == sampling.max_tokens:
                     ended[row] = "length"
@@ -221,11 +228,10 @@ class TransformersEngine:
                     score=scores[row.spec.head][i] if row.spec.head in scores else None,
                     confidence=confidence[i] if confidence else None,
                     logprob=logprobs[i] if logprobs and row.spec.logprobs else None,
-                    token=row.token_ids[-1] if row.token_ids else None,
+                    token=row.token_ids[-2] if position else None,
                     feature=states[i].tobytes if states is not None else None,
                     finished=row in ended,
                 )
-                row.token_ids.append(token)
             ended |= dict.fromkeys(_pruned(monitor), "pruned")
             if time.monotonic() - reported >= every:
                 yield from (self._progress(row, monitor) for row in rows if row not in ended)

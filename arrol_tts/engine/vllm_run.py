@@ -31,6 +31,7 @@ class _Request:
     question: Question
     sample_id: int
     internal_id: str
+    stop: tuple[str, ...] = ()
     token_ids: list[int] = field(default_factory=list)
     progress: Progress | None = None
 
@@ -86,7 +87,7 @@ class Run:
                     )
                     name = str(next(self._names))
                     internal_id = str(engine.add_request(name, tokens_input(prompt), params))
-                    self._pending[name] = _Request(question, sample_id, internal_id)
+                    self._pending[name] = _Request(question, sample_id, internal_id, spec.stop)
                     self.loop.listen(name, self)
         except BaseException:
             self.abort(engine)
@@ -182,7 +183,7 @@ class Run:
         detail: str = "",
     ) -> Trace:
         text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
-        return make_trace(request.question, request.sample_id, text, token_ids, reason, log, detail)
+        return make_trace(request.question, request.sample_id, text, token_ids, reason, log, detail, request.stop)
 
 
 class Sampled(Iterator[T], Generic[T]):

@@ -144,6 +144,7 @@ class TraceSpec:
         live: report new scores while the trace is written, not only at its end.
         features_at: positions at which the hidden vector itself is kept, for training heads.
         features_finish: keep it at the finish too.
+        stop: texts that end the trace as soon as it has written one of them.
         rules: stopping rules; each is applied on its own.
     """
 
@@ -160,6 +161,7 @@ class TraceSpec:
     live: bool = False
     features_at: tuple[int, ...] = ()
     features_finish: bool = False
+    stop: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
@@ -173,7 +175,7 @@ class TraceSpec:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         _number("score_every", self.score_every, 0, MAX_POSITION, int)
         _number("confidence_window", self.confidence_window, 0, MAX_POSITION, int)
-        for name in ("score_at", "score_after", "features_at", "rules"):
+        for name in ("score_at", "score_after", "features_at", "stop", "rules"):
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)) or len(value) > MAX_ENTRIES:
                 raise ValueError(f"{name} must be a list of at most {MAX_ENTRIES} entries")
@@ -184,6 +186,9 @@ class TraceSpec:
             _number("features_at", position, 0, MAX_POSITION, int)
         for token in self.score_after:
             _number("score_after", token, 0, MAX_POSITION, int)
+        for text in self.stop:
+            if not isinstance(text, str) or not 0 < len(text) <= 256:
+                raise ValueError(f"stop has {text!r:.60}; its entries must be texts of 1 to 256 characters")
 
     @property
     def asks_anything(self) -> bool:

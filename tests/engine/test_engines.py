@@ -107,6 +107,41 @@ def test_traces_cut_by_max_tokens_say_so_and_are_scored(engine: Engine) -> None:
     assert all(list(t.scores) == [1, AT, 39] for t in result)
 
 
+def test_a_trace_ends_with_the_token_that_completes_a_stop_text(engine: Engine) -> None:
+    greedy = Sampling(n=1, temperature=0, max_tokens=256)
+    full = {t.question_id: t for t in engine.sample(QUESTIONS, greedy, SCORED)}
+    stop = full["q0"].text[AT + 6 : AT + 10]
+    stopped = list(engine.sample(QUESTIONS, replace(greedy, stop=(stop, "never written")), SCORED))
+    for trace in stopped:
+        whole = full[trace.question_id]
+        before, found, _ = whole.text.partition(stop)
+        if not found:
+            assert (trace.text, trace.token_ids) == (whole.text, whole.token_ids)
+            continue
+        assert trace.text == before
+        assert trace.finish_reason == "stop"
+        # A token of the pocket model is a character, and its first ones need not show.
+        assert whole.token_ids is not None
+        assert trace.token_ids == whole.token_ids[: trace.num_tokens]
+        shown = len(whole.text) - len(before + stop)
+        assert trace.num_tokens == whole.num_tokens - shown - (whole.finish_reason == "stop")
+        last = trace.num_tokens - 1
+        assert set(trace.scores) == {k for k in (1, AT, last) if k <= last}
+        assert all(trace.scores[k] == pytest.approx(whole.scores[k], abs=1e-4) for k in (1, AT) if k <= last)
+        assert trace.confidence is not None
+        assert len(trace.confidence) == trace.num_tokens
+    assert next(t for t in stopped if t.question_id == "q0").num_tokens < full["q0"].num_tokens
+
+
+def test_a_stop_text_counts_at_the_token_limit_too(engine: Engine) -> None:
+    greedy = Sampling(n=1, temperature=0, max_tokens=40)
+    (cut,) = engine.sample(QUESTIONS[:1], greedy)
+    (ended,) = engine.sample(QUESTIONS[:1], replace(greedy, stop=(cut.text[-3:],)))
+    assert cut.finish_reason == "length"
+    assert ended.finish_reason == "stop"
+    assert ended.text == cut.text.partition(cut.text[-3:])[0]
+
+
 def test_groups_of_different_prompt_lengths_prune_to_their_own_share(engine: Engine) -> None:
     result = list(engine.sample(QUESTIONS, replace(SAMPLING, n=5), replace(SCORED, rules=(KeepShare(2, 0.2),))))
     for question in QUESTIONS:

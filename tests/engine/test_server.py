@@ -388,6 +388,21 @@ def test_a_server_without_the_plug_in_gives_texts_and_confidences(
     voter.close()
 
 
+@pytest.mark.parametrize("name", ["first", "plain"])
+def test_a_stop_text_ends_a_trace_of_any_server(
+    servers: dict[str, Server], vllm_engine: VLLMEngine, name: str
+) -> None:
+    greedy = Sampling(n=1, temperature=0, max_tokens=256)
+    (whole,) = vllm_engine.sample(QUESTIONS[:1], greedy)
+    greedy = replace(greedy, stop=(whole.text[AT : AT + 4],))
+    (local,) = vllm_engine.sample(QUESTIONS[:1], greedy)
+    engine = ServerEngine(servers[name].url, head=POCKET_HEAD if name == "first" else None)
+    (served,) = engine.sample(QUESTIONS[:1], greedy)
+    engine.close()
+    assert served.text == local.text == whole.text.partition(greedy.stop[0])[0]
+    assert (served.num_tokens, served.finish_reason) == (local.num_tokens, "stop")
+
+
 def test_plain_text_completions_of_a_server_without_the_plug_in(servers: dict[str, Server]) -> None:
     engine = ServerEngine(servers["plain"].url, top_k=TOP_K, chat=False)
     (trace,) = engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=8), TraceSpec(confidence=True))

@@ -69,25 +69,32 @@ def test_the_harness_knows_the_model_by_name() -> None:
     assert get_model("arrol") is VotingLM
 
 
-def test_the_heaviest_trace_of_the_winner_is_returned_up_to_the_stop() -> None:
+def test_the_heaviest_trace_of_the_winner_is_returned_and_stops_reach_the_engine() -> None:
     from lm_eval.api.instance import Instance
 
     from arrol_tts.trace import Trace
     from evals.harness import VotingLM
 
     class Made(WeightedVoter):
-        def solve_many(self, texts: Any, n: int = 1, **_: Any) -> list[Any]:
-            traces = [
-                Trace(q, i, text, answer=answer, scores={1: score})
+        def solve_many(self, texts: Any, n: int = 1, *, stop: tuple[str, ...] = (), **_: Any) -> list[Any]:
+            written = [("so 2", "2", 0.4), (f"thus 2 {stop}", "2", 0.5), ("so 3", "3", 0.7), ("", None, 0.9)]
+            groups = [
+                [
+                    Trace(q, i, f"{texts[q]}: {text}", answer=a, scores={1: s})
+                    for i, (text, a, s) in enumerate(written)
+                ]
                 for q in texts
-                for i, (text, answer, score) in enumerate(
-                    [("so 2", "2", 0.4), ("thus 2\n\nQ: next", "2", 0.5), ("so 3", "3", 0.7), ("", None, 0.9)]
-                )
             ]
-            return [self.vote(traces, "quality")]
+            return [self.vote(group, "quality") for group in groups]
 
-    request = Instance("generate_until", {}, ("1+1", {"until": ["\n\nQ:"]}), 0)
-    assert VotingLM(voter=Made(), n=4).generate_until([request]) == ["thus 2"]
+    stops = [{"until": ["\n\nQ:"]}, {"until": "."}, {}, {"until": ["\n\nQ:"]}]
+    requests = [Instance("generate_until", {}, (f"{i}+1", options), i) for i, options in enumerate(stops)]
+    assert VotingLM(voter=Made(), n=4).generate_until(requests) == [
+        "0+1: thus 2 ('\\n\\nQ:',)",
+        "1+1: thus 2 ('.',)",
+        "2+1: thus 2 ()",
+        "3+1: thus 2 ('\\n\\nQ:',)",
+    ]
 
 
 @pytest.mark.parametrize("call", ["loglikelihood", "loglikelihood_rolling", "apply_chat_template"])

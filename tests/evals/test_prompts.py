@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from arrol_tts.engine.stop_texts import before_stop
 from arrol_tts.head_config import QualityHeadConfig
-from arrol_tts.trace import Trace
 from evals.benchmarks import Benchmark, Problem, Shot
 from evals.prompts import PromptStyle, choose_style
 
@@ -65,10 +65,10 @@ def test_styles_that_cannot_work_are_refused(name: str, message: str) -> None:
         choose_style(name, PLAIN, head([]))
 
 
-def test_a_base_models_next_problem_is_not_read() -> None:
+def test_a_base_model_is_stopped_before_a_problem_of_its_own() -> None:
     text = " So \\boxed{4}.\n\nProblem: Now 3+3?\nSolution: \\boxed{6}"
-    style = PromptStyle("few-shot")
-    assert style.read(text) == "4"
-    assert style.read_cut_off(Trace("q", 0, text, finish_reason="length")) == "4"
-    assert style.read_cut_off(Trace("q", 0, " So \\boxed{4", finish_reason="length")) is None
-    assert PromptStyle("chat").read_cut_off(Trace("q", 0, text, finish_reason="length")) is None
+    stop = PromptStyle("few-shot").stop
+    assert stop is not None
+    assert before_stop(text, stop) == " So \\boxed{4}."
+    assert PromptStyle("chat").stop == ()
+    assert PromptStyle("head").stop is None, "the head's own"

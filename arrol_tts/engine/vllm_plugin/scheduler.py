@@ -12,11 +12,13 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import RequestStatus
 
+from arrol_tts.engine.stop_texts import StopTexts
 from arrol_tts.engine.vllm_plugin import require
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
 from arrol_tts.stopping import Monitor, TraceLog, TraceSpec
@@ -24,6 +26,7 @@ from arrol_tts.stopping import Monitor, TraceLog, TraceSpec
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from vllm.config import VllmConfig
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.request import Request
@@ -50,6 +53,7 @@ class MonitoredScheduler(Base):
     max_num_running_reqs: int
     max_num_active_reqs: int
     use_v2_model_runner: bool
+    vllm_config: VllmConfig
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,17 +65,28 @@ class MonitoredScheduler(Base):
         self._refused: dict[str, str] = {}
         self._needs: Wanted | None = None
         self._condemned: set[Hashable] = set()
+        self._stop_texts: StopTexts | None = None
 
     def add_request(self, request: Request) -> None:
         spec = (request.sampling_params.extra_args or {}).get(CONFIG_KEY) if request.sampling_params else None
         if spec is not None and request.request_id not in self.requests:
             try:
-                self._monitor.add(request.request_id, TraceSpec.parse(spec))
+                parsed = TraceSpec.parse(spec)
+                if parsed.stop:
+                    self._load_stop_texts()
+                self._monitor.add(request.request_id, parsed)
                 self._needs = None
             except ValueError as error:
                 # Raising here would end the engine core for everybody: the request is ended instead.
                 self._refused[request.request_id] = str(error)
         super().add_request(request)
+
+    def _load_stop_texts(self) -> None:
+        if self._stop_texts is None:
+            tokenizer = cached_tokenizer_from_config(self.vllm_config.model_config)
+            if tokenizer is None:
+                raise ValueError("stop texts need the tokenizer, and vLLM was started with skip_tokenizer_init")
+            self._stop_texts = StopTexts(tokenizer)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         output = self._schedule_unheld(*args, **kwargs)
@@ -143,6 +158,20 @@ class MonitoredScheduler(Base):
         self._freed.clear()
         self._end_early(outputs)
         return outputs
+
+    def _update_request_with_output(self, request: Request, *args: Any, **kwargs: Any) -> tuple[list[int], bool]:
+        new_token_ids, stopped = super()._update_request_with_output(request, *args, **kwargs)
+        log = self._monitor.logs.get(request.request_id)
+        if log is None or not log.spec.stop or request.status == RequestStatus.FINISHED_STOPPED:
+            return new_token_ids, stopped
+        assert self._stop_texts is not None
+        written = request.output_token_ids
+        # Under speculation several tokens come at once; those after the text stay in the trace.
+        for end in range(len(written) - len(new_token_ids) + 1, len(written) + 1):
+            if self._stop_texts.written(written, log.spec.stop, end):
+                request.status = RequestStatus.FINISHED_STOPPED
+                return new_token_ids, True
+        return new_token_ids, stopped
 
     def _observe(self, outputs: dict[int, EngineCoreOutputs], model_output: ModelRunnerOutput) -> None:
         """Tell the Monitor of this step's rows, and attach logs and news."""
