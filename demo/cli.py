@@ -32,12 +32,16 @@ POCKET_EXAMPLES = (
 )
 """Test questions that the plain majority gets wrong, with seed 0 and nothing pruned."""
 
-GRADIO = {
+ENVIRONMENT = {
     "GRADIO_ANALYTICS_ENABLED": "False",  # nothing is sent anywhere
     # Gradio keeps statistics of every request, and computes them anew with each.
     "GRADIO_ANALYTICS_MAX_EVENTS": "200",
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "50",
+    # oneDNN keeps a compiled kernel for every batch size that comes up, by default so many that memory grows for
+    # hours; fewer are no slower here.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
+"""Set where the user has not; before Gradio and torch are imported."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -64,7 +68,7 @@ def main(
     # Gradio keeps uploads in a folder; ours holds nothing else and goes when the server does.
     with tempfile.TemporaryDirectory(prefix="arrol-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        os.environ.update(GRADIO)
+        os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
         from demo.app import Site, build, launch_options
 
         try:

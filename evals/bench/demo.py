@@ -1,7 +1,7 @@
 """Speed and load of the demo, as a browser and its users see them: ``python -m evals.bench.demo``.
 
 Starts ``arrol-demo`` with the pocket model (synthetic), opens it in headless Chromium, then lets 20 users ask
-one question after the other through Gradio's API: five minutes to warm up, then two that are measured. Figures:
+one question after the other through Gradio's API: two minutes to warm up, then two that are measured. Figures:
 
 - ``first_paint_seconds``: navigation to the first frame that shows the question box, in a fresh browser profile.
 - ``first_token_seconds``: click on Ask to the first frame that shows a token, with a warm engine.
@@ -33,9 +33,9 @@ URL = f"http://127.0.0.1:{PORT}/"
 SEED = 0
 REPEATS = 5
 USERS, SECONDS = 20, 120
-WARM = 300
-"""Seconds of load before that, and memory is compared from here. PyTorch's CPU kernels are compiled and kept for
-every batch size that comes up; by then most have, and the recordings that the server keeps have filled up.
+WARM = 120
+"""Seconds of load before that, and memory is compared from here: kernels are compiled and kept for the batch sizes that
+come up, up to a number, and the recordings that the server keeps fill up.
 """
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
