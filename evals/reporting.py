@@ -152,6 +152,12 @@ def _benchmark(entry: Mapping[str, Any]) -> _Section:
             f"token {head['detection_position']} inside the engine. random_pruned is the control: as many traces "
             "kept at random, and a majority vote."
         )
+    if {"quality_threshold", "quality_budget"} & {*names}:
+        section.lines.append(
+            "quality_threshold stopped the traces below one score for all questions, which "
+            f"{entry['keep']:g} of the full pass's traces reach; quality_budget gave every question "
+            f"{entry['keep']:g} of its mean tokens, to be spent on the best traces first."
+        )
     section.lines.append(
         "Intervals are 95%, over questions, each with its mean over the seeds; gain and p (a paired permutation "
         "test) are against majority. Seconds are by the clock, whatever else the machine did."

@@ -26,7 +26,7 @@ from evals.folder import Manifest, RunFolder, folder_name
 from evals.progress import RunProgress
 from evals.prompts import PromptStyle, choose_style
 from evals.reporting import print_report, write_report
-from evals.runner import FOLDERS, FULL, run_benchmark
+from evals.runner import FOLDERS, FULL, STOPPING, run_benchmark
 from evals.settings import Settings, read_recipe
 
 SERVER_PAUSES = (10, 30, 60, 120, 300)
@@ -47,7 +47,7 @@ def run(
     keep: Annotated[float | None, typer.Option(help="share of the traces that the pruned pass keeps; 0.5")] = None,
     stopping: Annotated[
         list[str] | None,
-        typer.Option(help="sample again with early stopping: pruned, deepconf-online, consensus or none; repeat"),
+        typer.Option(help=f"sample again with early stopping: {', '.join(STOPPING)} or none; repeatable"),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="the head's, else 1")] = None,
     top_p: Annotated[float | None, typer.Option(help="the head's, else 1")] = None,

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from arrol_tts.confidence import WINDOW
 from arrol_tts.consensus import Consensus
 from arrol_tts.files import write_atomic
-from arrol_tts.stopping import ConfidenceFloor
+from arrol_tts.stopping import Budget, ConfidenceFloor, Threshold
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
@@ -25,14 +27,20 @@ FULL = "full"
 FOLDERS = {
     FULL: "traces",
     "pruned": "traces_pruned",
+    "threshold": "traces_threshold",
+    "budget": "traces_budget",
     "deepconf-online": "traces_deepconf_online",
     "consensus": "traces_consensus",
 }
 """``{pass: its trace store in the folder of a benchmark and seed}``."""
 
 STOPPING = tuple(name for name in FOLDERS if name != FULL)
-"""Passes with early stopping: ``pruned`` keeps the best share of a question's traces by the head,
+"""Passes with early stopping: ``pruned`` keeps the best share of a question's traces by the head, ``threshold``
+those above one score for all questions, ``budget`` spends the same share of the tokens on the best traces first,
 ``deepconf-online`` stops traces whose confidence falls too low, ``consensus`` stops questions that are clear."""
+
+BY_SCORE = ("pruned", "threshold", "budget")
+"""Those that need a quality head."""
 
 FIELDS = (
     "question_id",
@@ -126,7 +134,7 @@ def run_benchmark(
         OSError: when the disk is full, among others; what was stored stays.
     """
     for name in (FULL, *stopping):
-        options = {**(sampling or {}), **_options(name, voter, n, keep)}
+        options = {**(sampling or {}), **_options(name, voter, n, keep, out / FOLDERS[FULL])}
         _sample(benchmark, voter, name, n, seed, options, prompt or PromptStyle(), out, on_trace)
     return read_run(benchmark, n=n, seed=seed, keep=keep, out=out, passes=(FULL, *stopping))
 
@@ -146,11 +154,15 @@ def read_run(benchmark: Benchmark, *, n: int, seed: int, keep: float, out: Path,
     return Run(whole, n, seed, keep, ordered, _read_seconds(out))
 
 
-def _options(name: str, voter: WeightedVoter, n: int, keep: float) -> dict[str, Any]:
-    """Options of ``WeightedVoter.sample`` that make a pass."""
+def _options(name: str, voter: WeightedVoter, n: int, keep: float, full: Path) -> dict[str, Any]:
+    """Options of ``WeightedVoter.sample`` that make a pass; some follow from what the full pass has stored."""
     if name == "pruned":
         return {"keep": keep}
     whole: dict[str, Any] = {"keep": 1.0} if voter.config is not None else {}
+    if name == "threshold":
+        return {**whole, "rules": (_threshold(voter, keep, full),)}
+    if name == "budget":
+        return {**whole, "rules": (_budget(voter, n, keep, full),)}
     if name == "deepconf-online":
         chosen = voter.config.voting.get("deepconf", {}) if voter.config else {}
         # DeepConf warms up with 16 of 512 traces; with few traces, with half of them.
@@ -159,6 +171,25 @@ def _options(name: str, voter: WeightedVoter, n: int, keep: float) -> dict[str, 
     if name == "consensus":
         return {**whole, "consensus": Consensus()}
     return whole
+
+
+def _threshold(voter: WeightedVoter, keep: float, full: Path) -> Threshold:
+    """The bound that the share ``keep`` of the full pass's traces reach; no reference answer goes into it."""
+    assert voter.config is not None
+    position = voter.config.positions[0]
+    scores = [
+        trace.scores[min(position, trace.num_tokens - 1)]
+        for trace in TraceStore(full).read(("question_id", "sample_id", "num_tokens", "scores"))
+    ]
+    return Threshold(position, float(np.quantile(scores, 1 - keep)))
+
+
+def _budget(voter: WeightedVoter, n: int, keep: float, full: Path) -> Budget:
+    """The share ``keep`` of what a question takes in full on average."""
+    assert voter.config is not None
+    lengths = [trace.num_tokens for trace in TraceStore(full).read(("question_id", "sample_id", "num_tokens"))]
+    mean = float(np.mean(lengths))
+    return Budget(voter.config.positions[0], tokens=max(1, round(keep * n * mean)), length=max(1, round(mean)))
 
 
 def _sample(

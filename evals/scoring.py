@@ -39,6 +39,8 @@ EACH_BY_ITSELF = (
 
 STOPPING_ROWS = {
     "pruned": ("quality_pruned", "quality"),
+    "threshold": ("quality_threshold", "quality"),
+    "budget": ("quality_budget", "quality"),
     "deepconf-online": ("deepconf_online", "deepconf"),
     "consensus": ("consensus", "majority"),
 }

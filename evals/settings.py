@@ -12,7 +12,7 @@ from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_h
 from arrol_tts.voter import WeightedVoter, load_engine
 from evals import benchmarks
 from evals.benchmarks import Benchmark
-from evals.runner import STOPPING
+from evals.runner import BY_SCORE, STOPPING
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -105,8 +105,10 @@ class Settings:
         stopping = (("pruned",) if head else ()) if self.stopping is None else self.stopping
         if head is None and not self.model and not self.servers:
             raise SettingsError("name a model with --model, a head with --head, or both")
-        if head is None and "pruned" in stopping:
-            raise SettingsError("the pass 'pruned' needs a quality head: name one with --head, or leave it out")
+        if head is None and (by_score := [name for name in stopping if name in BY_SCORE]):
+            raise SettingsError(
+                f"the pass {by_score[0]!r} needs a quality head: name one with --head, or leave it out"
+            )
         completed = dataclasses.replace(self, head=head, stopping=stopping)
         config = completed.head_config()
         sampling = SAMPLING | (config.sampling if config else {})

@@ -5,8 +5,9 @@ Everything goes through the commands that users have, ``arrol-train collect``, `
 ``real``: SmolLM2-135M-Instruct (``python -m evals.smollm2``) on word problems from templates (the questions are
 synthetic, the model is real), few-shot. Five heads, each tested on the fifth of the questions that neither it, nor
 its calibration, nor the combined vote has seen; so every question is voted on once, held out.
+``ablation``: what such a head loses when it learns from less of it.
 ``transfer``: the pocket model (synthetic): a head trained on short expressions looks at samples of long ones, the
-other way round, and at samples of a policy after reinforcement learning, when ``--policy`` names one.
+other way round, and at samples of a policy after reinforcement learning, which ``evals.bench.rl`` leaves.
 ``speed``: a head on 100,000 random rows of width 4096, and what collecting adds to generating.
 
 What was measured is kept in ``--out`` and not repeated; collecting goes on where it was cut.
@@ -24,13 +25,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
-from arrol_tts.metrics import bootstrap_interval, mcnemar
+from arrol_train.buffer import FINISH
+from arrol_train.choose import Split, choose_head, split_questions
+from arrol_train.dataset import Collected, open_collected
+from arrol_train.head_trainer import HeadTraining
+from arrol_train.inspection import Group, rights
+from arrol_tts.head_config import QualityHeadConfig
+from arrol_tts.metrics import auroc, bootstrap_interval, mcnemar
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
@@ -47,7 +56,7 @@ SMOLLM2_ENGINE: dict[str, Any] = {"dtype": "bfloat16", "max_model_len": 1536, "m
 POCKET = ["--max-tokens", "256", "--positions", "8,16,32,64", "--reward", "arrol_train.rewards:pocket_reward"]
 POCKET_ENGINE: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "top_k": 5}
 ROWS, WIDTH = 100_000, 4096
-PARTS = ("real", "transfer", "speed")
+PARTS = ("real", "ablation", "transfer", "speed")
 
 
 def main(
@@ -57,15 +66,18 @@ def main(
     model: Annotated[Path, typer.Option(help="SmolLM2's folder")] = FOLDER,
     count: Annotated[int, typer.Option("--questions", help="questions of the real model")] = REAL_QUESTIONS,
     n: Annotated[int, typer.Option(help="samples per question")] = 16,
-    policy: Annotated[Path | None, typer.Option(help="a policy that was trained from the pocket model")] = None,
+    policy: Annotated[Path, typer.Option(help="trained from the pocket model; by default bench-rl's")] = Path(
+        "runs/rl/pruned-1/policy"
+    ),
     part: Annotated[
-        list[str] | None, typer.Option(help="real, transfer or speed; repeatable; by default all")
+        list[str] | None, typer.Option(help=f"{', '.join(PARTS)}; repeatable; by default what is not measured yet")
     ] = None,
 ) -> None:
     """Measure, and write evals/results/head.json."""
     out.mkdir(parents=True, exist_ok=True)
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "real": lambda: real(out / "real", model, count, n),
+        "ablation": lambda: ablation(out / "real" / "collection"),
         "transfer": lambda: transfer(out / "transfer", policy),
         "speed": lambda: speed(out / "speed", model),
     }
@@ -179,13 +191,97 @@ def pruning(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
     return [{key: statistics.fmean(one[key] for one in row) for key in keys} for row in rows]
 
 
+# --- what makes it work ---------------------------------------------------------------------------
+
+
+def ablation(collection: Path, size: int = 128, weight_decay: float = 0.05) -> dict[str, Any]:
+    """Heads for the real model that learn from less, each tested on every question once.
+
+    Votes and the AUROC within questions at the finish, with paired differences from a head that learns from all
+    of it. One seed, one size: nothing is chosen, so that nothing but the named thing differs.
+    """
+    with open_collected(collection) as collected:
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for fold in range(FOLDS):
+            split = split_questions(collected.question_ids, seed=0, folds=FOLDS, fold=fold)
+            config = QualityHeadConfig(collected.manifest.model, collected.manifest.hidden_size)
+            for name, (rows, train, training) in _variants(collected, split).items():
+                chosen = choose_head(
+                    _only(collected, rows | ~collected.rows_of(split.train)),
+                    replace(split, train=train),
+                    config,
+                    training,
+                    sizes=(size,),
+                    weight_decays=(weight_decay,),
+                    seeds=1,
+                    cross_fit=0,
+                )
+                heads = {name: chosen.head} | ({"linear_probe": chosen.probe} if name == "all" else {})
+                for called, head in heads.items():
+                    collected.score(head)
+                    _add(found.setdefault(called, {"votes": {}, "within": {}}), collected.groups_of(split.test))
+    return {"real_ablation": {name: _against(found["all"], each) for name, each in found.items()}}
+
+
+def _variants(
+    collected: Collected, split: Split
+) -> dict[str, tuple[NDArray[np.bool_], frozenset[str], HeadTraining]]:
+    """Which rows and questions a head learns from, and how."""
+    every = np.ones(len(collected.trace_of), bool)
+    train, training = split.train, HeadTraining()
+    ease = {
+        group[0].question_id: np.mean([bool(trace.correct) for trace in group])
+        for group in collected.groups_of(train)
+    }
+    quarter = len(train) // 4
+    first = np.array([trace.sample_id < 4 for trace in collected.traces])[collected.trace_of]
+    return {
+        "all": (every, train, training),
+        "no_ranking_term": (every, train, replace(training, ranking=0.0)),
+        "a_quarter_of_the_questions": (every, frozenset(sorted(train)[:quarter]), training),
+        "the_hardest_quarter": (every, frozenset(sorted(train, key=lambda name: ease[name])[:quarter]), training),
+        "4_of_16_samples": (first, train, training),
+        "last_vectors_only": (collected.positions == FINISH, train, training),
+    }
+
+
+def _only(collected: Collected, rows: NDArray[np.bool_]) -> Collected:
+    columns = ("features", "trace_of", "positions", "tokens", "questions")
+    return replace(collected, **{name: getattr(collected, name)[rows] for name in columns})
+
+
+def _add(found: dict[str, dict[str, float]], groups: Sequence[Group]) -> None:
+    for group, right in zip(groups, rights(groups, "quality"), strict=True):
+        name = group[0].question_id
+        found["votes"][name] = float(right)
+        labels = np.array([bool(trace.correct) for trace in group])
+        if labels.any() and not labels.all():
+            found["within"][name] = auroc(labels, [trace.score or 0.0 for trace in group])
+
+
+def _against(all_of_it: dict[str, dict[str, float]], found: dict[str, dict[str, float]]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for what, called in (("votes", "accuracy"), ("within", "auroc_within")):
+        values = np.array([found[what][name] for name in all_of_it[what]])
+        differences = values - np.array(list(all_of_it[what].values()))
+        figures[called] = float(values.mean())
+        figures[f"{called}_interval"] = list(bootstrap_interval(values))
+        figures[f"{called}_lost"] = -float(differences.mean())
+        figures[f"{called}_lost_interval"] = list(bootstrap_interval(-differences))
+    return figures
+
+
 # --- transfer -------------------------------------------------------------------------------------
 
 
-def transfer(out: Path, policy: Path | None, count: int = 150, n: int = 16) -> dict[str, Any]:
+def transfer(out: Path, policy: Path, count: int = 150, n: int = 16) -> dict[str, Any]:
     """Heads of the pocket model on another task, and after reinforcement learning; all synthetic."""
     out.mkdir(parents=True, exist_ok=True)
-    models = {"short": POCKET_MODEL, "long": POCKET_MODEL} | ({"after_rl": policy} if policy else {})
+    if not policy.is_dir():
+        raise typer.BadParameter(
+            f"{policy} is no policy: run `make bench-rl` first, or name one", param_hint="--policy"
+        )
+    models = {"short": POCKET_MODEL, "long": POCKET_MODEL, "after_rl": policy}
     for name, model in models.items():
         data = out / f"{name}.jsonl"
         rows = itertools.islice(expressions(short=name != "long"), count)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -15,10 +17,13 @@ from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from evals import run as run_module
 from evals.cli import app
+from evals.runner import FOLDERS
 
-STOPPED = ["quality_pruned", "random_pruned", "consensus"]
+PASSES = ["full", "pruned", "threshold", "budget", "consensus"]
+STOPPED = ["quality_pruned", "random_pruned", "quality_threshold", "quality_budget", "consensus"]
 OPTIONS = ["--n", "8", "--limit", "5", "--max-tokens", "128", "--engine", "transformers"]
-SETTINGS = ["run", "pocket", *OPTIONS, "--stopping", "pruned", "--stopping", "consensus", "--seeds", "2"]
+STOPPING = [part for name in PASSES[1:] for part in ("--stopping", name)]
+SETTINGS = ["run", "pocket", *OPTIONS, *STOPPING, "--seeds", "2"]
 
 
 def invoke(*arguments: str, columns: int = 100) -> Any:
@@ -50,11 +55,27 @@ def traces(out: Path, seed: int, name: str) -> list[Any]:
 
 def test_every_trace_is_stored_once_in_every_pass(folder: tuple[Path, str]) -> None:
     for seed in (0, 1):
-        for name in ("traces", "traces_pruned", "traces_consensus"):
-            assert len(traces(folder[0], seed, name)) == 5 * 8
+        for name in PASSES:
+            assert len(traces(folder[0], seed, FOLDERS[name])) == 5 * 8
         assert sum(t.finish_reason == "pruned" for t in traces(folder[0], seed, "traces_pruned")) == 5 * 4
     texts = [sorted(t.text for t in traces(folder[0], seed, "traces")) for seed in (0, 1)]
     assert texts[0] != texts[1]
+
+
+def test_threshold_and_budget_spend_what_the_full_pass_says(folder: tuple[Path, str]) -> None:
+    at = 32
+    for seed in (0, 1):
+        full = traces(folder[0], seed, "traces")
+        bound = np.quantile([t.scores[min(at, t.num_tokens - 1)] for t in full], 0.5)
+        kept = {(t.question_id, t.sample_id) for t in full if t.num_tokens <= at + 1 or t.scores[at] >= bound}
+        stopped = [t for t in traces(folder[0], seed, "traces_threshold") if t.finish_reason != "pruned"]
+        assert {(t.question_id, t.sample_id) for t in stopped} == kept
+        spent: Counter[str] = Counter()
+        for trace in traces(folder[0], seed, "traces_budget"):
+            spent[trace.question_id] += trace.num_tokens
+        budget = 0.5 * 8 * np.mean([t.num_tokens for t in full])
+        # A step computes a token of every trace that runs, so the last one may overshoot by as many.
+        assert max(spent.values()) <= budget + 8
 
 
 def test_figures_agree_with_the_stored_traces(folder: tuple[Path, str], entry: dict[str, Any]) -> None:
@@ -204,8 +225,8 @@ def test_traces_leave_and_come_back(folder: tuple[Path, str], tmp_path: Path, na
 def test_a_whole_folder_is_exported_with_references(folder: tuple[Path, str], tmp_path: Path) -> None:
     assert invoke("export", str(folder[0]), str(tmp_path / "all.jsonl")).exit_code == 0
     found = list(read_traces(tmp_path / "all.jsonl"))
-    assert len(found) == 5 * 8 * 2 * 3
-    assert {trace.meta["pass"] for trace in found} == {"full", "pruned", "consensus"}
+    assert len(found) == 5 * 8 * 2 * len(PASSES)
+    assert {trace.meta["pass"] for trace in found} == set(PASSES)
     assert all(trace.meta["reference"] for trace in found)
 
 
