@@ -34,8 +34,8 @@ SEED = 0
 REPEATS = 5
 USERS, SECONDS = 20, 120
 WARM = 120
-"""Seconds of load before that, and memory is compared from here: kernels are compiled and kept for the batch sizes that
-come up, up to a number, and the recordings that the server keeps fill up.
+"""Seconds of load before that, and memory is compared from here: kernels are compiled and kept for the batch sizes
+that come up, up to a number, and the recordings that the server keeps fill up.
 """
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]

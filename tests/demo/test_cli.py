@@ -80,10 +80,10 @@ def test_its_uploads_go_when_it_ends(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_end_it_with_a_message(monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str) -> None:
-    from demo.cli import GRADIO, app
+    from demo.cli import ENVIRONMENT, app
 
-    for name in ("GRADIO_TEMP_DIR", *GRADIO):  # what the command sets is undone
-        monkeypatch.setenv(name, "")
+    for name, value in {"GRADIO_TEMP_DIR": "", **ENVIRONMENT}.items():  # what the command sets is undone
+        monkeypatch.setenv(name, value)
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     assert says in done.stderr
