@@ -64,7 +64,7 @@ bench-voting: setup
 bench-demo: setup
 	$(BIN)/python -m evals.bench.demo
 
-# About an hour on two cores that do nothing else; goes on where it was cut.
+# About an hour and a half on two cores that do nothing else; goes on where it was cut.
 bench-rl: setup
 	$(BIN)/python -m evals.bench.rl
 

@@ -52,7 +52,8 @@ DETECT = 16
 KEEP = 0.5
 MAX_TOKENS = 256
 LEARNING_RATE = 5e-4
-VOTED_QUESTIONS = 100
+VOTED_QUESTIONS = 400
+"""Test questions voted on: heads that differ from majority by a point need many."""
 SHORT_STEPS = 12
 """Steps of runs that only measure time."""
 POLICIES = ("random", "published", "group_signed", "max_variance")
@@ -152,7 +153,7 @@ BY_POSITION = [Arm("late", _detect((32, 0.5))), Arm("several", _detect((16, 0.5)
 
 def main(
     seeds: Annotated[int, typer.Option(help="pairs of the main comparison")] = 5,
-    more_seeds: Annotated[int, typer.Option(help="seeds of every other comparison; 0: main one only")] = 1,
+    more_seeds: Annotated[int, typer.Option(help="seeds of every other comparison; 0: main one only")] = 3,
     steps: Annotated[int, typer.Option(help="optimiser steps of a run")] = 24,
     questions: Annotated[int, typer.Option(help="test questions")] = 256,
     out: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/rl"),
@@ -161,9 +162,7 @@ def main(
     runner = _Runner(out, steps, questions)
     pairs = [runner.pair(*STANDARD, seed) for seed in range(seeds)]
     figures = main_figures(pairs)
-    figures["voting"] = voting(
-        [runner.folder(STANDARD[1], seed) for seed in range(seeds)], min(questions, VOTED_QUESTIONS)
-    )
+    figures["voting"] = voting([runner.folder(STANDARD[1], seed) for seed in range(seeds)], VOTED_QUESTIONS)
     write_result("rl", figures, list(range(seeds)))
     plot_curves(pairs, Path("docs/rl_curves.png"))
     if more_seeds:
@@ -438,8 +437,8 @@ def voting(runs: Sequence[Path], questions: int, n: int = GROUP) -> dict[str, An
 
 
 def _votes(run: Path, seed: int, questions: int, n: int) -> dict[str, Any]:
-    """By method, whether each question's vote is right, and mean tokens; kept in ``votes.json`` of the run."""
-    path = run / "votes.json"
+    """By method, whether each question's vote is right, and mean tokens; kept in the run's folder."""
+    path = run / f"votes-{questions}x{n}.json"
     if not path.exists():
         print(f"votes with the head of {run}", flush=True)
         voter = WeightedVoter.from_pretrained(run / "head", engine="vllm")
