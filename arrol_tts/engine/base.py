@@ -210,7 +210,10 @@ def check_request(
 def group_specs(questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> list[TraceSpec]:
     """The spec of each question's traces: its own group, and the sampling's stop texts."""
     call = uuid.uuid4().hex[:12]
-    return [replace(spec, group=f"{call}/{i}", size=sampling.n, stop=sampling.stop) for i in range(len(questions))]
+    return [
+        replace(spec, group=f"{call}/{i}", size=sampling.n, stop=spec.stop + sampling.stop)
+        for i in range(len(questions))
+    ]
 
 
 def prompt_ids(tokenizer: Any, question: Question) -> list[int]:
