@@ -225,7 +225,7 @@ def pocket_table(figures: Mapping[str, Any]) -> str:
 def _single_figures(figures: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
     for name, value in figures.items():
         label = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping) and prefix.count(",") < 2:
+        if isinstance(value, Mapping) and prefix.count(",") < 2 and not _is_table(value):
             yield from _single_figures(value, f"{label}, ")
         elif isinstance(value, bool | str):
             yield [label, str(value)]
@@ -236,15 +236,34 @@ def _single_figures(figures: Mapping[str, Any], prefix: str = "") -> Iterator[li
 
 
 def _row_figures(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, list[list[str]]]]:
-    """Lists of rows with the same fields, each as cells with a heading."""
+    """What has rows with the same fields, by number or by name, each as cells with a heading."""
     for name, value in figures.items():
         label = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and _is_table(value):
+            first = next(iter(value.values()))
+            columns = [key for key, cell in first.items() if isinstance(cell, int | float)]
+            cells = [
+                [row.replace("_", " "), *(_with_interval(fields, key) for key in columns)]
+                for row, fields in value.items()
+            ]
+            yield label, [["", *(key.replace("_", " ") for key in columns)], *cells]
+        elif isinstance(value, Mapping):
             yield from _row_figures(value, f"{label}, ")
         elif isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
             columns = [key for key, cell in value[0].items() if isinstance(cell, int | float | str)]
             cells = [[_cell(row.get(key, "")) for key in columns] for row in value]
             yield label, [[key.replace("_", " ") for key in columns], *cells]
+
+
+def _is_table(value: Mapping[str, Any]) -> bool:
+    """Whether it maps names to figures of the same names."""
+    rows = list(value.values())
+    return len(rows) > 1 and all(isinstance(row, Mapping) and row and row.keys() == rows[0].keys() for row in rows)
+
+
+def _with_interval(fields: Mapping[str, Any], key: str) -> str:
+    ends = fields.get(f"{key}_interval")
+    return _cell(fields[key]) + (f" ({ends[0]:.3g} to {ends[1]:.3g})" if ends else "")
 
 
 def _cell(value: float | str) -> str:
