@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("vllm")
 
 from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, TraceSpec
-from tests.engine.standin import StandinEngine, confidence_of, score_of
+from tests.engine.standin import StandinEngine, confidence_of, score_of, token_of
 
 PROMPT = range(9)
 WATCHED = TraceSpec(score_at=(1, 7, 20), score_finish=True, confidence=True)
@@ -73,6 +73,26 @@ def test_a_trace_is_pruned_while_its_next_token_is_in_flight_with_a_standin_runn
         assert len(ended[name].tokens) == (8 if name in low else 30)
         # The token in flight was sampled, and is dropped.
         assert engine.runner.sampled[name] == (9 if name in low else 30)
+
+
+@both_runners
+def test_a_stop_text_ends_a_trace_whose_next_token_is_in_flight_with_a_standin_runner(
+    v2: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(token_ids: list[int], **_: object) -> str:
+        return "".join(f"{token} " for token in token_ids)
+
+    tokenizer = SimpleNamespace(decode=decode)
+    monkeypatch.setattr("arrol_tts.engine.vllm_plugin.scheduler.cached_tokenizer_from_config", lambda _: tokenizer)
+    engine = StandinEngine(v2=v2)
+    stop = decode([token_of("r0", 10), token_of("r0", 11)])
+    for name in ("r0", "r1"):
+        engine.submit(name, PROMPT, 30, replace(WATCHED, stop=(stop,)))
+    ended = engine.run()
+    assert len(ended["r0"].tokens) == 12
+    assert [k for k, _ in ended["r0"].log["scores"]] == [1, 7, 11]
+    assert engine.runner.sampled["r0"] == 13, "the token in flight was sampled, and is dropped"
+    assert len(ended["r1"].tokens) == 30
 
 
 @both_runners
