@@ -263,11 +263,11 @@ def _against(all_of_it: dict[str, dict[str, float]], found: dict[str, dict[str, 
     figures: dict[str, Any] = {}
     for what, called in (("votes", "accuracy"), ("within", "auroc_within")):
         values = np.array([found[what][name] for name in all_of_it[what]])
-        differences = values - np.array(list(all_of_it[what].values()))
+        lost = np.array(list(all_of_it[what].values())) - values
         figures[called] = float(values.mean())
         figures[f"{called}_interval"] = list(bootstrap_interval(values))
-        figures[f"{called}_lost"] = -float(differences.mean())
-        figures[f"{called}_lost_interval"] = list(bootstrap_interval(-differences))
+        figures[f"{called}_lost"] = float(lost.mean())
+        figures[f"{called}_lost_interval"] = list(bootstrap_interval(lost))
     return figures
 
 
