@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from arrol_tts.engine.server_replies import ServerError
 from arrol_tts.voter import WeightedVoter
 from demo.picture import picture
 from demo.recording import Recording, Recordings, read_recordings
@@ -190,7 +191,7 @@ def _ask_tab(page: gr.Blocks, site: Site, arena: gr.HTML, recording: gr.State) -
             async with aclosing(runner.run(Request(question, tuple(settings)), stopping)) as frames:
                 async for frame in frames:
                     yield frame, frame["id"] or gr.skip()
-        except ValueError as error:
+        except (ValueError, ServerError) as error:
             yield message(str(error)), gr.skip()
         finally:
             site.ended(session, stopping)

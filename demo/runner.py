@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from arrol_tts.answers import answers_equal
+from arrol_tts.engine.server_replies import ServerError
 from arrol_tts.voter import WeightedVoter
 from demo.recording import RecordedRun, Recording, Recordings
 from demo.run_state import RunState
@@ -60,6 +62,9 @@ class Runner:
         try:
             answers_equal("1/2", "0.5")
             self.voter.sample(["2+3*4-5*6+7-8"], 8, keep=0.5, at=1, max_tokens=8)
+        except ServerError as error:
+            # It may be back when somebody asks, who is told if it is not.
+            logging.getLogger(__name__).warning("%s", error)
         except Exception as error:
             self.failure = f"The language model could not be loaded: {error}"
             raise
@@ -79,6 +84,7 @@ class Runner:
 
         Raises:
             ValueError: for settings that cannot work, before anything is generated.
+            ServerError: when no server is left that answers.
         """
         reference = self.reference(request.question)
         options = [s.options(window=self.window, max_tokens=self.max_tokens) for s in request.settings]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from arrol_tts.engine.server_replies import ServerError
 from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.voter import WeightedVoter
@@ -15,6 +16,9 @@ from demo.recording import Recordings
 from demo.runner import Frame, Runner, Stop, play
 from demo.settings import Request, Settings
 from tests.demo.conftest import ANSWER, QUESTION
+
+if TYPE_CHECKING:
+    from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'arrol[cpu]'")
 
@@ -130,6 +134,22 @@ def test_a_model_that_does_not_load_says_why() -> None:
         broken.warm_up()
     with pytest.raises(ValueError, match="could not be loaded"):
         frames(broken, Settings(n=2))
+
+
+def test_a_server_that_is_down_is_asked_again(vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read_head_config(POCKET_HEAD)
+    voter = WeightedVoter(config=config)
+    lost = Runner(voter, Recordings(), max_tokens=64, score_every=8)
+
+    def down(_: object) -> VLLMEngine:
+        raise ServerError("no server is left")
+
+    monkeypatch.setattr(WeightedVoter, "engine", property(down))
+    lost.warm_up()
+    with pytest.raises(ServerError, match="no server is left"):
+        frames(lost, Settings(n=2))
+    monkeypatch.setattr(WeightedVoter, "engine", property(lambda _: vllm_engine))
+    assert frames(lost, Settings(n=2, at=16))[-1]["runs"][0]["phase"] == "done"
 
 
 def test_a_run_can_be_played_again(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
