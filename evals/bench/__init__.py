@@ -39,11 +39,15 @@ def write_result(name: str, figures: Mapping[str, Any], seeds: Sequence[int]) ->
 
 
 def commit() -> str:
-    """The checked-out commit, marked ``-dirty`` when tracked files differ from it; else ``unknown``."""
+    """The checked-out commit, marked ``-dirty`` when tracked code differs from it; else ``unknown``.
+
+    What benchmarks write does not count: some write twice.
+    """
     root = Path(__file__).parents[2]
     try:
         revision = _git(root, "rev-parse", "HEAD")
-        return revision + "-dirty" * bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", ".", ":!evals/results", ":!docs")
+        return revision + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
