@@ -8,7 +8,8 @@ its calibration, nor the combined vote has seen; so every question is voted on o
 ``ablation``: what such a head loses when it learns from less of it.
 ``transfer``: the pocket model (synthetic): a head trained on short expressions looks at samples of long ones, the
 other way round, and at samples of a policy after reinforcement learning, which ``evals.bench.rl`` leaves.
-``speed``: a head on 100,000 random rows of width 4096, and what collecting adds to generating.
+``training``: seconds and memory of a head on 100,000 random rows of width 4096.
+``collecting``: what collecting adds to generating.
 
 What was measured is kept in ``--out`` and not repeated; collecting goes on where it was cut.
 """
@@ -56,7 +57,7 @@ SMOLLM2_ENGINE: dict[str, Any] = {"dtype": "bfloat16", "max_model_len": 1536, "m
 POCKET = ["--max-tokens", "256", "--positions", "8,16,32,64", "--reward", "arrol_train.rewards:pocket_reward"]
 POCKET_ENGINE: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "top_k": 5}
 ROWS, WIDTH = 100_000, 4096
-PARTS = ("real", "ablation", "transfer", "speed")
+PARTS = ("real", "ablation", "transfer", "training", "collecting")
 
 
 def main(
@@ -79,7 +80,8 @@ def main(
         "real": lambda: real(out / "real", model, count, n),
         "ablation": lambda: ablation(out / "real" / "collection"),
         "transfer": lambda: transfer(out / "transfer", policy),
-        "speed": lambda: speed(out / "speed", model),
+        "training": lambda: training_speed(out / "training"),
+        "collecting": lambda: overhead(out / "collecting", model),
     }
     for name in part or [name for name in PARTS if not (out / f"{name}.json").exists()]:
         figures = measure[name]()
@@ -319,8 +321,8 @@ SHORT = 8
 # --- speed ----------------------------------------------------------------------------------------
 
 
-def speed(out: Path, model: Path) -> dict[str, Any]:
-    """Seconds and memory of training on many wide rows; what collecting adds to generating."""
+def training_speed(out: Path) -> dict[str, Any]:
+    """Seconds and memory of training on many wide rows."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         collection = Path(folder) / "collection"
@@ -338,7 +340,6 @@ def speed(out: Path, model: Path) -> dict[str, Any]:
         "train_100k_peak_bytes": peak,
         "train_100k_rows_bytes_float32": ROWS * WIDTH * 4,
         "head_4096_bytes": size,
-        **overhead(out, model),
     }
 
 
@@ -386,6 +387,7 @@ def overhead(out: Path, model: Path, count: int = 8, n: int = 16, rounds: int = 
     from arrol_tts.engine.base import Sampling
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
+    out.mkdir(parents=True, exist_ok=True)
     data, shots = write_word_problems(out, count)
     asked, prompt = read_problems(data), read_prompt(None, shots)
     sampling: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 48, "seed": 0}
