@@ -17,6 +17,8 @@ def token_confidence(logits: torch.Tensor, top_k: int) -> torch.Tensor:
     """
     top = logits.topk(min(top_k, logits.shape[-1]), dim=-1, sorted=False).values.float()
     peak = top.amax(dim=-1, keepdim=True)
-    # logsumexp with one array of the vocabulary's width instead of three: on a CPU they are what it costs.
-    total = (logits - peak).exp_().sum(dim=-1)
+    # logsumexp with one array of the vocabulary's width instead of three, which are what it costs on a CPU; a
+    # subtraction that also converts would be slower than both.
+    shifted = logits - peak if logits.dtype == torch.float32 else logits.float().sub_(peak)
+    total = shifted.exp_().sum(dim=-1)
     return total.log_() + (peak.squeeze(-1) - top.mean(dim=-1))
