@@ -166,16 +166,16 @@ def test_a_full_disk_is_said_and_loses_nothing_standin_for_the_disk(
 ) -> None:
     from arrol_train import rollout
 
-    out, write = tmp_path / "out", rollout.write_atomic
+    out, write = tmp_path / "out", rollout.write_json
     written: list[Path] = []
 
-    def fill(path: Path, content: bytes) -> None:
+    def fill(path: Path, content: dict[str, object]) -> None:
         written.append(path)
         if len(written) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, content)
 
-    monkeypatch.setattr(rollout, "write_atomic", fill)
+    monkeypatch.setattr(rollout, "write_json", fill)
     with pytest.raises(DiskFullError, match=r"is full .*last complete checkpoint is .*checkpoint-2\. Free some"):
         run(config(), out, engine)
     run(config(), out, engine)
