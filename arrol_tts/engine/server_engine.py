@@ -470,12 +470,12 @@ class ServerEngine:
         else:
             if spec.stop:
                 body["stop"] = list(spec.stop)
-        if server.info is None and spec.confidence:
-            top_k = self._wanted_top_k or DEFAULT_TOP_K
-            chats = self._chats(question)
-            body |= {"logprobs": True, "top_logprobs": top_k} if chats else {"logprobs": top_k}
-            if server.is_vllm and not chats:
-                body["return_tokens_as_token_ids"] = True  # texts of tokens are not unique
+            if spec.confidence:
+                top_k = self._wanted_top_k or DEFAULT_TOP_K
+                chats = self._chats(question)
+                body |= {"logprobs": True, "top_logprobs": top_k} if chats else {"logprobs": top_k}
+                if server.is_vllm and not chats:
+                    body["return_tokens_as_token_ids"] = True  # texts of tokens are not unique
         if spec.logprobs and "logprobs" not in body:
             body |= {"logprobs": True, "top_logprobs": 0} if self._chats(question) else {"logprobs": 0}
         if question.token_ids is not None:
