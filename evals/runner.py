@@ -212,7 +212,6 @@ def _sample(
         lacking = store.missing(problems, n)
         if not lacking:
             return
-        stored = store.ids()
 
         def record(trace: Trace) -> None:
             nonlocal saved
@@ -225,7 +224,7 @@ def _sample(
                 group.append(trace)
                 ready = groups.pop(trace.question_id) if len(group) == n else []
             for done in ready:
-                if (done.question_id, done.sample_id) not in stored:
+                if done.sample_id in lacking[done.question_id]:
                     store.append(done)
                 # What is on the disk need not stay in memory until the last trace has ended.
                 done.token_ids = done.confidence = None
