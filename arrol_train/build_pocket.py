@@ -147,12 +147,12 @@ def head(
     seed: Annotated[int, typer.Option(help="of questions, sampling and training")] = 0,
 ) -> None:
     """Train the head on the model's own traces of training questions (about ten minutes on two cores)."""
-    from arrol_train.collect import Manifest
-    from arrol_train.collect_progress import collect_with_progress
-    from arrol_train.dataset import open_collected
-    from arrol_train.head_trainer import HeadTraining
-    from arrol_train.make_head import HeadOptions, make_head, save
-    from arrol_train.problems import Problem
+    from arrol_train.heads.collect import Manifest
+    from arrol_train.heads.collect_progress import collect_with_progress
+    from arrol_train.heads.dataset import open_collected
+    from arrol_train.heads.make import HeadOptions, make_head, save
+    from arrol_train.heads.train import HeadTraining
+    from arrol_train.questions import Problem
     from arrol_train.rewards import pocket_reward
     from arrol_tts.engine.vllm_engine import VLLMEngine
     from arrol_tts.pocket import questions as question_stream

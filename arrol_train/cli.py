@@ -11,7 +11,7 @@ import typer
 import yaml
 
 if TYPE_CHECKING:
-    from arrol_train.collect import Manifest
+    from arrol_train.heads.collect import Manifest
     from arrol_tts.engine.base import Engine, Question
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -33,9 +33,9 @@ def rl(
     """GRPO or DAPO with pruned rollouts; leaves OUT/policy and OUT/head for WeightedVoter."""
     # What the libraries say of each other is not the reader's concern here.
     warnings.simplefilter("ignore", FutureWarning)
-    from arrol_train.config import load_config
-    from arrol_train.rl import DiskFullError, run
-    from arrol_train.rollout import EngineMismatchError
+    from arrol_train.rl.config import load_config
+    from arrol_train.rl.rollout import EngineMismatchError
+    from arrol_train.rl.run import DiskFullError, run
 
     try:
         settings = load_config(config, dict(_assignment(text) for text in change or ()))
@@ -84,9 +84,9 @@ def collect(
 ) -> None:
     """Sample questions, grade the answers, and keep hidden vectors: what `head` learns from."""
     warnings.simplefilter("ignore", FutureWarning)
-    from arrol_train.collect import Manifest, default_positions
-    from arrol_train.collect_progress import collect_with_progress
-    from arrol_train.problems import read_problems, read_prompt
+    from arrol_train.heads.collect import Manifest, default_positions
+    from arrol_train.heads.collect_progress import collect_with_progress
+    from arrol_train.questions import read_problems, read_prompt
     from arrol_train.rewards import load_reward, math_reward
     from arrol_tts.engine.base import DEFAULT_TOP_K, hidden_size_of
     from arrol_tts.files import file_sha256
@@ -148,10 +148,10 @@ def head(
     """Train a head on collected samples, choose its size and position, and measure it on held-out questions."""
     from rich.console import Console
 
-    from arrol_train.card import CARD_FILE
-    from arrol_train.dataset import open_collected
-    from arrol_train.head_trainer import HeadTraining
-    from arrol_train.make_head import HeadOptions, make_head, save
+    from arrol_train.heads.card import CARD_FILE
+    from arrol_train.heads.dataset import open_collected
+    from arrol_train.heads.make import HeadOptions, make_head, save
+    from arrol_train.heads.train import HeadTraining
 
     console = Console()
     training = HeadTraining(epochs=epochs, learning_rate=learning_rate, ranking=ranking, seed=seed)
@@ -190,8 +190,8 @@ def inspect(
     """Show how early a head knows, on which questions, and what pruning would save and cost."""
     from rich.console import Console
 
-    from arrol_train.figures import tables
-    from arrol_train.inspect_head import inspect_head
+    from arrol_train.heads.figures import tables
+    from arrol_train.heads.inspect import inspect_head
 
     console = Console()
     try:

@@ -14,7 +14,7 @@ from lm_eval.api.registry import register_model
 
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import VoteResult
-from evals.settings import Settings
+from evals.sampling.settings import Settings
 
 
 @register_model("arrol")

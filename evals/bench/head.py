@@ -34,11 +34,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from arrol_train.buffer import FINISH
-from arrol_train.choose import Split, choose_head, split_questions
-from arrol_train.dataset import Collected, open_collected
-from arrol_train.head_trainer import HeadTraining
-from arrol_train.inspection import Group, rights
+from arrol_train.heads.choose import Split, choose_head, split_questions
+from arrol_train.heads.dataset import Collected, open_collected
+from arrol_train.heads.inspection import Group, rights
+from arrol_train.heads.train import HeadTraining
+from arrol_train.rl.buffer import FINISH
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import auroc, bootstrap_interval, mcnemar
 from arrol_tts.pocket import POCKET_MODEL, questions
@@ -345,7 +345,7 @@ def training_speed(out: Path) -> dict[str, Any]:
 
 def write_random_collection(folder: Path, traces: int = 16, positions: Sequence[int] = (16, 32, 64, 128)) -> None:
     """A collection of random hidden vectors, one direction of which says a little about right and wrong."""
-    from arrol_train.collect import TRACES_FOLDER, Manifest
+    from arrol_train.heads.collect import TRACES_FOLDER, Manifest
 
     rng = np.random.default_rng(0)
     Manifest(
@@ -381,8 +381,8 @@ def write_random_collection(folder: Path, traces: int = 16, positions: Sequence[
 
 def overhead(out: Path, model: Path, count: int = 8, n: int = 16, rounds: int = 3) -> dict[str, Any]:
     """Processor time of collecting against that of plain generation of the same tokens, by the same engine."""
-    from arrol_train.collect import Manifest, collect
-    from arrol_train.problems import read_problems, read_prompt
+    from arrol_train.heads.collect import Manifest, collect
+    from arrol_train.questions import read_problems, read_prompt
     from arrol_train.rewards import math_reward
     from arrol_tts.engine.base import Sampling
     from arrol_tts.engine.vllm_engine import VLLMEngine

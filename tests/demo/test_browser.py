@@ -22,13 +22,15 @@ from tests.demo.conftest import ANSWER, QUESTION, Server
 pytest.importorskip("playwright", reason="Playwright is not installed: pip install 'arrol[dev]'")
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.paths import ROOT
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("there is no Chromium: apt-get install chromium", allow_module_level=True)
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
-SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+SCREENSHOTS = ROOT / "build" / "screenshots"
 HOSTILE = '<img src=x onerror="document.title=\'owned\'"><script>document.title="owned"</script>'
 LONG = {"n": 64, "rule": "none", "temperature": 2, "compare": 1, "rule_b": "none", "temperature_b": 2}
 """Settings of a run that takes some seconds: hot samples ramble to the token limit."""

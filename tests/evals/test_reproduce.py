@@ -9,8 +9,7 @@ import pytest
 
 from evals.bench import RESULTS
 from evals.reproduce import benchmark_section, pocket_table
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 
 def test_the_table_of_the_readme_is_that_of_the_committed_result() -> None:

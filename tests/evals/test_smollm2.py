@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from evals.smollm2 import FOLDER, GGUF, prepare
+from tests.paths import ROOT
 
-MODEL = Path(__file__).parents[2] / FOLDER
+MODEL = ROOT / FOLDER
 prepared = pytest.mark.skipif(not MODEL.is_dir(), reason=f"{FOLDER} is absent: python -m evals.smollm2")
 
 

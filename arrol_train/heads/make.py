@@ -1,0 +1,255 @@
+"""From a collection to a head with a card: split, train, choose, and measure on questions kept for that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arrol_train.heads.choose import (
+    LINEAR,
+    Chosen,
+    Split,
+    choose_head,
+    choose_position,
+    choose_votes,
+    split_questions,
+)
+from arrol_train.heads.collect import Manifest
+from arrol_train.heads.dataset import Collected
+from arrol_train.heads.inspection import Group, Inspection, inspect, rights
+from arrol_train.heads.train import HeadTraining
+from arrol_tts.combined import CombinedVoter, fit_combined
+from arrol_tts.files import write_json
+from arrol_tts.head_config import QualityHeadConfig
+from arrol_tts.metrics import bootstrap_interval, mcnemar
+
+COMBINED_FILE = "combined.json"
+EVALUATION_FILE = "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """How to make a head.
+
+    Args:
+        sizes: inner sizes to try; 0 is a linear probe.
+        weight_decays: to try with each.
+        seeds: of the best, averaged into one head.
+        folds: parts the questions are dealt into; one tests, another validates.
+        fold: which one tests.
+        cross_fit: parts of the training questions that heads score which did not learn from them, so that position
+            and votes are chosen on more than the validation questions; 0: on these alone.
+        keep: share that pruning keeps.
+        base_model: what the head calls its model, by default as the collection does.
+        training: the rest.
+    """
+
+    sizes: tuple[int, ...] = (LINEAR, 32, 128)
+    weight_decays: tuple[float, ...] = (0.05, 1.0)
+    seeds: int = 3
+    folds: int = 5
+    fold: int = 0
+    cross_fit: int = 4
+    keep: float = 0.5
+    base_model: str | None = None
+    training: HeadTraining = field(default_factory=HeadTraining)
+
+
+@dataclass(frozen=True, slots=True)
+class VoteFigures:
+    """A voting method on the test questions.
+
+    Attributes:
+        accuracy: with its 95% interval over questions.
+        above_majority, above_deepconf: paired differences with their intervals; None for the method itself, or
+            where nothing recorded confidences.
+        p_value: McNemar's exact test against majority.
+        right: verdict of each question.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    above_majority: tuple[float, float, float] | None
+    above_deepconf: tuple[float, float, float] | None
+    p_value: float
+    right: dict[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMade:
+    """A head and everything its card says.
+
+    Attributes:
+        chosen: the head among its candidates.
+        manifest: of the collection.
+        split: of the questions.
+        combined: the fitted combined vote; None where confidences or mixed questions are missing.
+        votes: methods on the test questions.
+        test: the head on them; ``probe`` the linear probe.
+    """
+
+    chosen: Chosen
+    manifest: Manifest
+    split: Split
+    combined: CombinedVoter | None
+    votes: dict[str, VoteFigures]
+    test: Inspection
+    probe: Inspection
+    calibration: tuple[list[float], list[bool]]
+
+
+def make_head(collected: Collected, options: HeadOptions) -> HeadMade:
+    """Train a head on a collection, and measure it on the test questions.
+
+    Raises:
+        ValueError: when the collection cannot teach a head; saying what to change.
+    """
+    manifest = collected.manifest
+    split = split_questions(
+        collected.question_ids, seed=options.training.seed, folds=options.folds, fold=options.fold
+    )
+    _check_labels(collected)
+    config = QualityHeadConfig(
+        base_model=options.base_model or manifest.model,
+        base_revision=manifest.revision,
+        hidden_size=manifest.hidden_size,
+        positions=manifest.positions,
+        keep=options.keep,
+        sampling={name: value for name, value in manifest.sampling.items() if name != "seed"},
+        engine={"top_k": manifest.top_k} | {k: v for k, v in (manifest.engine or {}).items() if k == "dtype"},
+        prompt=manifest.prompt,
+    )
+    chosen = choose_head(
+        collected,
+        split,
+        config,
+        options.training,
+        sizes=options.sizes,
+        weight_decays=options.weight_decays,
+        seeds=options.seeds,
+        cross_fit=options.cross_fit,
+    )
+    head = chosen.head
+    collected.score(chosen.probe)
+    probe = inspect(collected.groups_of(split.test), manifest.positions)
+    # Questions that the scoring head did not learn from: on its own it would look better than it is.
+    fair: list[Group] = []
+    for part, stranger in [*chosen.strangers, (split.validation, head)]:
+        collected.score(stranger)
+        fair += [[replace(trace) for trace in group] for group in collected.groups_of(part)]
+    test = collected.groups_of(split.test)
+    position = choose_position(fair, manifest.positions, options.keep, {})
+    head.config.positions = [position, *(p for p in manifest.positions if p != position)]
+    at_use = [_as_used(group, position) for group in fair]
+    head.config.voting = choose_votes(collected.groups_of(split.train | split.validation), at_use)
+    combined = _combined(at_use, head.config.voting)
+    votes = _votes([_as_used(group, position) for group in test], head.config.voting, combined)
+    scored = [trace for group in test for trace in group]
+    made = HeadMade(
+        chosen,
+        manifest,
+        split,
+        combined,
+        votes,
+        inspect(test, manifest.positions, head.config.voting["quality"]),
+        probe,
+        ([trace.score or 0.0 for trace in scored], [bool(trace.correct) for trace in scored]),
+    )
+    head.config.metrics = _metrics(made, collected)
+    return made
+
+
+def save(made: HeadMade, out: Path, collection: Path) -> None:
+    """Write the head, its combined vote, its evaluation and its card into a folder."""
+    from arrol_train.heads.card import write_card
+
+    made.chosen.head.save_pretrained(out)
+    if made.combined is not None:
+        write_json(out / COMBINED_FILE, made.combined.to_dict())
+    evaluation = {
+        "collection": str(collection.resolve()),
+        "split": {name: sorted(getattr(made.split, name)) for name in ("train", "validation", "test")},
+        "candidates": [asdict(candidate) for candidate in made.chosen.candidates],
+        "seeds_validation_auroc_within": made.chosen.seeds,
+        "votes": {name: asdict(figures) for name, figures in made.votes.items()},
+        "test": made.test.to_dict(),
+        "probe": made.probe.to_dict(),
+    }
+    write_json(out / EVALUATION_FILE, evaluation)
+    write_card(made, out)
+
+
+def _check_labels(collected: Collected) -> None:
+    right = [bool(trace.correct) for trace in collected.traces]
+    if all(right) or not any(right):
+        raise ValueError(
+            f"all {len(right):,} samples are {'right' if right[0] else 'wrong'}: a head learns from questions "
+            f"that have both; collect {'harder' if right[0] else 'easier'} ones, or look at how answers are read"
+        )
+
+
+def _as_used(group: Group, position: int) -> Group:
+    """The traces with the scores they have in use: at the detection position and at the finish."""
+    return [
+        replace(trace, scores={k: s for k, s in trace.scores.items() if k in (position, trace.num_tokens - 1)})
+        for trace in group
+    ]
+
+
+def _combined(fair: Sequence[Group], voting: dict[str, dict[str, Any]]) -> CombinedVoter | None:
+    windows = {
+        "window": voting.get("deepconf", {}).get("window"),
+        "tail": voting.get("deepconf-tail", {}).get("tail"),
+    }
+    try:
+        return fit_combined(fair, folds=0, **{k: v for k, v in windows.items() if v})
+    except ValueError:
+        return None
+
+
+def _votes(
+    test: Sequence[Group], voting: dict[str, dict[str, Any]], combined: CombinedVoter | None
+) -> dict[str, VoteFigures]:
+    names = [group[0].question_id for group in test]
+    methods: dict[str, tuple[Any, dict[str, Any]]] = {"majority": ("majority", {})}
+    methods |= {name: (name, voting[name]) for name in voting}
+    if combined is not None:
+        methods["combined"] = (combined, {})
+    outcomes = {name: rights(test, method, **options) for name, (method, options) in methods.items()}
+
+    def above(name: str, other: str) -> tuple[float, float, float] | None:
+        if name == other or other not in outcomes:
+            return None
+        difference = outcomes[name] - outcomes[other]
+        return (float(difference.mean()), *bootstrap_interval(difference))
+
+    return {
+        name: VoteFigures(
+            accuracy=float(right.mean()),
+            interval=bootstrap_interval(right),
+            above_majority=above(name, "majority"),
+            above_deepconf=above(name, "deepconf"),
+            p_value=mcnemar(right > 0, outcomes["majority"] > 0).p_value,
+            right=dict(zip(names, (right > 0).tolist(), strict=True)),
+        )
+        for name, right in outcomes.items()
+    }
+
+
+def _metrics(made: HeadMade, collected: Collected) -> dict[str, Any]:
+    """What the head's config says of it, for people to read."""
+    finish = made.test.positions[-1].head
+    return {
+        "synthetic": made.manifest.synthetic,
+        "questions": {name: len(getattr(made.split, name)) for name in ("train", "validation", "test")},
+        "samples": len(collected.traces),
+        "sample_accuracy": round(float(np.mean([bool(trace.correct) for trace in collected.traces])), 4),
+        "mean_tokens": round(float(np.mean([trace.num_tokens for trace in collected.traces])), 1),
+        "test_auroc": finish.auroc and round(finish.auroc, 4),
+        "test_auroc_within": finish.within and round(finish.within, 4),
+        **{f"test_accuracy_{name}": round(figures.accuracy, 4) for name, figures in made.votes.items()},
+    }

@@ -1,0 +1,319 @@
+"""The configuration of a training run: a YAML file, checked before anything loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from arrol_train.rl.online_head import OnlineTraining
+from arrol_train.rl.selection import POLICIES
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+"""Where the built-in configurations are."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message says what to change."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Detection(_Section):
+    """A position at which groups are pruned.
+
+    Attributes:
+        at: in generated tokens.
+        keep: share of the *whole* group that goes on; 1 reads the head there and prunes nothing.
+    """
+
+    at: int = Field(ge=1)
+    keep: float = Field(gt=0, le=1)
+
+
+class RolloutConfig(_Section):
+    """How rollouts are generated and pruned.
+
+    Attributes:
+        group: G, rollouts started for each prompt (paper: 16).
+        detect: detection positions in ascending order, whose keep ratios fall; none: nothing is pruned.
+        policy: which rollouts survive, one of `arrol_train.rl.selection.POLICIES`.
+        policy_options: of the policy: ``rho``, ``strength``, ``p_min``, ``p_max``.
+        exploration: probability that a group's survivors are a uniformly random subset.
+        cold_start: first steps in which all G rollouts are finished (paper: 20).
+        max_tokens: limit on the generated tokens of a rollout.
+        temperature, top_p: of the sampling.
+        refills: DAPO's dynamic sampling: how often groups without signal are replaced by those of further
+            prompts; 0 is off.
+        reward_timeout: seconds after which a reward function is taken to hang on a rollout.
+        correct_mismatch: let TRL weigh tokens by the ratio of its own to the engine's probabilities; TRL
+            computes its log-probabilities once more for it.
+    """
+
+    group: int = Field(default=16, ge=2)
+    detect: tuple[Detection, ...] = ()
+    policy: str = "tails"
+    policy_options: dict[str, float] = {}
+    exploration: float = Field(default=0.1, ge=0, le=1)
+    cold_start: int = Field(default=20, ge=0)
+    max_tokens: int = Field(default=1024, ge=2)
+    temperature: float = Field(default=1.0, gt=0, le=100)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    refills: int = Field(default=0, ge=0)
+    reward_timeout: float = Field(default=30.0, gt=0)
+    correct_mismatch: bool = True
+
+    @property
+    def survivors(self) -> int:
+        """M, the rollouts of a group that are trained on."""
+        return round(self.group * self.detect[-1].keep) if self.detect else self.group
+
+    @field_validator("policy")
+    @classmethod
+    def _known_policy(cls, policy: str) -> str:
+        if policy not in POLICIES:
+            raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
+        return policy
+
+    @field_validator("policy_options")
+    @classmethod
+    def _known_options(cls, options: dict[str, float]) -> dict[str, float]:
+        known = {"rho", "strength", "p_min", "p_max"}
+        if unknown := sorted(set(options) - known):
+            raise ValueError(f"a policy has no option {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        return options
+
+    @model_validator(mode="after")
+    def _fits(self) -> RolloutConfig:
+        before = Detection(at=1, keep=1.0)
+        for i, point in enumerate(self.detect):
+            survivors = point.keep * self.group
+            if abs(survivors - round(survivors)) > 1e-6:
+                raise ValueError(
+                    f"keep {point.keep:g} of {self.group} rollouts is {survivors:g}, which is not whole: choose "
+                    "keep as a multiple of 1 / group"
+                )
+            if round(survivors) < 2:
+                raise ValueError(
+                    f"keep {point.keep:g} of {self.group} leaves {survivors:g}: advantages need at least 2"
+                )
+            if point.at >= self.max_tokens:
+                raise ValueError(
+                    f"detection position {point.at} is beyond the completion length max_tokens={self.max_tokens}: "
+                    "use a position below it, or raise max_tokens"
+                )
+            if i and (point.at <= before.at or point.keep > before.keep):
+                raise ValueError(
+                    "detection positions must ascend and their keep ratios must not: "
+                    f"{before.at} keeps {before.keep:g}, then {point.at} keeps {point.keep:g}"
+                )
+            before = point
+        if self.policy == "none" and self.survivors != self.group:
+            raise ValueError("policy 'none' keeps everybody: leave detect out, or choose another policy")
+        return self
+
+
+class HeadConfig(_Section):
+    """The quality head that learns on the fly.
+
+    Attributes:
+        inner_size: width of its MLP.
+        updates: optimiser steps after each step of the policy.
+        buffer_rows: rows of the replay buffer.
+        training: options of `arrol_train.rl.online_head.OnlineTraining`.
+        start_from: folder or hub id of a head to start with instead of an untrained one.
+    """
+
+    inner_size: int = Field(default=128, ge=1)
+    updates: int = Field(default=8, ge=0)
+    buffer_rows: int = Field(default=8192, ge=1)
+    training: dict[str, Any] = {}
+    start_from: str | None = None
+
+    @field_validator("training")
+    @classmethod
+    def _known_training(cls, options: dict[str, Any]) -> dict[str, Any]:
+        try:
+            OnlineTraining(**options)
+        except TypeError as error:
+            raise ValueError(f"head.training: {error}") from None
+        return options
+
+
+class TaskConfig(_Section):
+    """Which questions are trained and tested on.
+
+    Attributes:
+        source: ``pocket`` (synthetic), ``reasoning_gym:NAME``, ``hub:OWNER/NAME`` or the path of a JSONL file.
+        test_source: of the test questions, for ``hub:`` and files: the same forms. Without it, questions are
+            split by ``test``.
+        train, test: numbers of questions; the two are disjoint.
+        question, answer: names of the columns of ``hub:`` and files.
+        prompt: what is asked, with ``{question}`` in it.
+        rewrite: regular expressions and replacements, applied to the question in order.
+        options: of the reasoning-gym dataset.
+        reward: ``module:function`` in place of the task's own reward.
+        seed: of the questions.
+    """
+
+    source: str
+    test_source: str | None = None
+    train: int = Field(default=4000, ge=1)
+    test: int = Field(default=256, ge=0)
+    question: str = "question"
+    answer: str = "answer"
+    prompt: str = "{question}"
+    rewrite: tuple[tuple[str, str], ...] = ()
+    options: dict[str, Any] = {}
+    reward: str | None = None
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("prompt")
+    @classmethod
+    def _asks(cls, prompt: str) -> str:
+        if "{question}" not in prompt:
+            raise ValueError("prompt must hold {question}, where the question goes")
+        return prompt
+
+
+class RunConfig(_Section):
+    """A run of ``arrol-train rl``.
+
+    Attributes:
+        model: path or hub id of the policy, or ``pocket``.
+        task: what to train on.
+        algorithm: ``grpo`` or ``dapo``: clip-higher, token-level loss, soft overlong punishment, dynamic sampling.
+        steps: optimiser steps.
+        prompts: distinct prompts of a step, over all processes.
+        micro_batch: rollouts of a forward and backward pass on one process; all of them by default.
+        rollout: how rollouts are generated and pruned.
+        head: the head on the fly; null trains none, which needs a rollout that prunes nothing, or by ``random``.
+        learning_rate: peak.
+        lr_schedule: ``linear``, ``constant``, ``cosine`` ...: transformers' names.
+        warmup: share of the steps.
+        beta: weight of the KL term against the initial policy.
+        overlong_buffer: DAPO: last tokens before max_tokens in which the punishment grows from 0 to 1; a fifth by
+            default.
+        lora: options of PEFT's LoraConfig; null trains all weights.
+        engine: options of the vLLM engine; with ``servers``, of their client (``shared_folder``, ``api_key``).
+        servers: addresses of vLLM servers with the plug-in that generate instead, one for each process; see
+            docs/serving.md.
+        trl: more options of TRL's GRPOConfig, passed on as they are.
+        dtype: of policy and engine.
+        save_every, keep_checkpoints: steps between checkpoints, and how many are kept.
+        eval_every: steps between evaluations on the test questions; 0: at the end only.
+        eval_samples: rollouts per test question.
+        tensorboard: write TensorBoard logs beside the JSONL.
+        seed: of everything.
+    """
+
+    model: str
+    task: TaskConfig
+    algorithm: Literal["grpo", "dapo"] = "grpo"
+    steps: Annotated[int, Field(ge=1)]
+    prompts: int = Field(default=8, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
+    rollout: RolloutConfig = RolloutConfig()
+    head: HeadConfig | None = HeadConfig()
+    learning_rate: float = Field(default=1e-6, gt=0)
+    lr_schedule: str = "linear"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    beta: float = Field(default=0.0, ge=0)
+    overlong_buffer: int | None = Field(default=None, ge=1)
+    lora: dict[str, Any] | None = None
+    engine: dict[str, Any] = {}
+    servers: list[str] = []
+    trl: dict[str, Any] = {}
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    save_every: int = Field(default=50, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=2)
+    eval_every: int = Field(default=0, ge=0)
+    eval_samples: int = Field(default=4, ge=1)
+    tensorboard: bool = True
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> RunConfig:
+        if self.head is None and self.rollout.survivors < self.rollout.group and self.rollout.policy != "random":
+            raise ValueError(f"policy {self.rollout.policy!r} needs a head: add one, or choose 'random'")
+        return self
+
+
+RESUMABLE = frozenset({"servers", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "tensorboard"})
+"""Fields that may differ between a checkpoint's run and the one that resumes it."""
+
+
+def load_config(path: str | Path, changes: dict[str, Any] | None = None) -> RunConfig:
+    """Read a configuration file.
+
+    Args:
+        path: of a YAML file, or the name of a built-in configuration (``pocket``).
+        changes: fields to set over the file's, dotted for sections: ``{"rollout.policy": "random"}``.
+
+    Raises:
+        ConfigError: when it is missing, malformed, or cannot work; naming every field that is wrong.
+    """
+    file = Path(path)
+    if not file.is_file() and (CONFIGS / f"{path}.yaml").is_file():
+        file = CONFIGS / f"{path}.yaml"
+    try:
+        data = yaml.safe_load(file.read_text())
+    except OSError as error:
+        known = ", ".join(sorted(config.stem for config in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); built-in configurations: {known}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} must hold fields such as 'model:' and 'task:'")
+    for name, value in (changes or {}).items():
+        _set(data, name.split("."), value)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        wrong = [
+            f"{'.'.join(map(str, e['loc'])) or 'the run'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
+        raise ConfigError(f"{file}:\n  " + "\n  ".join(wrong)) from None
+
+
+def check_same(saved: dict[str, Any], config: BaseModel, where: str) -> None:
+    """Refuse to go on from a checkpoint of another configuration.
+
+    Args:
+        saved: ``model_dump(mode="json")`` of the checkpoint's configuration.
+        config: the present one.
+        where: the checkpoint, for the message.
+
+    Raises:
+        ConfigError: naming the first field that differs.
+    """
+    for name, before, now in _differences(saved, config.model_dump(mode="json")):
+        if name not in RESUMABLE:
+            raise ConfigError(
+                f"{where} comes from another run: {name} was {before!r} and is {now!r}. Set it back to go on, or "
+                "choose another output folder to start afresh"
+            )
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted(a.keys() | b.keys()):
+        before, now = a.get(name), b.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from ((f"{name}.{inner}", x, y) for inner, x, y in _differences(before, now))
+        elif before != now:
+            yield name, before, now
+
+
+def _set(data: dict[str, Any], path: list[str], value: Any) -> None:
+    *sections, name = path
+    for section in sections:
+        if not isinstance(data.get(section), dict):
+            data[section] = {}
+        data = data[section]
+    data[name] = value

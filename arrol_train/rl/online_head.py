@@ -1,0 +1,251 @@
+"""The quality head that learns while the policy does.
+
+After every step it learns from the rollouts that were finished (survivors and early finishers), and fits the
+curve from its scores to probabilities. It reads hidden states that the engine copied out, so no gradient can
+reach the policy.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from arrol_train.heads.train import ranking_loss
+from arrol_train.rl.buffer import FINISH, ReplayBuffer
+from arrol_train.rl.posterior import POSTERIORS, Posterior, check_rows
+from arrol_train.rl.selection import learn_tau
+from arrol_tts.calibration import logit, platt_scale
+from arrol_tts.files import write_atomic
+from arrol_tts.head import QualityHead
+from arrol_tts.head_config import HeadError, QualityHeadConfig
+from arrol_tts.metrics import auroc, expected_calibration_error, within_question_auroc
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineTraining:
+    """How the head learns on the fly.
+
+    Args:
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        ranking: weight of the within-group ranking term.
+        groups_per_batch: groups whose rows form a batch.
+        max_weight: bound of the inverse-propensity weight of a row.
+        posterior: ``histogram`` (the paper) or ``isotonic``.
+        posterior_rows: newest rows of a position that its posterior and group effect are fitted on.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    ranking: float = 1.0
+    groups_per_batch: int = 32
+    max_weight: float = 10.0
+    posterior: str = "histogram"
+    posterior_rows: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.posterior not in POSTERIORS:
+            raise ValueError(f"there is no posterior {self.posterior!r}; choose one of {', '.join(POSTERIORS)}")
+
+
+class OnlineHead:
+    """A `QualityHead`, its optimiser and its calibration.
+
+    The same seed and the same rows give the same head, on every rank.
+
+    Args:
+        config: of the head.
+        training: how it learns.
+        seed: of the initial weights and of the order of rows.
+
+    Attributes:
+        head: what scores rollouts, to be pushed into the engine after `update`. Its output is the plain
+            sigmoid of its logit; only `export` adds Platt scaling.
+    """
+
+    def __init__(
+        self, config: QualityHeadConfig, training: OnlineTraining | None = None, *, seed: int = 0
+    ) -> None:
+        self.training = training or OnlineTraining()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = QualityHead(config).eval()
+        self._optimizer = torch.optim.AdamW(
+            self.head.parameters(), lr=self.training.learning_rate, weight_decay=self.training.weight_decay
+        )
+        self._rng = np.random.default_rng(seed)
+        self._posteriors: dict[int, Posterior] = defaultdict(POSTERIORS[self.training.posterior])
+        self._tau: dict[int, float] = {}
+
+    def update(self, buffer: ReplayBuffer, steps: int) -> dict[str, float]:
+        """Take optimiser steps on random groups of the buffer.
+
+        Cross-entropy is weighted by inverse inclusion probabilities, bounded and of mean 1; the ranking term
+        compares rollouts that both survived and takes them as they are. Inputs are standardised by the buffer.
+
+        Args:
+            buffer: rows to learn from; nothing happens while it is empty.
+            steps: optimiser steps.
+
+        Returns:
+            Mean ``cross_entropy`` and ``ranking`` loss, and the ``label_mean`` of the buffer.
+        """
+        if not len(buffer) or steps < 1:
+            return {}
+        features = torch.from_numpy(buffer.features.astype(np.float32))
+        labels = torch.from_numpy(buffer.labels)
+        # Rows are ranked among those of their group that were read at the same position.
+        pairs = np.stack([buffer.groups, buffer.positions])
+        groups = torch.from_numpy(np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1))
+        weights = torch.from_numpy(self._weights(buffer.inclusion).astype(np.float32))
+        self.head.mean.copy_(features.mean(0))
+        self.head.scale.copy_(1 / (features.std(0, correction=0) + 1e-4))
+        self.head.train()
+        batches = buffer.batches(self._rng, self.training.groups_per_batch)
+        losses = []
+        for _ in range(steps):
+            rows = torch.from_numpy(next(batches))
+            logits, y, w = self.head.logits(features[rows]), labels[rows], weights[rows]
+            cross_entropy = binary_cross_entropy_with_logits(logits, y, weight=w / w.mean())
+            ranking = ranking_loss(logits, y, groups[rows])
+            self._optimizer.zero_grad()
+            (cross_entropy + self.training.ranking * ranking).backward()
+            self._optimizer.step()
+            losses.append((cross_entropy.item(), ranking.item()))
+        self.head.eval()
+        mean = np.mean(losses, axis=0)
+        return {
+            "cross_entropy": float(mean[0]),
+            "ranking": float(mean[1]),
+            "label_mean": float(buffer.labels.mean()),
+        }
+
+    def fit_posterior(self, buffer: ReplayBuffer) -> None:
+        """Fit the posterior and learn the group effect of every position in the buffer.
+
+        They are fitted on the scores that the rows got before the head learned from them.
+        """
+        for position in np.unique(buffer.positions).tolist():
+            rows = np.flatnonzero(buffer.positions == position)[-self.training.posterior_rows :]
+            posterior = self._posteriors[position]
+            labels, scores = buffer.labels[rows], buffer.scores[rows]
+            posterior.fit(scores, labels, self._weights(buffer.inclusion[rows]))
+            if position != FINISH:  # nobody chooses among rollouts that have ended
+                self._tau[position] = learn_tau(logit(posterior(scores), 1e-3), labels, buffer.groups[rows])
+
+    def posterior(self, scores: ArrayLike, position: int) -> Floats:
+        """Probability of ending right, for scores read at a position: float64 ``[n]``; 0.5 before any fit."""
+        values = np.asarray(scores, np.float64)
+        fitted = self._posteriors.get(position)
+        return fitted(values) if fitted else np.full(values.shape, 0.5)
+
+    def tau_at(self, position: int) -> float:
+        """Standard deviation of the group effect on the log-odds at a position; 0 before any fit."""
+        return self._tau.get(position, 0.0)
+
+    def track(
+        self,
+        scores: ArrayLike,
+        labels: ArrayLike,
+        groups: ArrayLike,
+        inclusion: ArrayLike,
+        position: int,
+    ) -> dict[str, float]:
+        """How good the head is on rollouts that it has not learned from yet.
+
+        Args:
+            scores, labels, groups, inclusion: as in `ReplayBuffer`, ``[n]``, read at one position.
+            position: that position.
+
+        Returns:
+            ``rows``; ``accuracy`` (of ``posterior > 0.5``, weighted to all rollouts by inclusion probabilities);
+            ``auroc``, ``auroc_within`` groups and ``ece``, of the survivors as they are. What is not defined, such
+            as the AUROC of labels of one kind, is left out.
+        """
+        if not np.size(labels):
+            return {"rows": 0.0}
+        x, y, w = check_rows(scores, labels, self._weights(inclusion))
+        q = self.posterior(x, position)
+        metrics = {
+            "rows": float(len(y)),
+            "accuracy": float(np.average((q > 0.5) == (y > 0.5), weights=w)),
+            "auroc": auroc(y, x),
+            "auroc_within": within_question_auroc(y, x, groups),
+            "ece": expected_calibration_error(q, y),
+        }
+        return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+    def export(self, buffer: ReplayBuffer) -> QualityHead:
+        """A copy for voting, Platt-scaled on the scores of finished rollouts; to be saved with the policy."""
+        head = QualityHead(copy.deepcopy(self.head.config)).eval()
+        head.load_state_dict(self.head.state_dict())
+        rows = np.flatnonzero(buffer.positions == FINISH)[-self.training.posterior_rows :]
+        if len(rows) and 0 < buffer.labels[rows].mean() < 1:
+            head.config.calibration = list(platt_scale(logit(buffer.scores[rows]), buffer.labels[rows] > 0.5))
+        return head
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write weights, optimiser, calibration and random state into one safetensors file, atomically."""
+        from safetensors.torch import save
+
+        tensors = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        for i, moments in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
+        about = {
+            "random": self._rng.bit_generator.state,
+            "posterior": self.training.posterior,
+            "posteriors": {position: fitted.state_dict() for position, fitted in self._posteriors.items()},
+            "tau": self._tau,
+        }
+        tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
+        write_atomic(Path(path), save(tensors, {"online_head": json.dumps(about)}))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what `save` wrote.
+
+        Raises:
+            HeadError: when the file is missing, broken, or of another head.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})["online_head"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            if about["posterior"] != self.training.posterior:
+                raise HeadError(
+                    f"{path} was saved with the posterior {about['posterior']!r}, this run uses "
+                    f"{self.training.posterior!r}: set it back"
+                )
+            self.head.load_state_dict(
+                {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")}
+            )
+        except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+            raise HeadError(f"{path} holds no head of this run: {error}") from None
+        moments: dict[int, dict[str, Any]] = defaultdict(dict)
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, moment = name.split(".")
+                moments[int(index)][moment] = value
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": dict(moments)})
+        self._rng.bit_generator.state = about["random"]
+        self._posteriors.clear()
+        for position, state in about["posteriors"].items():
+            self._posteriors[int(position)].load_state_dict(state)
+        self._tau = {int(position): tau for position, tau in about["tau"].items()}
+
+    def _weights(self, inclusion: ArrayLike) -> Floats:
+        """Inverse-propensity weights, bounded."""
+        return np.minimum(1 / np.asarray(inclusion, np.float64), self.training.max_weight)

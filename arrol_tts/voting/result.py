@@ -1,0 +1,116 @@
+"""What a vote gives back: the answer, and everything that explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from arrol_tts.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """One distinct answer of a vote.
+
+    Attributes:
+        answer: its canonical spelling.
+        votes: traces that gave it.
+        weight: sum of their weights.
+        share: its part of all weight, in [0, 1]; 0 when all weights are zero.
+        probability: that it is right: its share, or, in a calibrated vote, the calibrated confidence for the
+            winner and for the others their part, by share, of what that leaves.
+    """
+
+    answer: str
+    votes: int
+    weight: float
+    share: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLedger:
+    """Tokens a question cost.
+
+    Attributes:
+        generated: tokens of all traces.
+        pruned_traces: traces a rule stopped.
+        saved: an estimate of what pruning saved: that each pruned trace would have run to the mean
+            length of the question's finished traces (``stop`` or ``length``); 0 when none finished.
+    """
+
+    generated: int
+    pruned_traces: int
+    saved: int
+
+    @classmethod
+    def of(cls, traces: Sequence[Trace]) -> TokenLedger:
+        """Count over all traces of a question, voting or not."""
+        pruned = [t.num_tokens for t in traces if t.finish_reason == "pruned"]
+        finished = [t.num_tokens for t in traces if t.finish_reason in ("stop", "length")]
+        saved = 0
+        if pruned and finished:
+            expected = sum(finished) / len(finished)
+            saved = round(sum(max(0.0, expected - n) for n in pruned))
+        return cls(sum(t.num_tokens for t in traces), len(pruned), saved)
+
+
+@dataclass(frozen=True, slots=True)
+class VoteResult:
+    """The outcome of a vote, with what explains it.
+
+    Attributes:
+        question_id: the question.
+        answer: the winning answer; None when nobody answered or the vote abstained.
+        confidence: in [0, 1]: the winner's share of the weight, or, with a calibration, the probability
+            that it is right. 0 when nobody answered.
+        method: name of the method.
+        table: every distinct answer, heaviest first; ``table[0]`` is the winner, abstained or not.
+        traces: the traces, in the given order.
+        weights: the weight of each trace, in the same order; 0 for a trace without an answer.
+        choices: the row of ``table`` each trace voted for, in the same order; -1 without an answer.
+        tokens: what the question cost.
+        abstained: there is a winner, but its confidence is below ``min_confidence``.
+    """
+
+    question_id: str
+    answer: str | None
+    confidence: float
+    method: str
+    table: tuple[AnswerRow, ...]
+    traces: tuple[Trace, ...]
+    weights: tuple[float, ...]
+    choices: tuple[int, ...]
+    tokens: TokenLedger
+    abstained: bool = False
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the winner is right by ``Trace.correct`` of the traces that gave it; None if unlabelled.
+
+        Where grouping merged answers that were graded apart, most of the labels decide.
+        """
+        labels = [
+            trace.correct
+            for trace, choice in zip(self.traces, self.choices, strict=True)
+            if choice == 0 and trace.correct is not None
+        ]
+        return 2 * sum(labels) > len(labels) if labels else None
+
+    def __str__(self) -> str:
+        rows = [(row, _one_line(row.answer)) for row in self.table]
+        verdict = "abstained" if self.abstained else rows[0][1] if rows else "no answer"
+        lines = [
+            f"{self.question_id}: {verdict} (confidence {self.confidence:.2f}, {self.method})",
+            *(f"  {row.probability:6.1%}  {row.votes:4d} votes  {row.weight:9.3f}  {text}" for row, text in rows),
+            f"  {self.tokens.generated} tokens, {self.tokens.pruned_traces} traces pruned, "
+            f"about {self.tokens.saved} tokens saved",
+        ]
+        return "\n".join(lines)
+
+
+def _one_line(answer: str, width: int = 80) -> str:
+    answer = " ".join(answer.split())
+    return answer if len(answer) <= width else answer[: width - 3] + "..."

@@ -1,0 +1,165 @@
+"""`arrol-eval vote`: compare voting methods on recorded samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from arrol_tts.trace import FINISH_REASONS
+from evals.commands.shared import fail, finite, pairs, parsed
+from evals.reporting.comparison import Comparison, MethodReport, compare, load_questions, method_names
+from evals.reporting.plots import plot_reliability
+
+
+def vote(
+    traces: Annotated[Path, typer.Argument(help="Recorded samples: a trace store, Parquet or JSON lines.")],
+    methods: Annotated[str, typer.Option(help="Voting methods, separated by commas, or all.")] = "all",
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(help="FIELD=COLUMN: which column gives a field of a trace; repeat, or use commas."),
+    ] = None,
+    finish_reasons: Annotated[
+        list[str] | None,
+        typer.Option(help="WORD=REASON: what the file calls stop, length, pruned or cancelled."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE: an option of the voting methods, such as window=512."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Let only traces of this finish reason vote, such as stop.")
+    ] = None,
+    curve: Annotated[
+        int, typer.Option(min=0, help="Draw accuracy curves from this many random subsets per point.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the comparison; by default NAME.votes.json here.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the reliability of every method's confidence to this file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compare voting methods on recorded samples."""
+    progress_console = Console(stderr=True)
+    try:
+        if only is not None and only not in FINISH_REASONS:
+            raise ValueError(f"--only is {only!r}; choose from {', '.join(FINISH_REASONS)}")
+        names = None if methods == "all" else [name.strip() for name in methods.split(",")]
+        options = {name: parsed(value) for name, value in pairs("--option", option).items()}
+        with Progress(
+            console=progress_console, transient=True, disable=not progress_console.is_terminal
+        ) as progress:
+            task = progress.add_task("reading", total=None)
+            questions = load_questions(
+                traces, pairs("--fields", fields), pairs("--finish-reasons", finish_reasons), only
+            )
+            if not questions:
+                raise ValueError(f"{traces} has no traces")
+            progress.update(task, description="voting", total=len(names or method_names()))
+            comparison = compare(
+                questions,
+                names,
+                options=options,
+                curve_subsets=curve,
+                on_step=lambda: progress.advance(task),
+            )
+        out = out or Path(f"{traces.resolve().name.split('.')[0]}.votes.json")
+        text = json.dumps(finite({"source": traces.name, **asdict(comparison)}), indent=1)
+        out.write_text(text + "\n")
+        if plot is not None:
+            plot_reliability(comparison, plot)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    if as_json:
+        typer.echo(text)
+    else:
+        show(comparison, Console())
+        typer.echo(f"written to {out}")
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print a comparison as tables."""
+    reasons = ", ".join(f"{count} {name}" for name, count in comparison.finish_reasons.items())
+    console.print(f"{comparison.questions} questions, {comparison.traces} traces ({reasons})")
+    if 0 < comparison.labelled < comparison.questions:
+        console.print(f"figures are over the {comparison.labelled} questions with reference answers")
+    if comparison.sample_accuracy is not None and comparison.sample_interval is not None:
+        low, high = comparison.sample_interval
+        console.print(f"accuracy of a sample {comparison.sample_accuracy:.3f} [{low:.3f}, {high:.3f}]")
+        console.print("pass@k " + ", ".join(f"{k}: {value:.3f}" for k, value in comparison.pass_at_k.items()))
+        console.print(_method_table(comparison.methods))
+        if any(report.curve for report in comparison.methods):
+            console.print(_curve_table(comparison.methods))
+    else:
+        console.print("no reference answers: map one with --fields reference=COLUMN to see accuracies")
+        console.print(_answer_table(comparison.methods))
+    if comparison.signals:
+        table = Table(
+            "signal", "AUROC", "within questions", title="What tells right from wrong traces", box=SIMPLE_HEAD
+        )
+        for signal in comparison.signals:
+            table.add_row(signal.signal, f"{signal.auroc:.3f}", f"{signal.within_question_auroc:.3f}")
+        console.print(table)
+    for report in comparison.methods:
+        if report.skipped:
+            line = Text(f"{report.method} skipped: {report.skipped}", style="dim")
+            console.print(line, no_wrap=True, overflow="ellipsis")
+
+
+def _method_table(reports: Sequence[MethodReport]) -> Table:
+    table = Table(
+        title="Votes, compared with majority",
+        caption="+ and -: questions gained and lost against majority; p: exact McNemar.\n"
+        "Brier, ECE: of the confidence; cal.: Brier, calibrated on other questions.",
+        box=SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),  # fits 80 columns
+    )
+    table.add_column("method", no_wrap=True)
+    for heading in ("right", "95%", "+", "-", "p", "Brier", "ECE", "cal."):
+        table.add_column(heading, justify="right")
+    for report in reports:
+        if report.interval is not None:
+            table.add_row(
+                report.method,
+                _shown(report.accuracy),
+                "-".join(f"{end:.2f}" for end in report.interval),
+                str(report.gained),
+                str(report.lost),
+                *map(_shown, (report.p_value, report.brier, report.ece, report.calibrated_brier)),
+            )
+    return table
+
+
+def _curve_table(reports: Sequence[MethodReport]) -> Table:
+    drawn = [report for report in reports if report.curve]
+    sizes = list(drawn[0].curve)
+    table = Table("method", title="Accuracy of votes over k traces", box=SIMPLE_HEAD)
+    for k in sizes:
+        table.add_column(f"k={k}", justify="right", no_wrap=True)
+    for report in drawn:
+        table.add_row(report.method, *(_shown(report.curve[k]) for k in sizes))
+    return table
+
+
+def _answer_table(reports: Sequence[MethodReport]) -> Table:
+    """Each method's answers, for samples without references; a row per question."""
+    voted = [report for report in reports if not report.skipped]
+    table = Table("question", *(report.method for report in voted), box=SIMPLE_HEAD)
+    for verdicts in zip(*(report.verdicts for report in voted), strict=True):
+        table.add_row(verdicts[0].question_id, *(f"{v.answer or 'none'} ({v.confidence:.2f})" for v in verdicts))
+    return table
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

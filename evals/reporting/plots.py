@@ -1,0 +1,89 @@
+"""Plots of comparisons. matplotlib draws to files only; no display is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from arrol_tts.metrics import reliability
+from evals.reporting.comparison import Comparison
+
+_COLUMNS = 4
+_PANEL_INCHES = 2.6
+
+
+def curve_figure(entry: Mapping[str, Any]) -> Figure:
+    """Accuracy against tokens per question, of one benchmark's entry in a report."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, marker in zip(dict.fromkeys(p["method"] for p in entry["curve"]), "os^D", strict=False):
+        points = [p for p in entry["curve"] if p["method"] == name]
+        axes.plot(
+            [p["tokens_per_question"] for p in points],
+            [p["accuracy"] for p in points],
+            marker=marker,
+            label=name.replace("_", " "),
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("generated tokens per question (1, 2, 4 .. traces)")
+    axes.set_ylabel("accuracy")
+    kind = " (synthetic)" if entry["synthetic"] else ""
+    axes.set_title(f"{entry['name']}{kind}: {entry['questions']} questions x {entry['n']} traces", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def reliability_figure(head: Mapping[str, Any]) -> Figure:
+    """How often traces with a score are right, of the head's entry in a report."""
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    _draw_reliability(figure.subplots(), head["reliability"]["count"], head["reliability"]["accuracy"])
+    figure.supxlabel("score of the head at the finish")
+    figure.supylabel("share of right traces")
+    return figure
+
+
+def plot_reliability(comparison: Comparison, path: Path, *, bins: int = 10) -> None:
+    """Draw each method's reliability: observed accuracy against the confidence of its votes, by bins.
+
+    On the diagonal a confidence can be taken at its word; a bar below it is overconfident. The number on
+    a bar is how many questions it holds.
+
+    Args:
+        comparison: with labelled questions.
+        path: the picture's file; its ending says the format, such as .png or .svg.
+        bins: equal-width bins of confidence.
+
+    Raises:
+        ValueError: when no method has graded verdicts, or the format is unknown.
+    """
+    reports = [report for report in comparison.methods if report.accuracy is not None]
+    if not reports:
+        raise ValueError("a reliability plot needs questions with reference answers")
+    rows = -(-len(reports) // _COLUMNS)
+    figure = Figure(figsize=(_COLUMNS * _PANEL_INCHES, rows * _PANEL_INCHES), layout="constrained")
+    panels = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel, report in zip(panels, reports, strict=False):
+        graded = [verdict for verdict in report.verdicts if verdict.correct is not None]
+        result = reliability([v.confidence for v in graded], [bool(v.correct) for v in graded], bins=bins)
+        _draw_reliability(panel, result.count.tolist(), result.accuracy.tolist())
+        panel.set_title(f"{report.method}, ECE {result.ece:.2f}", fontsize=9)
+    for panel in panels[len(reports) :]:
+        panel.set_axis_off()
+    figure.supxlabel("confidence of the vote")
+    figure.supylabel("share of right answers")
+    figure.savefig(path, dpi=150)
+
+
+def _draw_reliability(panel: Any, counts: list[int], accuracies: list[float | None]) -> None:
+    bins = len(counts)
+    middles = (np.arange(bins) + 0.5) / bins
+    bars = panel.bar(middles, np.nan_to_num(np.array(accuracies, float)), width=0.9 / bins, color="tab:blue")
+    panel.bar_label(bars, [str(count or "") for count in counts], fontsize=7)
+    panel.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1)
+    panel.set(xlim=(0, 1), ylim=(0, 1.1))

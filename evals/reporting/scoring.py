@@ -1,0 +1,261 @@
+"""From traces to figures: votes, early stopping, curves and the head, over questions and seeds.
+
+A question's value is its mean over the seeds, and intervals and tests are over questions: the traces of a
+question, and its seeds, are not independent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from arrol_tts import metrics
+from arrol_tts.metrics import Floats
+from arrol_tts.replay import replay, with_random_scores
+from arrol_tts.stopping import KeepShare
+from arrol_tts.trace import Trace
+from arrol_tts.voter import WeightedVoter
+from arrol_tts.voting import METHODS, VoteResult
+from evals.reporting.comparison import sizes_to
+from evals.sampling.runner import FULL, Run, Traces
+
+CURVE_METHODS = ("majority", "deepconf", "quality")
+"""Methods that are drawn against tokens."""
+
+EACH_BY_ITSELF = (
+    "majority",
+    "deepconf",
+    "deepconf-mean",
+    "deepconf-tail",
+    "deepconf-lowest",
+    "quality",
+    "quality-logodds",
+)
+"""Methods that weigh a trace by itself: subsets of a question's traces need no new weights."""
+
+STOPPING_ROWS = {
+    "pruned": ("quality_pruned", "quality"),
+    "threshold": ("quality_threshold", "quality"),
+    "budget": ("quality_budget", "quality"),
+    "deepconf-online": ("deepconf_online", "deepconf"),
+    "consensus": ("consensus", "majority"),
+}
+"""``{pass: (its name in a report, how it votes)}``."""
+
+SUBSETS = 50
+"""Random subsets of a question's traces per point of a curve, at most."""
+
+REPLAYED_VOTES = 1_500
+"""How many votes a curve may take where each subset needs its own: with many questions it takes some of them."""
+
+RELIABILITY_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method, or one way of stopping early, on a benchmark.
+
+    Attributes:
+        name: of the method or the pass.
+        method: that votes.
+        right: share of the seeds in which the vote on each question is right, float64 ``[questions]``.
+        tokens: generated tokens of each question, mean over seeds, float64 ``[questions]``.
+        seconds: of sampling, all seeds; None where nothing was sampled (a replay) or it is not known.
+        at: ``{k: accuracy}`` of votes over k traces.
+    """
+
+    name: str
+    method: str
+    right: Floats
+    tokens: Floats
+    seconds: float | None = None
+    at: Mapping[int, float] | None = None
+
+
+def vote_rows(runs: Sequence[Run], voter: WeightedVoter) -> tuple[list[Row], dict[str, str]]:
+    """Every voting method on the traces that were sampled in full, and why others could not vote."""
+    rows, skipped = [], {}
+    for method in METHODS:
+        try:
+            rows.append(vote_row(runs, voter, method))
+        except ValueError as error:
+            skipped[method] = str(error)
+    return rows, skipped
+
+
+def vote_row(runs: Sequence[Run], voter: WeightedVoter, method: str) -> Row:
+    """One method on the traces that were sampled in full.
+
+    Raises:
+        ValueError: when the traces lack a signal that the method needs.
+    """
+    results = [[voter.vote(group, method) for group in run.full.values()] for run in runs]
+    right = np.mean([[bool(result.correct) for result in of_run] for of_run in results], axis=0)
+    tokens = np.mean([_tokens(run.full) for run in runs], axis=0)
+    at = _at(runs, voter, method, results)
+    at[runs[0].n] = float(right.mean())  # the votes themselves, whose ties are broken as users see them
+    return Row(method, method, right, tokens, at=at)
+
+
+def _at(
+    runs: Sequence[Run], voter: WeightedVoter, method: str, results: Sequence[Sequence[VoteResult]]
+) -> dict[int, float]:
+    """``{k: accuracy}`` for k = 1, 2, 4 .. below n, over random subsets of the traces."""
+    sizes = [k for k in sizes_to(runs[0].n) if k < runs[0].n]
+    if not sizes:
+        return {}
+    every = [result for of_run in results for result in of_run]
+    if method in EACH_BY_ITSELF:
+        curves = [
+            metrics.vote_curve(
+                result.choices,
+                [bool(trace.correct) for trace in result.traces],
+                sizes,
+                weights=result.weights,
+                subsets=SUBSETS,
+            )
+            for result in every
+        ]
+    else:
+        stride, subsets = _thinned(len(every), len(sizes))
+        curves = [
+            metrics.curve_of(_right_of(result.traces, voter, method), len(result.traces), sizes, subsets=subsets)
+            for result in every[::stride]
+        ]
+    return dict(zip(sizes, np.mean(curves, axis=0).tolist(), strict=True))
+
+
+def _right_of(traces: Sequence[Trace], voter: WeightedVoter, method: str) -> Any:
+    return lambda indices: float(is_right(voter, [traces[i] for i in indices], method))
+
+
+def _thinned(questions: int, sizes: int) -> tuple[int, int]:
+    """Every which question, and how many random subsets of it, a curve takes to stay within its votes."""
+    votes = questions * sizes
+    return max(1, votes // REPLAYED_VOTES), max(1, min(SUBSETS, REPLAYED_VOTES // votes))
+
+
+def is_right(voter: WeightedVoter, traces: Sequence[Trace], method: str) -> bool:
+    """Whether the vote over a question's labelled traces is right."""
+    return bool(voter.vote(traces, method).correct)
+
+
+def stopping_rows(runs: Sequence[Run], voter: WeightedVoter) -> list[Row]:
+    """Each way of stopping early, with the vote that goes with it; ``random_pruned`` prunes without a head.
+
+    The control keeps as many traces as ``pruned``, at random, and takes a majority vote; it is replayed.
+    """
+    rows = []
+    for name in runs[0].passes:
+        if name == FULL:
+            continue
+        called, method = STOPPING_ROWS[name]
+        rows.append(_row(called, method, [run.passes[name] for run in runs], voter, _seconds(runs, name)))
+        if name == "pruned":
+            rule = keep_rule(voter, runs[0].keep)
+            at_random = [
+                {q: replay(with_random_scores(group, run.seed), rule) for q, group in run.full.items()}
+                for run in runs
+            ]
+            rows.append(_row("random_pruned", "majority", at_random, voter, None))
+    return rows
+
+
+def _row(name: str, method: str, traces: Sequence[Traces], voter: WeightedVoter, seconds: float | None) -> Row:
+    right = np.mean([[is_right(voter, group, method) for group in of_run.values()] for of_run in traces], axis=0)
+    return Row(name, method, right, np.mean([_tokens(of_run) for of_run in traces], axis=0), seconds)
+
+
+def full_seconds(runs: Sequence[Run]) -> float | None:
+    """Seconds that the full passes took."""
+    return _seconds(runs, FULL)
+
+
+def _seconds(runs: Sequence[Run], name: str) -> float | None:
+    known = [run.seconds[name] for run in runs if name in run.seconds]
+    return sum(known) if len(known) == len(runs) else None
+
+
+def _tokens(traces: Traces) -> Floats:
+    return np.array([sum(t.num_tokens for t in group) for group in traces.values()], float)
+
+
+def keep_rule(voter: WeightedVoter, share: float) -> KeepShare:
+    """The head's own pruning rule at another keep ratio."""
+    assert voter.config is not None
+    return KeepShare(voter.config.positions[0], share)
+
+
+def token_curve(runs: Sequence[Run], voter: WeightedVoter, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Accuracy against tokens: methods over random subsets of 1, 2, 4 .. n traces; pruning is replayed."""
+    points = []
+    for row in rows:
+        if row.name in CURVE_METHODS and row.at:
+            mean = float(row.tokens.mean()) / runs[0].n
+            points += [_point(row.name, k, row.at[k], k * mean) for k in sorted(row.at)]
+    if "pruned" in runs[0].passes:
+        rule = keep_rule(voter, runs[0].keep)
+        sizes = sizes_to(runs[0].n)
+        groups = [group for run in runs for group in run.full.values()]
+        stride, subsets = _thinned(len(groups), len(sizes))
+        for k in sizes:
+            right, tokens = [], []
+            for number, group in enumerate(groups[::stride]):
+                for chosen in metrics.random_subsets(len(group), k, subsets=subsets, seed=number):
+                    kept = replay([group[i] for i in chosen], rule)
+                    right.append(is_right(voter, kept, "quality"))
+                    tokens.append(sum(trace.num_tokens for trace in kept))
+            points.append(_point("quality_pruned", k, float(np.mean(right)), float(np.mean(tokens))))
+    return points
+
+
+def _point(method: str, k: int, accuracy: float, tokens: float) -> dict[str, Any]:
+    return {"method": method, "n": k, "accuracy": accuracy, "tokens_per_question": tokens}
+
+
+def sample_figures(runs: Sequence[Run]) -> dict[str, Any]:
+    """Accuracy of a trace alone, pass@k, lengths and how traces ended, without early stopping."""
+    right = np.array([[sum(bool(t.correct) for t in g) for g in run.full.values()] for run in runs])
+    n = runs[0].n
+    per_question = right.mean(axis=0) / n
+    traces = [trace for run in runs for group in run.full.values() for trace in group]
+    return {
+        "accuracy": float(per_question.mean()),
+        "interval": list(metrics.bootstrap_interval(per_question)),
+        "pass_at": {str(k): float(metrics.pass_at_k(n, right, k).mean()) for k in sizes_to(n)},
+        "mean_tokens": float(np.mean([trace.num_tokens for trace in traces])),
+        "finish_reasons": dict(Counter(trace.finish_reason for trace in traces)),
+    }
+
+
+def head_figures(runs: Sequence[Run], voter: WeightedVoter) -> dict[str, Any] | None:
+    """AUROC at the detection position and at the finish, and reliability at the finish; None without a head."""
+    if voter.config is None:
+        return None
+    at = voter.config.positions[0]
+    scored = [(t, run.seed) for run in runs for group in run.full.values() for t in group if t.score is not None]
+    if not scored:
+        return None
+    correct = np.array([bool(trace.correct) for trace, _ in scored])
+    # Seeds are not compared with each other: a group is a question in one seed.
+    names = np.array([f"{seed}/{trace.question_id}" for trace, seed in scored])
+    detected = np.array([trace.scores.get(at, trace.score) for trace, _ in scored])
+    finished = np.array([trace.score for trace, _ in scored])
+    reliability = metrics.reliability(finished, correct, bins=RELIABILITY_BINS)
+    return {
+        "detection_position": at,
+        "auroc_detection": metrics.auroc(correct, detected),
+        "auroc_within_detection": metrics.within_question_auroc(correct, detected, names),
+        "auroc_finish": metrics.auroc(correct, finished),
+        "auroc_within_finish": metrics.within_question_auroc(correct, finished, names),
+        "ece": reliability.ece,
+        "reliability": {
+            "count": reliability.count.tolist(),
+            "confidence": reliability.confidence.tolist(),
+            "accuracy": reliability.accuracy.tolist(),
+        },
+    }

@@ -1,0 +1,213 @@
+"""A results folder: which settings it is for, which problems it asks, and where each seed's traces lie.
+
+RUN/manifest.json                what may not change between sessions, and the commands that were run
+RUN/BENCHMARK/problems.jsonl     the problems
+RUN/BENCHMARK/seed-0/traces/     a trace store for each pass (see runner.py)
+RUN/report.json, .md, .html      made from the above, at any time
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arrol_tts.answers import answers_equal
+from arrol_tts.files import write_atomic, write_json
+from arrol_tts.head_config import QualityHeadConfig
+from arrol_tts.voter import WeightedVoter
+from evals.benchmarks import Benchmark, Problem
+from evals.sampling.runner import FULL, Run, read_run
+
+MANIFEST = "manifest.json"
+PROBLEMS = "problems.jsonl"
+FORMAT_VERSION = 1
+
+
+class FolderError(ValueError):
+    """A results folder that does not fit, or is none; the message says what to do."""
+
+
+@dataclass(slots=True)
+class Manifest:
+    """What a results folder is for.
+
+    Attributes:
+        model: path, hub id or served name of the language model.
+        engine: class of the engine.
+        head: how the head was named; None without one.
+        head_sha256: of its weights.
+        head_config: its config, whose positions and voting options the votes use.
+        sampling: temperature, top_p, max_tokens, and n, the traces of a question.
+        keep: keep ratio of the pruned pass.
+        stopping: passes besides the full one.
+        prompt: style of the prompts.
+        seeds: seeds that were asked for so far.
+        commands: the command of every session.
+        versions: of what computes, at the last session.
+        format_version: of this file.
+    """
+
+    model: str
+    engine: str
+    head: str | None
+    head_sha256: str | None
+    head_config: dict[str, Any] | None
+    sampling: dict[str, Any]
+    keep: float
+    stopping: list[str]
+    prompt: str
+    seeds: list[int] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    FIXED = ("model", "engine", "head_sha256", "sampling", "keep", "stopping", "prompt")
+    """What traces of one folder have in common."""
+
+
+class RunFolder:
+    """A results folder, new or old.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.resolve().name
+
+    def open(self, manifest: Manifest) -> None:
+        """Begin or go on: write the manifest, once it is known to fit what is there.
+
+        Raises:
+            FolderError: when the folder holds traces of another model, head or settings, or something else.
+        """
+        if (self.path / MANIFEST).exists():
+            before = self.manifest()
+            for name in manifest.FIXED:
+                there, wanted = getattr(before, name), getattr(manifest, name)
+                if there != wanted:
+                    raise FolderError(
+                        f"{self.path} holds traces with {name} {_shown(there)}, and this run has {_shown(wanted)}"
+                        ": traces of different settings are not mixed; choose another --out, or the same settings"
+                    )
+            manifest.seeds = sorted({*before.seeds, *manifest.seeds})
+            manifest.commands = [*before.commands, *manifest.commands]
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise FolderError(f"{self.path} is not empty and holds no {MANIFEST}: choose another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / MANIFEST, asdict(manifest))
+
+    def manifest(self) -> Manifest:
+        """What the folder says of itself.
+
+        Raises:
+            FolderError: when it is no results folder, or of a newer version.
+        """
+        path = self.path / MANIFEST
+        try:
+            data = json.loads(path.read_text())
+            if data["format_version"] > FORMAT_VERSION:
+                raise FolderError(f"{path} was written by a newer version: upgrade arrol")
+            return Manifest(**data)
+        except FileNotFoundError:
+            raise FolderError(
+                f"{self.path} holds no results ({MANIFEST} is missing): name a folder that arrol-eval run wrote"
+            ) from None
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise FolderError(f"{path} is damaged ({error}): restore it, or run into another folder") from None
+
+    def add(self, benchmark: Benchmark) -> None:
+        """Write a benchmark's problems, once they are known to be those that are there.
+
+        Raises:
+            FolderError: when the folder asks other problems under this name.
+        """
+        folder = self.path / folder_name(benchmark.name)
+        header = {"name": benchmark.name, "source": benchmark.source, "synthetic": benchmark.synthetic}
+        lines = [header, *(asdict(problem) for problem in benchmark.problems)]
+        content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        path = folder / PROBLEMS
+        if path.exists():
+            if path.read_bytes() == content:
+                return
+            raise FolderError(
+                f"{path} holds other problems than this run asks ({len(benchmark.problems)} of {benchmark.source})"
+                ": use the same --data and --limit as before, or choose another --out"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+
+    def seed(self, benchmark: str, seed: int) -> Path:
+        """The folder of one seed of a benchmark."""
+        return self.path / folder_name(benchmark) / f"seed-{seed}"
+
+    def benchmarks(self) -> list[Benchmark]:
+        """The benchmarks in the folder, in the order in which they were added.
+
+        Their ``is_right`` compares answers; traces carry the benchmark's own verdict.
+        """
+        found = sorted(self.path.glob(f"*/{PROBLEMS}"), key=lambda path: path.stat().st_mtime_ns)
+        return [_read_problems(path) for path in found]
+
+    def runs(self) -> list[list[Run]]:
+        """For each benchmark, its runs by seed; questions that are not complete in every run are left out.
+
+        Raises:
+            FolderError: when no question is complete yet.
+        """
+        manifest = self.manifest()
+        result = []
+        for benchmark in self.benchmarks():
+            n = int(manifest.sampling["n"])
+            of_seed = [
+                read_run(
+                    benchmark,
+                    n=n,
+                    seed=seed,
+                    keep=manifest.keep,
+                    out=self.seed(benchmark.name, seed),
+                    passes=(FULL, *manifest.stopping),
+                )
+                for seed in manifest.seeds
+            ]
+            # A seed that has only begun must not take away the questions of the others.
+            begun = [run for run in of_seed if run.full]
+            shared = set.intersection(*({*run.full} for run in begun)) if begun else set()
+            if shared:
+                result.append([run.only(shared) for run in begun])
+        if not result:
+            raise FolderError(f"{self.path} has no question whose traces are complete: run the same command again")
+        return result
+
+    def voter(self) -> WeightedVoter:
+        """A voter with the head's options and without a language model."""
+        config = self.manifest().head_config
+        return WeightedVoter(config=None if config is None else QualityHeadConfig.from_dict(config))
+
+
+def folder_name(benchmark: str) -> str:
+    """A benchmark's name as a folder's."""
+    return benchmark.replace(":", "-")
+
+
+def _read_problems(path: Path) -> Benchmark:
+    header, *problems = (json.loads(line) for line in path.read_text().splitlines())
+    return Benchmark(
+        header["name"],
+        tuple(Problem(**problem) for problem in problems),
+        is_right=lambda problem, answer: answers_equal(answer, problem.answer),
+        synthetic=header["synthetic"],
+        source=header["source"],
+    )
+
+
+def _shown(value: Mapping[str, Any] | Sequence[Any] | str | float | None) -> str:
+    return "none" if value is None else json.dumps(value)

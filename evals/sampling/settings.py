@@ -1,0 +1,190 @@
+"""What a run is to do: from the command line, from a recipe, or from both."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
+from arrol_tts.voter import WeightedVoter, load_engine
+from evals import benchmarks
+from evals.benchmarks import Benchmark
+from evals.sampling.runner import BY_SCORE, STOPPING
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 1024}
+"""Where neither the command nor the head says otherwise."""
+
+
+class SettingsError(ValueError):
+    """Settings that cannot work; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A run.
+
+    Attributes:
+        benchmarks: names, as ``evals.benchmarks.load`` takes them.
+        model: path, hub id or served name of the language model; by default the one the head names.
+        head: folder or hub id of a quality head; None votes without one.
+        n: traces per question.
+        seeds: how many; ``seed`` is the first of them.
+        keep: share of a question's traces that the pruned pass keeps.
+        temperature, top_p, max_tokens: of the sampling; None: the head's, else ``SAMPLING``.
+        prompt: style, see ``evals.sampling.prompts``.
+        stopping: passes with early stopping besides the full one; None: ``pruned`` where there is a head.
+        limit: questions of each benchmark; None is all.
+        engine: auto, vllm or transformers.
+        servers: base URLs instead of an engine of our own.
+        engine_options: passed to the engine, such as ``tensor_parallel_size``.
+        notes: of a recipe, for people to read.
+    """
+
+    benchmarks: tuple[str, ...] = ()
+    model: str | None = None
+    head: str | None = None
+    n: int = 32
+    seeds: int = 1
+    seed: int = 0
+    keep: float = 0.5
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    prompt: str = "auto"
+    stopping: tuple[str, ...] | None = None
+    limit: int | None = None
+    engine: str = "auto"
+    servers: tuple[str, ...] = ()
+    engine_options: dict[str, Any] = field(default_factory=dict)
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise SettingsError(f"keep is {self.keep:g}; it must be in (0, 1]")
+        for name in self.stopping or ():
+            if name not in STOPPING:
+                raise SettingsError(f"there is no stopping pass {name!r}; choose from {', '.join(STOPPING)}")
+        if self.engine not in ("auto", "vllm", "transformers"):
+            raise SettingsError(f"engine is {self.engine!r}; it must be 'auto', 'vllm' or 'transformers'")
+
+    def load_benchmarks(self, data: dict[str, Path], *, partial: bool = False) -> list[Benchmark]:
+        """The problems.
+
+        Args:
+            data: local copies by benchmark.
+            partial: accept incomplete copies.
+
+        Raises:
+            SettingsError: without a benchmark, or for data of a benchmark that is not asked for.
+            BenchmarkError: when problems cannot be read.
+        """
+        if not self.benchmarks:
+            raise SettingsError(f"name a benchmark; known: {', '.join(benchmarks.NAMES)}")
+        if unused := [name for name in data if name not in self.benchmarks]:
+            raise SettingsError(
+                f"--data names {unused[0]!r}, which this run does not ask: {', '.join(self.benchmarks)}"
+            )
+        return [
+            benchmarks.load(name, self.limit, data=data.get(name), partial=partial)
+            for name in dict.fromkeys(self.benchmarks)
+        ]
+
+    def complete(self, loaded: list[Benchmark]) -> Settings:
+        """The same with the head, passes and sampling that follow from the rest spelled out.
+
+        Raises:
+            SettingsError: when there is no model, or a pass needs a head and there is none.
+            HeadError: when the head cannot be read.
+        """
+        head = self.head or (loaded[0].head if len(loaded) == 1 and self.model is None else None)
+        stopping = (("pruned",) if head else ()) if self.stopping is None else self.stopping
+        if head is None and not self.model and not self.servers:
+            raise SettingsError("name a model with --model, a head with --head, or both")
+        if head is None and (by_score := [name for name in stopping if name in BY_SCORE]):
+            raise SettingsError(
+                f"the pass {by_score[0]!r} needs a quality head: name one with --head, or leave it out"
+            )
+        completed = dataclasses.replace(self, head=head, stopping=stopping)
+        config = completed.head_config()
+        sampling = SAMPLING | (config.sampling if config else {})
+        given = {name: getattr(self, name) for name in SAMPLING if getattr(self, name) is not None}
+        return dataclasses.replace(completed, **{name: (sampling | given)[name] for name in SAMPLING})
+
+    def head_config(self) -> QualityHeadConfig | None:
+        """The head's config, None without a head.
+
+        Raises:
+            HeadError: when the head cannot be read.
+        """
+        return None if self.head is None else read_head_config(resolve_head(self.head))
+
+    @property
+    def engine_name(self) -> str:
+        """``server``, ``vllm`` or ``transformers``, as it will be."""
+        if self.servers:
+            return "server"
+        if self.engine != "auto":
+            return self.engine
+        return "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
+
+    def load_voter(self) -> WeightedVoter:
+        """A voter for completed settings; the language model loads when its engine is first asked for.
+
+        Raises:
+            HeadError: when the head does not fit the model.
+            ServerError: when no server answers.
+        """
+        if self.head is not None:
+            return WeightedVoter.from_pretrained(
+                self.head,
+                model=self.model,
+                engine=self.engine,  # type: ignore[arg-type]
+                server=self.servers or None,
+                **self.engine_options,
+            )
+        if self.servers:
+            from arrol_tts.engine.server_engine import ServerEngine
+
+            return WeightedVoter(
+                ServerEngine(self.servers, model=self.model, **self.engine_options), method="majority"
+            )
+        assert self.model is not None
+        engine = load_engine(self.model, None, None, self.engine, self.engine_options)  # type: ignore[arg-type]
+        return WeightedVoter(engine, method="majority")
+
+
+def read_recipe(name_or_path: str) -> Settings:
+    """Settings from a recipe: one of ``recipe_names()``, or a YAML file with fields of ``Settings``.
+
+    Raises:
+        SettingsError: when there is no such recipe, or it has unknown fields.
+    """
+    import yaml
+
+    path = Path(name_or_path) if name_or_path.endswith((".yaml", ".yml")) else RECIPES / f"{name_or_path}.yaml"
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise SettingsError(
+            f"there is no recipe {name_or_path!r}; known: {', '.join(recipe_names())}, or name a YAML file"
+        ) from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from None
+    known = {field.name for field in dataclasses.fields(Settings)}
+    if not isinstance(data, dict) or (unknown := sorted(set(data) - known)):
+        what = f"unknown fields {', '.join(unknown)}" if isinstance(data, dict) else "no mapping"
+        raise SettingsError(f"{path} has {what}; known fields: {', '.join(sorted(known))}")
+    lists = {
+        name: tuple(data[name]) for name in ("benchmarks", "stopping", "servers") if data.get(name) is not None
+    }
+    return Settings(**{**data, **lists})
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))

@@ -1,0 +1,431 @@
+"""PrunedRollout in TRL's GRPOTrainer, on the pocket model in real vLLM."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from arrol_train.rewards import pocket_reward
+from arrol_train.rl.buffer import FINISH
+from arrol_train.rl.config import ConfigError, RolloutConfig
+from arrol_train.rl.rollout import EngineMismatchError, PrunedRollout
+from arrol_train.rl.weights import policy_weights
+from arrol_tts.engine.base import Question, Sampling, encode_prompt
+from arrol_tts.pocket import POCKET_MODEL, questions
+from arrol_tts.stopping import TraceSpec
+
+if TYPE_CHECKING:
+    from arrol_tts.engine.transformers_engine import TransformersEngine
+    from arrol_tts.engine.vllm_engine import VLLMEngine
+
+pytest.importorskip("vllm")
+pytest.importorskip("trl")
+
+AT = 24
+PROMPTS = 4
+CONFIG = RolloutConfig.model_validate(
+    {
+        "group": 8,
+        "detect": [{"at": AT, "keep": 0.5}],
+        "cold_start": 0,
+        "max_tokens": 220,
+        "exploration": 0.25,
+        "correct_mismatch": False,
+    }
+)
+ROWS = [
+    {"prompt": q.text, "question": q.text, "answer": q.answer} for q in itertools.islice(questions("train"), 24)
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(POCKET_MODEL)
+
+
+def online_head(seed: int = 0) -> Any:
+    from arrol_train.rl.online_head import OnlineHead
+    from arrol_tts.head_config import QualityHeadConfig
+
+    return OnlineHead(QualityHeadConfig(base_model="../policy", hidden_size=128, inner_size=16), seed=seed)
+
+
+def make_rollout(engine: VLLMEngine, config: RolloutConfig = CONFIG, **options: Any) -> PrunedRollout:
+    reward: Callable[[Mapping[str, Any], str], float] = options.pop("reward", pocket_reward)
+    return PrunedRollout(engine, ROWS, reward, config, options.pop("head", None) or online_head(), **options)
+
+
+def make_trainer(rollout_func: Any, reward_func: Any, out: Path, size: int, **options: Any) -> Any:
+    import os
+
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    arguments: dict[str, Any] = {
+        "output_dir": str(out),
+        "max_steps": 1,
+        "per_device_train_batch_size": PROMPTS * size,
+        "num_generations": size,
+        "max_completion_length": 220,
+        "learning_rate": 1e-3,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
+    peft_config = options.pop("peft_config", None)
+    return GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype=torch.float32),
+        processing_class=AutoTokenizer.from_pretrained(POCKET_MODEL),
+        reward_funcs=reward_func,
+        args=GRPOConfig(**arguments | options),
+        train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in ROWS]),
+        rollout_func=rollout_func,
+        peft_config=peft_config,
+    )
+
+
+class Recorded:
+    """A rollout function, with what it was asked and what it gave."""
+
+    def __init__(self, rollout: Any) -> None:
+        self.rollout = rollout
+        self.prompts: list[list[str]] = []
+        self.outputs: list[dict[str, Any]] = []
+
+    def __call__(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        output = self.rollout(prompts, trainer)
+        self.prompts.append(list(prompts))
+        self.outputs.append({key: list(value) for key, value in output.items()})
+        return dict(output)
+
+
+def one_step(
+    engine: VLLMEngine, out: Path, config: RolloutConfig = CONFIG, **options: Any
+) -> tuple[Any, Any, Any]:
+    """A trainer that took a step, its rollout, and the record of it."""
+    rollout = make_rollout(engine, config, **options)
+    recorded = Recorded(rollout)
+    trainer = make_trainer(recorded, rollout.reward_func, out, config.survivors)
+    trainer.train()
+    return trainer, rollout, recorded
+
+
+@torch.inference_mode()
+def forward(prompt_ids: list[int], token_ids: list[int]) -> tuple[Any, Any]:
+    """Log-probability of each token and last-layer states, of the pocket model as it is built in."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype=torch.float32).eval()
+    output = model(torch.tensor([prompt_ids + token_ids]), output_hidden_states=True)
+    logits = output.logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
+    logprobs = logits.gather(1, torch.tensor(token_ids)[:, None])[:, 0]
+    return logprobs.numpy(), output.hidden_states[-1][0, len(prompt_ids) - 1 :].numpy()
+
+
+def test_every_prompt_gets_exactly_m_finished_rollouts_with_the_models_logprobs(
+    engine: VLLMEngine, tmp_path: Path, tokenizer: Any
+) -> None:
+    _, rollout, recorded = one_step(engine, tmp_path)
+    prompts, output = recorded.prompts[0], recorded.outputs[0]
+    assert len(prompts) == PROMPTS * 4
+    assert {len(column) for column in output.values()} == {len(prompts)}
+    answers = {row["prompt"]: row for row in ROWS}
+    for i, prompt in enumerate(prompts):
+        assert output["prompt_ids"][i] == encode_prompt(tokenizer, prompt)
+        token_ids = output["completion_ids"][i]
+        assert token_ids[-1] == tokenizer.eos_token_id or len(token_ids) == CONFIG.max_tokens
+        text = tokenizer.decode(token_ids, skip_special_tokens=True)
+        assert output["rollout_reward"][i] == pocket_reward(answers[prompt], text)
+        # Written in two requests, they are the log-probabilities of one sequence.
+        logprobs, _ = forward(output["prompt_ids"][i], token_ids)
+        np.testing.assert_allclose(output["logprobs"][i], logprobs, atol=1e-3)
+    assert rollout.metrics["rollout/started"] == PROMPTS * 8
+    assert rollout.metrics["rollout/survivors"] == PROMPTS * 4
+
+
+def test_pruned_rollouts_cost_no_more_tokens_than_up_to_the_position(engine: VLLMEngine, tmp_path: Path) -> None:
+    _, rollout, _ = one_step(engine, tmp_path)
+    pruned = rollout.metrics["rollout/generated_tokens"] - rollout.metrics["rollout/trained_tokens"]
+    assert pruned == PROMPTS * 4 * (AT + 1)
+
+
+def test_the_head_learns_from_the_states_of_survivors_only(engine: VLLMEngine, tmp_path: Path) -> None:
+    _, rollout, recorded = one_step(engine, tmp_path, head_updates=0)
+    output, buffer, head = recorded.outputs[0], rollout.buffer, rollout.head.head
+    survivors = range(PROMPTS * 4)
+    assert len(buffer) == 2 * len(survivors)
+    states: dict[int, list[Any]] = {AT: [], FINISH: []}
+    for i in survivors:
+        _, hidden = forward(output["prompt_ids"][i], output["completion_ids"][i])
+        states[AT].append(hidden[AT])
+        states[FINISH].append(hidden[len(output["completion_ids"][i]) - 1])
+    for position, expected in states.items():
+        rows = buffer.positions == position
+        # Groups keep the order of the rollouts, the output that of the survivors: the same.
+        np.testing.assert_allclose(buffer.features[rows], np.array(expected), atol=0.02)
+        assert buffer.labels[rows].tolist() == output["rollout_reward"]
+        scores = head(torch.tensor(np.array(expected))).detach().numpy()
+        np.testing.assert_allclose(buffer.scores[rows], scores, atol=1e-3)
+    # tails with an exploration of a quarter: each is kept with at least 0.25 * 4 / 8.
+    assert buffer.inclusion.min() >= 0.125 - 1e-6
+    assert buffer.inclusion.max() <= 1
+
+
+def test_advantages_and_means_are_those_of_the_survivors(engine: VLLMEngine, tmp_path: Path) -> None:
+    trainer, _, recorded = one_step(engine, tmp_path)
+    rewards = np.array(recorded.outputs[0]["rollout_reward"]).reshape(PROMPTS, 4)
+    mean = rewards.mean(axis=1, keepdims=True)
+    deviation = np.sqrt(((rewards - mean) ** 2).sum(axis=1, keepdims=True) / 3)
+    expected = (rewards - mean) / (deviation + 1e-4)
+    assert 0 < rewards.mean() < 1
+    np.testing.assert_allclose(list(trainer._logs["advantages"]), expected.reshape(-1), atol=1e-5)
+    logged = trainer.state.log_history[0]
+    assert logged["reward"] == pytest.approx(rewards.mean())
+    assert logged["rollout/balance"] == pytest.approx(rewards.mean())
+    assert logged["rollout/variance"] == pytest.approx((mean * (1 - mean)).mean())
+    assert logged["rollout/no_signal"] == pytest.approx(float((deviation == 0).mean()))
+
+
+def test_the_update_is_trls_own_on_the_same_rows(engine: VLLMEngine, tmp_path: Path) -> None:
+    trainer, _, recorded = one_step(engine, tmp_path / "a")
+    rows = recorded.outputs[0]
+
+    def replay(prompts: list[str], _: Any) -> dict[str, Any]:
+        assert prompts == recorded.prompts[0]
+        return {name: rows[name] for name in ("prompt_ids", "completion_ids", "logprobs")}
+
+    def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        answers = {row["prompt"]: row for row in ROWS}
+        return [pocket_reward(answers[p], c) for p, c in zip(prompts, completions, strict=True)]
+
+    plain = make_trainer(replay, reward, tmp_path / "b", 4)
+    plain.train()
+    first, second = trainer.state.log_history[0], plain.state.log_history[0]
+    assert first["loss"] == pytest.approx(second["loss"], abs=1e-7)
+    assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-4)
+    assert first["grad_norm"] > 0
+    for ours, theirs in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_the_engine_samples_from_the_new_weights_after_an_update(engine: VLLMEngine, tmp_path: Path) -> None:
+    rollout = make_rollout(engine)
+    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4, max_steps=2, learning_rate=3e-2)
+    trainer.train()
+    rollout.push(trainer)
+    sampling = Sampling(n=1, max_tokens=64)
+    (trace,) = engine.sample([Question("q", ROWS[0]["prompt"])], sampling, TraceSpec(logprobs=True))
+    assert trace.token_ids is not None
+    before, _ = forward(encode_prompt(trainer.processing_class, ROWS[0]["prompt"]), trace.token_ids)
+    assert np.abs(np.asarray(trace.logprobs) - before).max() > 0.01  # the built-in model's are others
+
+
+def test_an_engine_with_other_weights_is_noticed(engine: VLLMEngine, tmp_path: Path) -> None:
+    rollout = make_rollout(engine)
+    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4)
+    rollout._pushed = 0  # as if the push had been lost
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    with pytest.raises(EngineMismatchError, match="does not hold the weights that are trained"):
+        trainer.train()
+
+
+def test_rollouts_that_end_before_the_position_count_with_their_reward(engine: VLLMEngine, tmp_path: Path) -> None:
+    # Solutions take 90 to 230 tokens, so half of them end before token 150.
+    config = RolloutConfig.model_validate(CONFIG.model_dump() | {"detect": [{"at": 150, "keep": 0.5}]})
+    _, rollout, recorded = one_step(engine, tmp_path, config)
+    early = rollout.metrics["rollout/early"]
+    assert 0 < early < PROMPTS * 8
+    buffer = rollout.buffer
+    ended = np.sum(buffer.positions == FINISH)
+    assert ended == early + sum(len(ids) > 150 for ids in recorded.outputs[0]["completion_ids"])
+    assert np.sum(buffer.positions == 150) == ended - early
+    finished = [buffer.groups[i] for i in np.flatnonzero(buffer.inclusion == 1)]
+    assert len(finished) >= early
+
+
+def test_several_positions_prune_in_sequence(engine: VLLMEngine, tmp_path: Path) -> None:
+    detect = [{"at": 8, "keep": 0.75}, {"at": 16, "keep": 1 / 2}, {"at": 40, "keep": 0.25}]
+    config = RolloutConfig.model_validate(CONFIG.model_dump() | {"detect": detect})
+    _, rollout, recorded = one_step(engine, tmp_path, config)
+    assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 2
+    pruned = rollout.metrics["rollout/generated_tokens"] - rollout.metrics["rollout/trained_tokens"]
+    assert pruned == PROMPTS * (2 * 9 + 2 * 17 + 2 * 41)
+    counts = {at: int(np.sum(rollout.buffer.positions == at)) for at in (8, 16, 40, FINISH)}
+    assert counts == dict.fromkeys((8, 16, 40, FINISH), PROMPTS * 2)
+
+
+def test_the_cold_start_finishes_and_labels_all_and_trains_on_m(engine: VLLMEngine, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"cold_start": 1})
+    _, rollout, recorded = one_step(engine, tmp_path, config)
+    assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 4
+    for position in (AT, FINISH):
+        rows = rollout.buffer.positions == position
+        assert rows.sum() == PROMPTS * 8
+        assert set(rollout.buffer.inclusion[rows]) == {1.0}
+
+
+def test_without_detection_all_are_kept_in_one_phase(engine: VLLMEngine, tmp_path: Path) -> None:
+    config = RolloutConfig(group=4, max_tokens=220, cold_start=0, correct_mismatch=False)
+    _, rollout, recorded = one_step(engine, tmp_path, config)
+    assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 4
+    assert rollout.metrics["rollout/generated_tokens"] == rollout.metrics["rollout/trained_tokens"]
+    assert set(rollout.buffer.positions) == {FINISH}
+
+
+def test_rollouts_depend_on_the_seed(engine: VLLMEngine, tmp_path: Path) -> None:
+    runs = [
+        one_step(engine, tmp_path / str(i), seed=seed)[2].outputs[0]["completion_ids"]
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_dynamic_sampling_replaces_groups_without_signal_within_its_bound(
+    engine: VLLMEngine, tmp_path: Path
+) -> None:
+    easy = {row["prompt"] for row in ROWS[:12]}
+
+    def reward(row: Mapping[str, Any], text: str) -> float:
+        return 1.0 if row["prompt"] in easy else float(len(text) % 2)
+
+    config = CONFIG.model_copy(update={"refills": 3})
+    _, rollout, recorded = one_step(engine, tmp_path, config, reward=reward)
+    rewards = np.array(recorded.outputs[0]["rollout_reward"]).reshape(PROMPTS, 4)
+    asked = sum(prompt in easy for prompt in recorded.prompts[0][::4])
+    assert asked > 0
+    assert rollout.metrics["rollout/no_signal"] == np.mean(rewards.std(axis=1) == 0) < asked / PROMPTS
+    config = CONFIG.model_copy(update={"refills": 2})
+    _, rollout, recorded = one_step(engine, tmp_path, config, reward=lambda row, text: 1.0)
+    assert rollout.metrics["rollout/no_signal"] == 1.0  # it gives up, and the batch is whole
+    assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 4
+
+
+def test_the_mismatch_correction_is_trls(engine: VLLMEngine, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"correct_mismatch": True})
+    trainer, _, _ = one_step(engine, tmp_path, config)
+    logged = trainer.state.log_history[0]
+    assert logged["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3)
+    assert logged["sampling/sampling_logp_difference/max"] < 1e-3
+
+
+def test_a_reward_function_that_raises_does_not_lose_the_batch(engine: VLLMEngine, tmp_path: Path) -> None:
+    def reward(row: Mapping[str, Any], text: str) -> float:
+        if text.count("1") % 2:
+            raise RuntimeError("no")
+        return pocket_reward(row, text)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer, rollout, _ = one_step(engine, tmp_path, reward=reward)
+    assert trainer.state.global_step == 1
+    assert rollout.metrics["rollout/failed_rewards"] > 0
+
+
+def test_prompts_that_straddle_processes_and_unknown_prompts_are_refused(
+    engine: VLLMEngine, tmp_path: Path
+) -> None:
+    rollout = make_rollout(engine)
+    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4)
+    a, b = (row["prompt"] for row in ROWS[:2])
+    with pytest.raises(ValueError, match="no group straddles processes"):
+        rollout([a, a, a, b], trainer)
+    with pytest.raises(ValueError, match="is not among the rows"):
+        rollout(["1+1"] * 4, trainer)
+
+
+def test_another_number_of_generations_than_survivors_is_refused(engine: VLLMEngine, tmp_path: Path) -> None:
+    rollout = make_rollout(engine)
+    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 8)
+    with pytest.raises(ValueError, match="set num_generations=4"):
+        trainer.train()
+
+
+def test_head_buffer_and_calibration_come_back_and_another_config_is_refused(
+    engine: VLLMEngine, tmp_path: Path
+) -> None:
+    _, rollout, _ = one_step(engine, tmp_path)
+    rollout.save(tmp_path / "saved")
+    again = make_rollout(engine, head=online_head(seed=5))
+    again.load(tmp_path / "saved")
+    assert again.buffer.labels.tolist() == rollout.buffer.labels.tolist()
+    for name, tensor in rollout.head.head.state_dict().items():
+        assert torch.equal(again.head.head.state_dict()[name], tensor)  # type: ignore[union-attr]
+    scores = np.linspace(0, 1, 9)
+    assert again.head is not None
+    assert again.head.posterior(scores, AT).tolist() == rollout.head.posterior(scores, AT).tolist()
+    other = make_rollout(engine, CONFIG.model_copy(update={"policy": "published"}))
+    with pytest.raises(ConfigError, match="policy was 'tails' and is 'published'"):
+        other.load(tmp_path / "saved")
+
+
+def test_adapters_are_pushed_merged(engine: VLLMEngine, tmp_path: Path) -> None:
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM
+
+    rollout = make_rollout(engine)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4, peft_config=lora, learning_rate=1e-2)
+    trainer.train()
+    pushed = {name: tensor.clone() for name, tensor in policy_weights(trainer)}
+    merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+    expected = dict(merged.named_parameters())
+    assert pushed.keys() == expected.keys()
+    plain = dict(AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype=torch.float32).named_parameters())
+    changed = [name for name, tensor in pushed.items() if not torch.equal(tensor, plain[name])]
+    assert len(changed) == 2 * 4
+    for name, tensor in pushed.items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
+
+
+def test_a_policy_that_needs_a_head_is_refused_without_one(engine: VLLMEngine) -> None:
+    with pytest.raises(ValueError, match="needs a head"):
+        PrunedRollout(engine, ROWS, pocket_reward, CONFIG)
+
+
+def test_an_engine_that_cannot_take_new_weights_is_refused(transformers_engine: TransformersEngine) -> None:
+    with pytest.raises(ValueError, match="TransformersEngine cannot take new weights"):
+        PrunedRollout(transformers_engine, ROWS, pocket_reward, CONFIG, online_head())  # type: ignore[arg-type]
+
+
+def test_rows_without_prompt_or_with_two_answers_are_refused(engine: VLLMEngine) -> None:
+    with pytest.raises(ValueError, match="row 1 has no prompt"):
+        PrunedRollout(engine, [ROWS[0], {"answer": "1"}], pocket_reward, CONFIG, online_head())
+    with pytest.raises(ValueError, match="same prompt and different answers"):
+        PrunedRollout(engine, [ROWS[0], {**ROWS[0], "answer": "x"}], pocket_reward, CONFIG, online_head())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"detect": [{"at": 24, "keep": 0.3}]}, "not whole"),
+        ({"detect": [{"at": 24, "keep": 0.125}]}, "at least 2"),
+        ({"detect": [{"at": 220, "keep": 0.5}]}, "beyond the completion length max_tokens=220"),
+        ({"detect": [{"at": 32, "keep": 0.5}, {"at": 16, "keep": 0.25}]}, "must ascend"),
+        ({"detect": [{"at": 16, "keep": 0.5}, {"at": 32, "keep": 0.75}]}, "must ascend and their keep"),
+        ({"policy": "best"}, "there is no policy 'best'"),
+        ({"policy": "none"}, "policy 'none' keeps everybody"),
+        ({"policy_options": {"lambda": 1.0}}, "no option 'lambda'"),
+        ({"group": 1}, "greater than or equal to 2"),
+    ],
+)
+def test_rollouts_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RolloutConfig.model_validate(CONFIG.model_dump() | changes)

@@ -1,0 +1,275 @@
+"""Asynchronous scheduling and runner V2: the real scheduler, worker and engine core, a stand-in runner."""
+
+from __future__ import annotations
+
+import base64
+import random
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("vllm")
+
+from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, TraceSpec
+from tests.arrol_tts.engine.standin import StandinEngine, confidence_of, score_of, token_of
+
+PROMPT = range(9)
+WATCHED = TraceSpec(score_at=(1, 7, 20), score_finish=True, confidence=True)
+
+
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm.v1.worker.gpu_worker.get_pp_group", lambda: SimpleNamespace(is_first_rank=True))
+
+
+both_runners = pytest.mark.parametrize("v2", [True, False], ids=["runner_v2", "runner_v1"])
+
+
+def confidences(log: dict[str, str]) -> list[float]:
+    return np.frombuffer(base64.b64decode(log["confidence"]), dtype=np.float32).tolist()
+
+
+@both_runners
+def test_scores_that_arrive_a_step_late_belong_to_their_positions_with_a_standin_runner(v2: bool) -> None:
+    engine = StandinEngine(v2=v2, slots=4)
+    lengths = {f"r{i}": 5 + 7 * i for i in range(6)}
+    for name, length in lengths.items():
+        engine.submit(name, range(5 + length), length, WATCHED)
+    ended = engine.run()
+    assert engine.most_batches == 2
+    for name, length in lengths.items():
+        positions = [k for k in (1, 7, 20, length - 1) if k < length]
+        assert ended[name].log["scores"] == [
+            (k, pytest.approx(score_of(name, k), abs=1e-6)) for k in dict.fromkeys(sorted(positions))
+        ]
+        expected = [confidence_of(name, k) for k in range(length)]
+        assert confidences(ended[name].log) == pytest.approx(expected, abs=1e-6)
+
+
+@both_runners
+def test_states_are_read_before_a_cuda_graph_replays_over_them_with_a_standin_runner(v2: bool) -> None:
+    engine = StandinEngine(v2=v2)
+    engine.submit("r", PROMPT, 12, TraceSpec(score_every=1))
+    log = engine.run()["r"].log
+    assert engine.runner.wiped == 12
+    assert log["scores"] == [(k, pytest.approx(score_of("r", k), abs=1e-6)) for k in range(1, 12)]
+
+
+@both_runners
+def test_a_trace_is_pruned_while_its_next_token_is_in_flight_with_a_standin_runner(v2: bool) -> None:
+    engine = StandinEngine(v2=v2)
+    spec = replace(WATCHED, rules=(Threshold(7, 0.5),))
+    names = [f"r{i}" for i in range(8)]
+    for name in names:
+        engine.submit(name, PROMPT, 30, spec)
+    ended = engine.run()
+    low = {name for name in names if score_of(name, 7) < 0.5}
+    assert 0 < len(low) < 8
+    for name in names:
+        assert (ended[name].stop_reason == "pruned") is (name in low)
+        assert len(ended[name].tokens) == (8 if name in low else 30)
+        # The token in flight was sampled, and is dropped.
+        assert engine.runner.sampled[name] == (9 if name in low else 30)
+
+
+@both_runners
+def test_a_stop_text_ends_a_trace_whose_next_token_is_in_flight_with_a_standin_runner(
+    v2: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(token_ids: list[int], **_: object) -> str:
+        return "".join(f"{token} " for token in token_ids)
+
+    tokenizer = SimpleNamespace(decode=decode)
+    monkeypatch.setattr("arrol_tts.engine.vllm_plugin.scheduler.cached_tokenizer_from_config", lambda _: tokenizer)
+    engine = StandinEngine(v2=v2)
+    stop = decode([token_of("r0", 10), token_of("r0", 11)])
+    for name in ("r0", "r1"):
+        engine.submit(name, PROMPT, 30, replace(WATCHED, stop=(stop,)))
+    ended = engine.run()
+    assert len(ended["r0"].tokens) == 12
+    assert [k for k, _ in ended["r0"].log["scores"]] == [1, 7, 11]
+    assert engine.runner.sampled["r0"] == 13, "the token in flight was sampled, and is dropped"
+    assert len(ended["r1"].tokens) == 30
+
+
+@both_runners
+def test_the_blocks_of_a_pruned_trace_are_free_when_its_verdict_is_out_with_a_standin_runner(v2: bool) -> None:
+    engine = StandinEngine(v2=v2)
+    name = next(f"r{i}" for i in range(99) if score_of(f"r{i}", 7) < 0.5)
+    engine.submit(name, PROMPT, 30, replace(WATCHED, rules=(Threshold(7, 0.5),)))
+    while not engine.ended:
+        assert engine.busy
+        engine.step()
+    assert engine.ended[name].stop_reason == "pruned"
+    assert engine.busy, "its token in flight has not come back yet"
+    assert engine.free_blocks == engine.blocks
+    engine.run()
+
+
+@both_runners
+@pytest.mark.parametrize(("slots", "blocks"), [(16, 400), (5, 400), (16, 30), (5, 30)])
+def test_groups_keep_their_best_half_with_a_standin_runner(v2: bool, slots: int, blocks: int) -> None:
+    engine = StandinEngine(v2=v2, slots=slots, blocks=blocks, budget=24)
+    groups = [[f"g{g}-{i}" for i in range(4)] for g in range(4)]
+    for g, names in enumerate(groups):
+        for name in names:
+            engine.submit(name, range(g, g + 9), 24, TraceSpec(group=f"g{g}", size=4, rules=(KeepShare(7, 0.5),)))
+    ended = engine.run()
+    assert engine.runner.most_held <= slots
+    for names in groups:
+        best = sorted(names, key=lambda name: score_of(name, 7), reverse=True)[:2]
+        assert {name for name in names if ended[name].stop_reason != "pruned"} == set(best)
+        # One that waits for its group may have had a token in flight when it began to wait.
+        assert all(len(ended[name].tokens) in (8, 9) for name in set(names) - set(best))
+        assert all(len(ended[name].tokens) == 24 for name in best)
+
+
+def test_waiting_requests_keep_their_slots_with_a_standin_runner_v2() -> None:
+    # 6 of a group of 12 fill all slots and wait; the other 6 could never come.
+    engine = StandinEngine(v2=True, slots=6)
+    for i in range(12):
+        engine.submit(f"r{i}", PROMPT, 24, TraceSpec(group="g", size=12, rules=(KeepShare(7, 0.25),)))
+    ended = engine.run()
+    assert engine.runner.most_held == 6
+    kept = [name for name, end in ended.items() if end.stop_reason != "pruned"]
+    assert 1 <= len(kept) < 12
+    assert max((score_of(name, 7), name) for name in ended)[1] in kept
+
+
+def test_waiting_requests_make_room_for_others_with_a_standin_runner_v1() -> None:
+    engine = StandinEngine(v2=False, slots=6)
+    names = [f"r{i}" for i in range(12)]
+    for name in names:
+        engine.submit(name, PROMPT, 24, TraceSpec(group="g", size=12, rules=(KeepShare(7, 0.25),)))
+    ended = engine.run()
+    assert engine.runner.most_held == 6
+    best = sorted(names, key=lambda name: score_of(name, 7), reverse=True)[:3]
+    assert {name for name in names if ended[name].stop_reason != "pruned"} == set(best)
+
+
+@both_runners
+def test_preempted_requests_are_scored_as_if_nothing_had_happened_with_a_standin_runner(v2: bool) -> None:
+    engine = StandinEngine(v2=v2, blocks=20, budget=16)
+    names = [f"r{i}" for i in range(6)]
+    for i, name in enumerate(names):
+        engine.submit(name, range(i, i + 9), 40, WATCHED)
+    ended = engine.run()
+    assert engine.runner.preemptions >= 4
+    for name in names:
+        assert len(ended[name].tokens) == 40
+        assert [k for k, _ in ended[name].log["scores"]] == [1, 7, 20, 39]
+        assert [s for _, s in ended[name].log["scores"]] == pytest.approx(
+            [score_of(name, k) for k in (1, 7, 20, 39)], abs=1e-6
+        )
+        assert len(confidences(ended[name].log)) == 40
+
+
+@both_runners
+@pytest.mark.parametrize("asynchronous", [True, False], ids=["asynchronous", "synchronous"])
+@pytest.mark.parametrize("end", ["abort", "patience"])
+def test_a_group_whose_last_member_never_comes_prunes_the_others_with_a_standin_runner(
+    monkeypatch: pytest.MonkeyPatch, v2: bool, asynchronous: bool, end: str
+) -> None:
+    engine = StandinEngine(v2=v2, asynchronous=asynchronous)
+    spec = TraceSpec(group="g", size=4, rules=(KeepShare(7, 0.5),))
+    for name in ("r0", "r1", "r2"):
+        engine.submit(name, PROMPT, 24, spec)
+    # Keeps the engine busy, so that the group is not simply stuck.
+    engine.submit("other", PROMPT, 200, spec if end == "abort" else None)
+
+    def lose_the_last(step: int) -> None:
+        if step == 5 and end == "abort":
+            engine.abort("other")
+            engine.submit("another", PROMPT, 100, None)
+        if step == 30 and end == "patience":
+            monkeypatch.setattr("arrol_tts.stopping.groups.PATIENCE_SECONDS", 0.0)
+
+    ended = engine.run(between=lose_the_last)
+    ranked = sorted(("r0", "r1", "r2"), key=lambda name: score_of(name, 7))
+    assert ended[ranked[0]].stop_reason == "pruned"
+    assert [len(ended[name].tokens) for name in ranked[1:]] == [24, 24]
+    # Nothing more is computed for it once it waits.
+    in_flight = 1 if asynchronous else 0
+    assert len(ended[ranked[0]].tokens) <= 8 + in_flight
+    assert engine.runner.sampled[ranked[0]] <= 8 + in_flight
+
+
+@both_runners
+def test_a_trace_pruned_by_one_rule_completes_the_group_of_another_with_a_standin_runner(v2: bool) -> None:
+    # The third, whose prompt takes longest, falls to a threshold at 5 while the others wait at 9 for it.
+    engine = StandinEngine(v2=v2, asynchronous=False, budget=24)
+    names = sorted((f"r{i}" for i in range(9)), key=lambda name: score_of(name, 9))[-3:]
+    low, first, second = names
+    fall = TraceSpec(group="g", size=3, rules=(KeepShare(9, 0.34), Threshold(5, 1.0)))
+    wait = TraceSpec(group="g", size=3, rules=(KeepShare(9, 0.34),))
+    engine.submit(first, PROMPT, 24, wait)
+    engine.submit(second, PROMPT, 24, wait)
+    engine.submit(low, range(200), 24, fall)
+    ended = engine.run()
+    assert [ended[name].stop_reason for name in (low, first)] == ["pruned", "pruned"]
+    assert [len(ended[name].tokens) for name in (low, first, second)] == [6, 10, 24]
+    assert ended[first].step == ended[low].step
+
+
+def test_the_rows_of_drafts_in_the_layout_of_runner_v2_with_a_standin_runner() -> None:
+    from arrol_tts.engine.vllm_plugin.worker import _rows_of_runner_v2
+
+    # Three requests with 0, 3 and 1 drafts; the first two rows belong to the first one's prompt.
+    batch = SimpleNamespace(
+        req_ids=["a", "b", "c"],
+        cu_num_logits_np=np.array([0, 1, 5, 7]),
+        logits_indices=torch.tensor([2, 3, 4, 5, 6, 7, 8]),
+    )
+    state = SimpleNamespace(input_batch=batch, hidden_states=torch.arange(12.0).unsqueeze(1))
+    runner = SimpleNamespace(model=SimpleNamespace(compute_logits=lambda hidden: 10 * hidden))
+    rows, hidden, logits = _rows_of_runner_v2(runner, state, needs_logits=True)
+    assert rows == {"a": 0, "b": 1, "c": 5}
+    assert hidden[:, 0].tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert logits is not None
+    assert logits[:, 0].tolist() == [20, 30, 40, 50, 60, 70, 80]
+    assert _rows_of_runner_v2(runner, state, needs_logits=False)[2] is None
+
+
+@both_runners
+@pytest.mark.parametrize("seed", range(20))
+def test_any_mix_of_rules_sizes_and_aborts_ends_with_a_standin_runner(v2: bool, seed: int) -> None:
+    rng = random.Random(seed)
+    engine = StandinEngine(
+        v2=v2, slots=rng.randint(1, 8), blocks=rng.randint(20, 80), budget=rng.choice([8, 24, 64])
+    )
+    names = []
+    for group in range(rng.randint(1, 4)):
+        size = rng.randint(1, 10)
+        at = rng.randint(1, 30)
+        rules = rng.choice(
+            [
+                (),
+                (KeepShare(at, rng.random()),),
+                (Threshold(at, rng.random()), KeepShare(9, 0.6)),
+                (KeepShare(4, 0.7), KeepShare(12, 0.5)),
+                (ConfidenceFloor(warmup=rng.randint(1, 4), keep=rng.random(), window=3),),
+                (Budget(at=5, tokens=rng.randint(20, 200), length=20),),
+                (ConfidenceFloor(warmup=2, keep=0.5, window=4), KeepShare(at, 0.5)),
+            ]
+        )
+        spec = replace(WATCHED, group=f"g{group}", size=size, rules=rules)
+        prompt = range(group, group + rng.randint(1, 24))
+        for i in range(size):
+            names.append(f"g{group}-{i}")
+            engine.submit(names[-1], prompt, rng.randint(1, 40), rng.choice([spec, spec, spec, None]))
+    aborted = set()
+
+    def abort_some(step: int) -> None:
+        if rng.random() < 0.05:
+            aborted.add(rng.choice(names))
+            for name in aborted:
+                engine.abort(name)
+
+    ended = engine.run(between=abort_some)
+    assert set(names) - aborted <= set(ended)
+    for name, end in ended.items():
+        for position, score in end.log.get("scores", ()):
+            assert score == pytest.approx(score_of(name, position), abs=1e-6)

@@ -1,0 +1,187 @@
+"""A run that is killed goes on: nothing is lost, nothing is there twice, and the results are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from arrol_tts.store import TraceStore
+from arrol_tts.trace import Trace
+from evals.benchmarks import pocket
+from evals.cli import app
+from evals.sampling.folder import RunFolder
+from evals.sampling.runner import run_benchmark
+
+QUESTIONS, N = 6, 4
+FOLDERS = ("traces", "traces_pruned")
+
+
+def arguments(out: Path, temperature: float, questions: int) -> list[str]:
+    options = ["--n", str(N), "--limit", str(questions), "--max-tokens", "96", "--engine", "transformers"]
+    sampling = ["--temperature", str(temperature), "--out", str(out)]
+    return ["run", "pocket", *options, *sampling]
+
+
+def finish(out: Path, temperature: float, questions: int) -> None:
+    """Run to the end, in this process, where everything is imported already."""
+    result = CliRunner().invoke(app, arguments(out, temperature, questions))
+    assert result.exit_code == 0, result.output
+
+
+def start(out: Path, temperature: float, questions: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "from evals.cli import app; app()", *arguments(out, temperature, questions)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def kill_at_random(out: Path, temperature: float, questions: int, rng: random.Random) -> bool:
+    """Start the run, and kill it at a random moment after it has begun to write; False when it ended before."""
+    process = start(out, temperature, questions)
+    stored = sum(count(out).values())
+    early = rng.random() < 0.2  # while the model loads; else once it has written something new
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        written = (out / "manifest.json").exists() if early else sum(count(out).values()) > stored
+        if written:
+            time.sleep(rng.uniform(0, 0.5))
+            break
+        time.sleep(0.005)
+    alive = process.poll() is None
+    if alive:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return alive
+
+
+def count(out: Path) -> dict[str, int]:
+    """Bytes that each pass has written so far."""
+    folders = {name: out / "pocket" / "seed-0" / name for name in FOLDERS}
+    return {n: sum(f.stat().st_size for f in p.glob("*") if f.is_file()) for n, p in folders.items() if p.exists()}
+
+
+def contents(out: Path, name: str) -> list[tuple[Any, ...]]:
+    traces = list(TraceStore(out / "pocket" / "seed-0" / name))
+    return sorted((t.question_id, t.sample_id, t.text, tuple(t.token_ids or ()), t.finish_reason) for t in traces)
+
+
+def check_kills(tmp_path: Path, temperature: float, kills: int, questions: int) -> None:
+    rng = random.Random(kills)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(whole, temperature, questions)
+    killed, left = 0, []
+    for _ in range(kills):
+        killed += kill_at_random(cut, temperature, questions, rng)
+        for name in FOLDERS:
+            stored = [(t.question_id, t.sample_id) for t in _readable(cut / "pocket" / "seed-0" / name)]
+            assert len(set(stored)) == len(stored)
+            left.append(len(stored))
+    assert killed >= 1
+    if kills > 3:  # with so many, some come in the middle of a pass; the last have nothing left to cut
+        assert killed >= kills / 4
+        assert any(0 < traces < questions * N for traces in left)
+    finish(cut, temperature, questions)
+    for name in FOLDERS:
+        found, expected = contents(cut, name), contents(whole, name)
+        assert [key[:2] for key in found] == [key[:2] for key in expected]
+        assert len(found) == questions * N
+        if temperature == 0:
+            assert found == expected
+    verdicts = [json.loads((out / "verdicts.json").read_text())["pocket"]["right"] for out in (cut, whole)]
+    if temperature == 0:
+        assert verdicts[0] == verdicts[1]
+    (runs,), (others,) = RunFolder(cut).runs(), RunFolder(whole).runs()
+    assert len(runs[0].full) == len(others[0].full) == questions
+
+
+@pytest.mark.filterwarnings("ignore:.*ends in a torn record")
+def test_a_greedy_run_killed_three_times_gives_the_same_traces(tmp_path: Path) -> None:
+    check_kills(tmp_path, temperature=0.0, kills=3, questions=QUESTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*ends in a torn record")
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_run_killed_twenty_times_gives_the_same_traces(tmp_path: Path, temperature: float) -> None:
+    check_kills(tmp_path, temperature, kills=20, questions=60)
+
+
+def _readable(folder: Path) -> list[Trace]:
+    return list(TraceStore(folder)) if folder.exists() else []
+
+
+class RecordingVoter:
+    """Stands where a WeightedVoter stands, makes traces up, and stops where it is told to."""
+
+    config = None
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop_after = stop_after
+        self.asked: list[tuple[str, int]] = []
+
+    def sample(self, texts: dict[str, str], n: int, *, on_trace: Any, samples: Any = None, **_: Any) -> None:
+        wanted = [(q, i) for q in texts for i in (range(n) if samples is None else samples[q])]
+        for q, i in wanted:
+            if self.stop_after is not None and len(self.asked) >= self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append((q, i))
+            on_trace(Trace(q, i, answer="1", num_tokens=3))
+
+
+def run(voter: RecordingVoter, out: Path, stopping: tuple[str, ...]) -> Any:
+    return run_benchmark(
+        pocket.load(QUESTIONS),
+        voter,
+        n=N,
+        seed=0,
+        keep=0.5,
+        out=out,
+        stopping=stopping,  # type: ignore[arg-type]
+    )
+
+
+def test_only_what_is_missing_is_sampled(tmp_path: Path) -> None:
+    first = RecordingVoter(stop_after=10)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, tmp_path, ())
+    second = RecordingVoter()
+    result = run(second, tmp_path, ())
+    assert len(second.asked) == QUESTIONS * N - 10
+    assert not set(first.asked) & set(second.asked)
+    assert [len(group) for group in result.full.values()] == [N] * QUESTIONS
+
+
+def test_questions_that_are_compared_are_stored_and_sampled_whole(tmp_path: Path) -> None:
+    first = RecordingVoter(stop_after=QUESTIONS * N + 10)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, tmp_path, ("consensus",))
+    ids = [problem.id for problem in pocket.load(QUESTIONS).problems]
+    lacking = TraceStore(tmp_path / "traces_consensus").missing(ids, N)
+    assert lacking == {question_id: tuple(range(N)) for question_id in ids[10 // N :]}
+    second = RecordingVoter()
+    result = run(second, tmp_path, ("consensus",))
+    assert len(second.asked) == (QUESTIONS - 10 // N) * N
+    assert [len(group) for group in result.passes["consensus"].values()] == [N] * QUESTIONS
+
+
+def test_a_report_leaves_out_questions_that_are_not_complete(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(RecordingVoter(stop_after=10), tmp_path, ())
+    from evals.sampling.runner import read_run
+
+    found = read_run(pocket.load(QUESTIONS), n=N, seed=0, keep=0.5, out=tmp_path, passes=("full",))
+    assert list(found.full) == ["pocket-0", "pocket-1"]
