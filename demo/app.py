@@ -14,11 +14,12 @@ import gradio as gr
 
 from arrol_tts.engine.server_replies import ServerError
 from arrol_tts.voter import WeightedVoter
-from demo.picture import picture
-from demo.recording import Recording, Recordings, read_recordings
-from demo.runner import Frame, Runner, Stop, message, play, show
-from demo.settings import MAX_QUESTION, RULES, Request, Settings
-from demo.views import Evaluation, Reliability
+
+from .picture import picture
+from .recording import Recording, Recordings, read_recordings
+from .runner import Frame, Runner, Stop, message, play, show
+from .settings import MAX_QUESTION, RULES, Request, Settings
+from .views import Evaluation, Reliability
 
 FOLDER = Path(__file__).parent
 INTRO = """

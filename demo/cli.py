@@ -14,10 +14,11 @@ import typer
 from arrol_tts.head_config import HeadError, resolve_head
 from arrol_tts.pocket import POCKET_HEAD, task
 from arrol_tts.voter import WeightedVoter
-from demo.recording import Recordings, read_recordings
-from demo.runner import Runner
-from demo.settings import Settings
-from demo.views import last_evaluation
+
+from .recording import Recordings, read_recordings
+from .runner import Runner
+from .settings import Settings
+from .views import last_evaluation
 
 ABOUT_POCKET = (
     "The built-in pocket model is a toy (synthetic): it evaluates seven to ten one-digit numbers joined by + - *, "
@@ -69,7 +70,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="arrol-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-        from demo.app import Site, build, launch_options
+        from .app import Site, build, launch_options
 
         try:
             opened = read_recordings(traces) if traces is not None else []

@@ -7,8 +7,9 @@ from html import escape
 from typing import Any
 
 from arrol_tts.voter import WeightedVoter
-from demo.charts import HEIGHT, LIGHT_STYLE, WIDTH
-from demo.recording import Recording
+
+from .charts import HEIGHT, LIGHT_STYLE, WIDTH
+from .recording import Recording
 
 MARGIN, LINE = 24, 20
 _MARKS = {True: " ✓ right", False: " ✗ wrong", None: ""}

@@ -15,7 +15,8 @@ from typing import Any
 from arrol_tts.events import Ended, Event, Progress
 from arrol_tts.recorded import read_traces
 from arrol_tts.trace import Trace
-from demo.run_state import RunState, Vote
+
+from .run_state import RunState, Vote
 
 MAX_TRACES = 4096
 """Traces that are read from a file; what comes after is left out."""

@@ -11,7 +11,8 @@ from arrol_tts.answers import answers_equal
 from arrol_tts.events import Ended, Event, Progress, Voted
 from arrol_tts.trace import Trace
 from arrol_tts.voting import METHODS, TokenLedger, VoteResult
-from demo.charts import score_chart
+
+from .charts import score_chart
 
 SHOWN_METHODS = {"majority": "Majority", "deepconf": "DeepConf", "quality": "Quality head"}
 """Voting methods of the tally, and what the page calls them."""

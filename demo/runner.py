@@ -13,9 +13,10 @@ from typing import Any
 from arrol_tts.answers import answers_equal
 from arrol_tts.engine.server_replies import ServerError
 from arrol_tts.voter import WeightedVoter
-from demo.recording import RecordedRun, Recording, Recordings
-from demo.run_state import RunState
-from demo.settings import Request, Settings
+
+from .recording import RecordedRun, Recording, Recordings
+from .run_state import RunState
+from .settings import Request, Settings
 
 UPDATE_SECONDS = 0.1
 """Time between two updates of a page."""

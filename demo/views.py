@@ -10,7 +10,8 @@ from threading import Lock
 from typing import Any
 
 from arrol_tts.trace import Trace
-from demo.charts import accuracy_chart, reliability_chart
+
+from .charts import accuracy_chart, reliability_chart
 
 BINS = 10
 POCKET_RESULTS = Path(__file__).parents[1] / "evals" / "results" / "pocket.json"

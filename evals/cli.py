@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from evals.commands.plan import plan
-from evals.commands.results import compare, export, import_, report, show
-from evals.commands.run import run
-from evals.commands.vote import vote
+from .commands.plan import plan
+from .commands.results import compare, export, import_, report, show
+from .commands.run import run
+from .commands.vote import vote
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 for command in (run, plan, report, compare, show, vote, export):

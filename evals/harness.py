@@ -14,7 +14,8 @@ from lm_eval.api.registry import register_model
 
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import VoteResult
-from evals.sampling.settings import Settings
+
+from .sampling.settings import Settings
 
 
 @register_model("arrol")

@@ -19,13 +19,14 @@ from matplotlib.figure import Figure
 
 from arrol_tts.files import write_atomic
 from arrol_tts.replay import replay
-from evals.bench import RESULTS, commit, machine
-from evals.reporting.plots import curve_figure, reliability_figure
-from evals.reporting.report import interval
-from evals.reporting.scoring import is_right, keep_rule
-from evals.reporting.write import JSON_FILE, markdown_table, stopping_table, votes_table
-from evals.sampling.folder import RunFolder
-from evals.sampling.runner import Run
+
+from .bench import RESULTS, commit, machine
+from .reporting.plots import curve_figure, reliability_figure
+from .reporting.report import interval
+from .reporting.scoring import is_right, keep_rule
+from .reporting.write import JSON_FILE, markdown_table, stopping_table, votes_table
+from .sampling.folder import RunFolder
+from .sampling.runner import Run
 
 DOCS = Path(__file__).parents[1] / "docs"
 RECIPE = "pocket"

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from arrol_tts.pocket import questions
-from evals.bench import write_result
+
+from . import write_result
 
 PORT = 7890
 URL = f"http://127.0.0.1:{PORT}/"

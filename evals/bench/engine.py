@@ -43,7 +43,8 @@ from arrol_tts.engine.vllm_loop import VLLMLoop
 from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, vllm_options
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions, verify
-from evals.bench import write_result
+
+from . import write_result
 
 SEED = 0
 TOP_K = 20

@@ -44,9 +44,10 @@ from arrol_tts.metrics import auroc, bootstrap_interval, mcnemar
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
-from evals.bench import write_result
-from evals.smollm2 import FOLDER
-from evals.word_problems import problems
+
+from ..smollm2 import FOLDER
+from ..word_problems import problems
+from . import write_result
 
 FOLDS = 5
 METHODS = {"majority": "majority", "deepconf": "deepconf", "head": "quality", "combined": "combined"}

@@ -21,10 +21,11 @@ from arrol_tts.metrics import bootstrap_interval, bootstrap_ratio_interval
 from arrol_tts.replay import replay
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import METHODS
-from evals.bench import write_result
-from evals.benchmarks import pocket
-from evals.reporting import report
-from evals.sampling.runner import Run, run_benchmark
+
+from ..benchmarks import pocket
+from ..reporting import report
+from ..sampling.runner import Run, run_benchmark
+from . import write_result
 
 KEEPS = (0.125, 0.25, 0.5, 0.75)
 UNAVAILABLE = ("self-certainty",)

@@ -35,10 +35,11 @@ from arrol_tts.head_config import read_head_config
 from arrol_tts.metrics import bootstrap_interval
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.voter import WeightedVoter
-from evals.bench import write_result
-from evals.benchmarks import pocket
-from evals.reporting import report
-from evals.sampling.runner import run_benchmark
+
+from ..benchmarks import pocket
+from ..reporting import report
+from ..sampling.runner import run_benchmark
+from . import write_result
 
 Floats = NDArray[np.float64]
 

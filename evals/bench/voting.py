@@ -19,7 +19,8 @@ from arrol_tts.answers import group_answers
 from arrol_tts.confidence import measures
 from arrol_tts.trace import Trace
 from arrol_tts.voting import vote
-from evals.bench import write_result
+
+from . import write_result
 
 SEED = 0
 WINDOW = 2048

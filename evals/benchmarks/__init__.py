@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evals.benchmarks import pocket, reasoning_gym
-from evals.benchmarks.aime24 import AIME24
-from evals.benchmarks.aime25 import AIME25
-from evals.benchmarks.amc23 import AMC23
-from evals.benchmarks.base import Benchmark, BenchmarkError, Problem, Shot
-from evals.benchmarks.brumo25 import BRUMO25
-from evals.benchmarks.gsm8k import GSM8K
-from evals.benchmarks.hmmt25 import HMMT25
-from evals.benchmarks.math500 import MATH500
-from evals.benchmarks.minerva_math import MINERVA_MATH
-from evals.benchmarks.olympiadbench import OLYMPIADBENCH
-from evals.benchmarks.table import Table
+from . import pocket, reasoning_gym
+from .aime24 import AIME24
+from .aime25 import AIME25
+from .amc23 import AMC23
+from .base import Benchmark, BenchmarkError, Problem, Shot
+from .brumo25 import BRUMO25
+from .gsm8k import GSM8K
+from .hmmt25 import HMMT25
+from .math500 import MATH500
+from .minerva_math import MINERVA_MATH
+from .olympiadbench import OLYMPIADBENCH
+from .table import Table
 
 TABLES: dict[str, Table] = {
     table.name: table

@@ -1,6 +1,6 @@
 """AIME'24: 30 problems, answers are whole numbers from 0 to 999."""
 
-from evals.benchmarks.table import Hub, Table
+from .table import Hub, Table
 
 AIME24 = Table(
     "aime24",

@@ -1,6 +1,6 @@
 """AIME'25: 30 problems, answers are whole numbers from 0 to 999."""
 
-from evals.benchmarks.table import Hub, Table
+from .table import Hub, Table
 
 AIME25 = Table(
     "aime25",

@@ -1,6 +1,6 @@
 """AMC'23: the 40 problems of AMC 12A and 12B of 2023 that have a number as answer; copies store it as a float."""
 
-from evals.benchmarks.table import Hub, Table
+from .table import Hub, Table
 
 AMC23 = Table(
     "amc23",

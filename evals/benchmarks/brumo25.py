@@ -1,6 +1,6 @@
 """BRUMO'25: 30 problems of the Brown University Math Olympiad 2025; answers are LaTeX."""
 
-from evals.benchmarks.table import Hub, Table
+from .table import Hub, Table
 
 BRUMO25 = Table(
     "brumo25",

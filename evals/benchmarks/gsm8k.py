@@ -1,7 +1,7 @@
 """GSM8K: 1,319 word problems of primary school; the answer follows "####" in the worked solution."""
 
-from evals.benchmarks.shots import WORD_PROBLEM_SHOTS
-from evals.benchmarks.table import Hub, Row, Table, answer_column
+from .shots import WORD_PROBLEM_SHOTS
+from .table import Hub, Row, Table, answer_column
 
 
 def answer(row: Row) -> str:

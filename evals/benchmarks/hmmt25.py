@@ -1,6 +1,6 @@
 """HMMT'25: 30 problems of the Harvard-MIT Mathematics Tournament of February 2025; answers are LaTeX."""
 
-from evals.benchmarks.table import Hub, Table
+from .table import Hub, Table
 
 HMMT25 = Table(
     "hmmt25",

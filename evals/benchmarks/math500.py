@@ -1,6 +1,6 @@
 """MATH-500: 500 problems of MATH's test set (Lightman et al. 2023); answers are LaTeX."""
 
-from evals.benchmarks.table import Hub, Table
+from .table import Hub, Table
 
 MATH500 = Table(
     "math500",

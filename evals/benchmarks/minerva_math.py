@@ -1,7 +1,8 @@
 """MinervaMath: 272 problems of undergraduate science; some copies have answers only in the last box."""
 
 from arrol_tts.answers import extract_answer
-from evals.benchmarks.table import Hub, Row, Table, answer_column
+
+from .table import Hub, Row, Table, answer_column
 
 
 def answer(row: Row) -> str:

@@ -3,8 +3,8 @@
 The hub has 674 of them; the copy of Qwen2.5-Math, which most papers use, has 675.
 """
 
-from evals.benchmarks.base import BenchmarkError
-from evals.benchmarks.table import Hub, Row, Table, answer_column, question_column
+from .base import BenchmarkError
+from .table import Hub, Row, Table, answer_column, question_column
 
 
 def answer(row: Row) -> str:

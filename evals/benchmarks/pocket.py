@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 
 from arrol_tts.pocket import questions, verify
-from evals.benchmarks.base import Benchmark, Problem
+
+from .base import Benchmark, Problem
 
 QUESTIONS = 120
 """Default number of questions: a run takes minutes on two cores."""

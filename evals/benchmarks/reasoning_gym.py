@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evals.benchmarks.base import Benchmark, BenchmarkError, Problem
+from .base import Benchmark, BenchmarkError, Problem
 
 QUESTIONS = 100
 SEED = 1_000_003

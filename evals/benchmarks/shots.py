@@ -1,6 +1,6 @@
 """Worked examples for base models, which have no chat template. They are the project's own, in no benchmark."""
 
-from evals.benchmarks.base import Shot
+from .base import Shot
 
 MATH_SHOTS = (
     Shot(

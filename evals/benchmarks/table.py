@@ -10,8 +10,9 @@ from typing import Any
 from arrol_tts.answers import answers_equal
 from arrol_tts.files import file_sha256
 from arrol_tts.recorded import numbered_rows
-from evals.benchmarks.base import Benchmark, BenchmarkError, Problem, Shot
-from evals.benchmarks.shots import MATH_SHOTS
+
+from .base import Benchmark, BenchmarkError, Problem, Shot
+from .shots import MATH_SHOTS
 
 Row = Mapping[str, Any]
 

@@ -10,10 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from evals import benchmarks as known
-from evals.benchmarks import pocket, reasoning_gym
-from evals.commands.shared import fail
-from evals.sampling.estimate import (
+from .. import benchmarks as known
+from ..benchmarks import pocket, reasoning_gym
+from ..sampling.estimate import (
     BANDWIDTH_SHARE,
     BYTES_PER_TOKEN,
     COMPUTE_SHARE,
@@ -22,7 +21,8 @@ from evals.sampling.estimate import (
     estimate,
     shape_of,
 )
-from evals.sampling.settings import SAMPLING, Settings, read_recipe
+from ..sampling.settings import SAMPLING, Settings, read_recipe
+from .shared import fail
 
 MEAN_SHARE = 0.5
 """Mean length of a trace as a share of max_tokens, where nothing better is known; a guess on the safe side."""

@@ -20,11 +20,12 @@ from arrol_tts.metrics import Floats, bootstrap_interval, paired_permutation_tes
 from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
-from evals.commands.shared import fail, finite, pairs
-from evals.reporting.scoring import CURVE_METHODS
-from evals.reporting.write import JSON_FILE, VERDICTS_FILE, print_report, write_report
-from evals.sampling.folder import MANIFEST, FolderError, RunFolder
-from evals.sampling.runner import FOLDERS, FULL
+
+from ..reporting.scoring import CURVE_METHODS
+from ..reporting.write import JSON_FILE, VERDICTS_FILE, print_report, write_report
+from ..sampling.folder import MANIFEST, FolderError, RunFolder
+from ..sampling.runner import FOLDERS, FULL
+from .shared import fail, finite, pairs
 
 Folder = Annotated[Path, typer.Argument(help="results folder of arrol-eval run")]
 

@@ -19,15 +19,16 @@ from arrol_tts.head_config import head_sha256, resolve_head
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
-from evals.bench import installed
-from evals.benchmarks import Benchmark
-from evals.commands.shared import fail, pairs, parsed
-from evals.reporting.write import print_report, write_report
-from evals.sampling.folder import Manifest, RunFolder, folder_name
-from evals.sampling.progress import RunProgress
-from evals.sampling.prompts import PromptStyle, choose_style
-from evals.sampling.runner import FOLDERS, FULL, STOPPING, run_benchmark
-from evals.sampling.settings import Settings, read_recipe
+
+from ..bench import installed
+from ..benchmarks import Benchmark
+from ..reporting.write import print_report, write_report
+from ..sampling.folder import Manifest, RunFolder, folder_name
+from ..sampling.progress import RunProgress
+from ..sampling.prompts import PromptStyle, choose_style
+from ..sampling.runner import FOLDERS, FULL, STOPPING, run_benchmark
+from ..sampling.settings import Settings, read_recipe
+from .shared import fail, pairs, parsed
 
 SERVER_PAUSES = (10, 30, 60, 120, 300)
 """Seconds between attempts to go on when no server answers any more."""

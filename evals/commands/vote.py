@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from arrol_tts.trace import FINISH_REASONS
-from evals.commands.shared import fail, finite, pairs, parsed
-from evals.reporting.comparison import Comparison, MethodReport, compare, load_questions, method_names
-from evals.reporting.plots import plot_reliability
+
+from ..reporting.comparison import Comparison, MethodReport, compare, load_questions, method_names
+from ..reporting.plots import plot_reliability
+from .shared import fail, finite, pairs, parsed
 
 
 def vote(

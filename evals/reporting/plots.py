@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from arrol_tts.metrics import reliability
-from evals.reporting.comparison import Comparison
+
+from .comparison import Comparison
 
 _COLUMNS = 4
 _PANEL_INCHES = 2.6

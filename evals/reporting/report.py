@@ -17,7 +17,10 @@ from arrol_tts.metrics import (
     wilson_interval,
 )
 from arrol_tts.voter import WeightedVoter
-from evals.reporting.scoring import (
+
+from ..sampling.folder import Manifest
+from ..sampling.runner import FULL, Run
+from .scoring import (
     CURVE_METHODS,
     Row,
     full_seconds,
@@ -30,8 +33,6 @@ from evals.reporting.scoring import (
     vote_row,
     vote_rows,
 )
-from evals.sampling.folder import Manifest
-from evals.sampling.runner import FULL, Run
 
 __all__ = ["average", "benchmark_report", "interval", "is_right", "keep_rule", "rows_of", "summarise"]
 

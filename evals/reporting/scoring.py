@@ -20,8 +20,9 @@ from arrol_tts.stopping import KeepShare
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import METHODS, VoteResult
-from evals.reporting.comparison import sizes_to
-from evals.sampling.runner import FULL, Run, Traces
+
+from ..sampling.runner import FULL, Run, Traces
+from .comparison import sizes_to
 
 CURVE_METHODS = ("majority", "deepconf", "quality")
 """Methods that are drawn against tokens."""

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from arrol_tts.files import write_atomic, write_json
-from evals.commands.shared import finite
-from evals.reporting.plots import curve_figure, reliability_figure
-from evals.reporting.report import summarise
-from evals.sampling.folder import RunFolder, folder_name
+
+from ..commands.shared import finite
+from ..sampling.folder import RunFolder, folder_name
+from .plots import curve_figure, reliability_figure
+from .report import summarise
 
 JSON_FILE, MARKDOWN_FILE, HTML_FILE = "report.json", "report.md", "report.html"
 VERDICTS_FILE = "verdicts.json"

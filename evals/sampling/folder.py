@@ -18,8 +18,9 @@ from arrol_tts.answers import answers_equal
 from arrol_tts.files import write_atomic, write_json
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.voter import WeightedVoter
-from evals.benchmarks import Benchmark, Problem
-from evals.sampling.runner import FULL, Run, read_run
+
+from ..benchmarks import Benchmark, Problem
+from .runner import FULL, Run, read_run
 
 MANIFEST = "manifest.json"
 PROBLEMS = "problems.jsonl"

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from arrol_tts.engine.base import Question
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.prompts import Prompt
-from evals.benchmarks import Benchmark, Problem
+
+from ..benchmarks import Benchmark, Problem
 
 STYLES = ("auto", "chat", "few-shot", "head")
 

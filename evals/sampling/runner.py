@@ -18,8 +18,9 @@ from arrol_tts.stopping import Budget, ConfidenceFloor, Threshold
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
-from evals.benchmarks import Benchmark, Problem
-from evals.sampling.prompts import PromptStyle
+
+from ..benchmarks import Benchmark, Problem
+from .prompts import PromptStyle
 
 Traces = dict[str, list[Trace]]
 

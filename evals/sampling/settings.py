@@ -10,9 +10,10 @@ from typing import Any
 
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
 from arrol_tts.voter import WeightedVoter, load_engine
-from evals import benchmarks
-from evals.benchmarks import Benchmark
-from evals.sampling.runner import BY_SCORE, STOPPING
+
+from .. import benchmarks
+from ..benchmarks import Benchmark
+from .runner import BY_SCORE, STOPPING
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
