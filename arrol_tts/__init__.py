@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from arrol_tts.consensus import Consensus
     from arrol_tts.engine.base import Question, Sampling
     from arrol_tts.engine.server_engine import ServerEngine
-    from arrol_tts.engine.server_replies import ServerError
+    from arrol_tts.errors import ArrolError, HeadError, ServerError
     from arrol_tts.events import Ended, Event, Progress, Voted
     from arrol_tts.head import QualityHead
-    from arrol_tts.head_config import HeadError, QualityHeadConfig
+    from arrol_tts.head_config import QualityHeadConfig
     from arrol_tts.recorded import read_traces
     from arrol_tts.replay import replay
     from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, TraceSpec
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "METHODS": "voting",
     "AnswerCalibration": "calibration",
+    "ArrolError": "errors",
     "Budget": "stopping",
     "CombinedVoter": "combined",
     "ConfidenceFloor": "stopping",
     "Consensus": "consensus",
     "Ended": "events",
     "Event": "events",
-    "HeadError": "head_config",
+    "HeadError": "errors",
     "KeepShare": "stopping",
     "Progress": "events",
     "QualityHead": "head",
@@ -45,7 +46,7 @@ _HOMES = {
     "Question": "engine.base",
     "Sampling": "engine.base",
     "ServerEngine": "engine.server_engine",
-    "ServerError": "engine.server_replies",
+    "ServerError": "errors",
     "Threshold": "stopping",
     "Trace": "trace",
     "TraceSpec": "stopping",
@@ -68,6 +69,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "AnswerCalibration",
+    "ArrolError",
     "Budget",
     "CombinedVoter",
     "ConfidenceFloor",

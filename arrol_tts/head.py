@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from arrol_tts.errors import HeadError
 from arrol_tts.files import write_atomic, write_json
 from arrol_tts.head_config import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    HeadError,
     QualityHeadConfig,
     read_head_config,
     resolve_head,

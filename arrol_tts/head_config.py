@@ -9,15 +9,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from arrol_tts.errors import HeadError
 from arrol_tts.files import file_sha256
 
 CONFIG_FILE = "head_config.json"
 WEIGHTS_FILE = "head.safetensors"
 FORMAT_VERSION = 1
-
-
-class HeadError(ValueError):
-    """A head that cannot be used: broken files, or made for another model."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from arrol_tts.engine.server_replies import ServerError
+from arrol_tts.errors import ServerError
 from arrol_tts.voter import WeightedVoter
 
 from .picture import picture

@@ -11,7 +11,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from arrol_tts.head_config import HeadError, resolve_head
+from arrol_tts.errors import HeadError
+from arrol_tts.head_config import resolve_head
 from arrol_tts.pocket import POCKET_HEAD, task
 from arrol_tts.voter import WeightedVoter
 

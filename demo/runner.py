@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arrol_tts.answers import answers_equal
-from arrol_tts.engine.server_replies import ServerError
+from arrol_tts.errors import ServerError
 from arrol_tts.voter import WeightedVoter
 
 from .recording import RecordedRun, Recording, Recordings

@@ -21,6 +21,7 @@ from arrol_train.questions import Problem
 from arrol_train.rewards import Reward
 from arrol_tts.answers import extract_answer
 from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Sampling
+from arrol_tts.errors import InputError
 from arrol_tts.files import write_json
 from arrol_tts.prompts import Prompt
 from arrol_tts.stopping import TraceSpec
@@ -33,7 +34,7 @@ TRACES_AT_ONCE = 4096
 """Handed to the engine together: many batches, so that it seldom runs empty, and a bounded queue."""
 
 
-class CollectError(ValueError):
+class CollectError(InputError):
     """A collection that cannot be started or gone on with."""
 
 

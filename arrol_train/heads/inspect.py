@@ -10,9 +10,10 @@ from arrol_train.heads.dataset import open_collected
 from arrol_train.heads.figures import plot_by_position
 from arrol_train.heads.inspection import Inspection, inspect
 from arrol_train.heads.make import EVALUATION_FILE
+from arrol_tts.errors import HeadError
 from arrol_tts.files import write_json
 from arrol_tts.head import QualityHead
-from arrol_tts.head_config import HeadError, resolve_head
+from arrol_tts.head_config import resolve_head
 
 
 def inspect_head(head: str, collection: Path | None = None, out: Path | None = None) -> tuple[Inspection, Path]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from arrol_train.rl.posterior import check_rows
+from arrol_tts.errors import InputError
 from arrol_tts.files import write_atomic
 
 FINISH = 0
@@ -32,7 +33,7 @@ _COLUMNS = {
 }
 
 
-class BufferFileError(ValueError):
+class BufferFileError(InputError):
     """A file that holds no replay buffer."""
 
 

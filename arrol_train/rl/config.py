@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from arrol_train.rl.online_head import OnlineTraining
 from arrol_train.rl.selection import POLICIES
+from arrol_tts.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """Where the built-in configurations are."""
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that cannot be run; the message says what to change."""
 
 

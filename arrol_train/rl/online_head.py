@@ -25,9 +25,10 @@ from arrol_train.rl.buffer import FINISH, ReplayBuffer
 from arrol_train.rl.posterior import POSTERIORS, Posterior, check_rows
 from arrol_train.rl.selection import learn_tau
 from arrol_tts.calibration import logit, platt_scale
+from arrol_tts.errors import HeadError
 from arrol_tts.files import write_atomic
 from arrol_tts.head import QualityHead
-from arrol_tts.head_config import HeadError, QualityHeadConfig
+from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import auroc, expected_calibration_error, within_question_auroc
 
 Floats = NDArray[np.float64]

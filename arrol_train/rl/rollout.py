@@ -35,6 +35,7 @@ from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.sampler import Group, GroupSampler, sampling_of
 from arrol_train.rl.weights import policy_weights
 from arrol_tts.engine.base import Question
+from arrol_tts.errors import EngineError
 from arrol_tts.files import write_json
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ MISMATCH = 0.2
 """Mean difference in nats between the engine's and the trainer's log-probabilities that no rounding explains."""
 
 
-class EngineMismatchError(RuntimeError):
+class EngineMismatchError(EngineError):
     """The engine samples from another model than the one that is trained."""
 
 

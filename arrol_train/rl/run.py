@@ -28,6 +28,7 @@ from arrol_train.rl.online_head import OnlineHead, OnlineTraining
 from arrol_train.rl.rollout import CHECKPOINT_FOLDER, PhaseClock, PrunedRollout
 from arrol_train.rl.tasks import Task, load_task
 from arrol_tts.engine.base import hidden_size_of
+from arrol_tts.errors import ArrolError
 from arrol_tts.files import write_atomic, write_json
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
@@ -42,7 +43,7 @@ LITTLE_SPACE = 64 << 20
 """Bytes of free disk below which a failed write is put down to a full disk."""
 
 
-class DiskFullError(RuntimeError):
+class DiskFullError(ArrolError, RuntimeError):
     """The disk was full; the last complete checkpoint is intact."""
 
 

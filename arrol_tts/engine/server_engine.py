@@ -32,8 +32,9 @@ from arrol_tts.engine.base import (
     never_stop,
 )
 from arrol_tts.engine.handover import head_folder, weights_file
-from arrol_tts.engine.server_replies import START_COMMAND, ServerError, Written, read_trace
+from arrol_tts.engine.server_replies import START_COMMAND, Written, read_trace
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
+from arrol_tts.errors import ServerError
 from arrol_tts.events import Progress
 from arrol_tts.head_config import head_sha256
 from arrol_tts.stopping import TraceSpec

@@ -7,14 +7,11 @@ from typing import Any
 
 from arrol_tts.engine.base import Question, make_trace
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
+from arrol_tts.errors import ServerError
 from arrol_tts.stopping import TraceSpec
 from arrol_tts.trace import Trace
 
 START_COMMAND = "python -m arrol_tts.engine.vllm_plugin.serve HEAD"
-
-
-class ServerError(RuntimeError):
-    """No server is left that answers, or one answers what cannot be understood."""
 
 
 class Written:

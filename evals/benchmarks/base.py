@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from arrol_tts.errors import InputError
 
-class BenchmarkError(ValueError):
+
+class BenchmarkError(InputError):
     """Problems that cannot be used; the message says what to change."""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from arrol_tts.answers import answers_equal
+from arrol_tts.errors import InputError
 from arrol_tts.files import write_atomic, write_json
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.voter import WeightedVoter
@@ -27,7 +28,7 @@ PROBLEMS = "problems.jsonl"
 FORMAT_VERSION = 1
 
 
-class FolderError(ValueError):
+class FolderError(InputError):
     """A results folder that does not fit, or is none; the message says what to do."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
 from arrol_tts.voter import WeightedVoter, load_engine
 
@@ -21,7 +22,7 @@ SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 1024
 """Where neither the command nor the head says otherwise."""
 
 
-class SettingsError(ValueError):
+class SettingsError(InputError):
     """Settings that cannot work; the message says what to change."""
 
 

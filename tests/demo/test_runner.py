@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arrol_tts.engine.server_replies import ServerError
+from arrol_tts.errors import ServerError
 from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.voter import WeightedVoter

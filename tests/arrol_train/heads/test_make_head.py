@@ -20,8 +20,9 @@ from arrol_train.heads.dataset import open_collected
 from arrol_train.heads.inspection import inspect, pruned
 from arrol_tts import WeightedVoter
 from arrol_tts.combined import CombinedVoter
+from arrol_tts.errors import HeadError
 from arrol_tts.head import QualityHead
-from arrol_tts.head_config import HeadError, read_head_config
+from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_MODEL
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace

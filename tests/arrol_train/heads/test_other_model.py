@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arrol_tts.head_config import HeadError, read_head_config
+from arrol_tts.errors import HeadError
+from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 from arrol_tts.voter import WeightedVoter
 

@@ -11,8 +11,9 @@ import torch
 
 from arrol_train.rl.buffer import FINISH, ReplayBuffer
 from arrol_train.rl.online_head import OnlineHead, OnlineTraining
+from arrol_tts.errors import HeadError
 from arrol_tts.head import QualityHead
-from arrol_tts.head_config import HeadError, QualityHeadConfig
+from arrol_tts.head_config import QualityHeadConfig
 
 AT = 32
 

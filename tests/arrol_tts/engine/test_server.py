@@ -27,7 +27,7 @@ import pytest
 from arrol_tts import WeightedVoter
 from arrol_tts.engine.base import Question, Sampling
 from arrol_tts.engine.server_engine import ServerEngine
-from arrol_tts.engine.server_replies import ServerError
+from arrol_tts.errors import ServerError
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace

@@ -302,7 +302,7 @@ def test_a_folder_that_is_no_results_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_servers_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from arrol_tts.engine.server_replies import ServerError
+    from arrol_tts.errors import ServerError
 
     tried = []
 
