@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from arrol_tts.errors import InputError
+
 if TYPE_CHECKING:
     from arrol_tts.voting import VoteResult
 
@@ -46,7 +48,7 @@ def platt_scale(logits: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
         ``(a, b)``; apply them with ``sigmoid(a * logits + b)``.
 
     Raises:
-        ValueError: lengths differ, a logit is not finite, or the labels are all the same.
+        InputError: lengths differ, a logit is not finite, or the labels are all the same.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -74,7 +76,7 @@ def isotonic(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64],
         with ``np.interp(scores, thresholds, probabilities)``, which is flat outside the thresholds.
 
     Raises:
-        ValueError: as `platt_scale`.
+        InputError: as `platt_scale`.
     """
     from sklearn.isotonic import IsotonicRegression
 
@@ -136,27 +138,27 @@ class AnswerCalibration:
                 some hundred questions and more.
 
         Raises:
-            ValueError: an unknown kind, several voting methods, a missing label, or only right or only
+            InputError: an unknown kind, several voting methods, a missing label, or only right or only
                 wrong winners.
         """
         from sklearn.linear_model import LogisticRegression
 
         if kind not in ("platt", "isotonic"):
-            raise ValueError(f"kind is {kind!r}; it must be 'platt' or 'isotonic'")
+            raise InputError(f"kind is {kind!r}; it must be 'platt' or 'isotonic'")
         labels = [r.correct for r in results] if correct is None else list(correct)
         if len(labels) != len(results):
-            raise ValueError(f"{len(results)} results and {len(labels)} labels; give one label a result")
+            raise InputError(f"{len(results)} results and {len(labels)} labels; give one label a result")
         voted = []
         for result, label in zip(results, labels, strict=True):
             if label is None and result.table:
-                raise ValueError(
+                raise InputError(
                     f"question {result.question_id!r} has no label; pass correct=, or set Trace.correct"
                 )
             if result.table:
                 voted.append((result, bool(label)))
         methods = sorted({result.method for result, _ in voted})
         if len(methods) > 1:
-            raise ValueError(f"the results mix voting methods {', '.join(methods)}; fit one calibration each")
+            raise InputError(f"the results mix voting methods {', '.join(methods)}; fit one calibration each")
         _check_labels([label for _, label in voted])
 
         x = np.array([vote_features(result) for result, _ in voted])
@@ -182,10 +184,10 @@ class AnswerCalibration:
         """Probability that ``result.table[0]`` is right; 0 when nobody answered.
 
         Raises:
-            ValueError: the vote used another method than the calibration was fitted on.
+            InputError: the vote used another method than the calibration was fitted on.
         """
         if result.method != self.method:
-            raise ValueError(
+            raise InputError(
                 f"this calibration was fitted on votes by {self.method!r} and does not hold for "
                 f"{result.method!r}; fit one on {result.method!r}"
             )
@@ -205,10 +207,10 @@ class AnswerCalibration:
         """Restore from `to_dict`, also after a round trip through JSON.
 
         Raises:
-            ValueError: the state lists other features than this version reads, or lacks a field.
+            InputError: the state lists other features than this version reads, or lacks a field.
         """
         if tuple(state.get("features", ())) != FEATURES:
-            raise ValueError(
+            raise InputError(
                 f"the stored calibration reads features {state.get('features')}, this version reads "
                 f"{list(FEATURES)}; fit it again"
             )
@@ -221,15 +223,15 @@ class AnswerCalibration:
                 tuple(map(float, state["probabilities"])),
             )
         except KeyError as error:
-            raise ValueError(f"the stored calibration lacks {error}; write it with to_dict") from error
+            raise InputError(f"the stored calibration lacks {error}; write it with to_dict") from error
 
 
 def _check_sample(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     x, y = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
     if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"scores and labels have shapes {x.shape} and {y.shape}; both must be [num_traces]")
+        raise InputError(f"scores and labels have shapes {x.shape} and {y.shape}; both must be [num_traces]")
     if not np.isfinite(x).all():
-        raise ValueError(f"the score at index {int(np.flatnonzero(~np.isfinite(x))[0])} is not finite")
+        raise InputError(f"the score at index {int(np.flatnonzero(~np.isfinite(x))[0])} is not finite")
     _check_labels(y)
     return x, y
 
@@ -238,4 +240,4 @@ def _check_labels(labels: ArrayLike) -> None:
     y = np.asarray(labels, dtype=bool)
     if len(y) == 0 or y.all() or not y.any():
         kind = "missing" if len(y) == 0 else f"all {bool(y[0])}"
-        raise ValueError(f"the labels are {kind}; calibration needs both right and wrong examples")
+        raise InputError(f"the labels are {kind}; calibration needs both right and wrong examples")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from arrol_tts.answers import group_answers
 from arrol_tts.calibration import logit
 from arrol_tts.confidence import WINDOW, measures
+from arrol_tts.errors import InputError
 from arrol_tts.voting import VoteResult, answered, linear_ranks, vote
 
 if TYPE_CHECKING:
@@ -51,15 +52,15 @@ def trace_features(
         tail: tokens in their tail.
 
     Raises:
-        ValueError: an unknown signal, or one that a trace lacks.
+        InputError: an unknown signal, or one that a trace lacks.
     """
     columns: list[NDArray[np.float64]] = []
     for signal in signals:
         if signal not in FEATURES:
-            raise ValueError(f"unknown signal {signal!r}; choose from {', '.join(FEATURES)}")
+            raise InputError(f"unknown signal {signal!r}; choose from {', '.join(FEATURES)}")
         for trace in traces:
             if not _carries(trace, signal):
-                raise ValueError(
+                raise InputError(
                     f"the combined method reads the signal {signal!r}, and sample {trace.sample_id} of "
                     f"question {trace.question_id!r} has none; record it, or fit without it (signals=)"
                 )
@@ -120,13 +121,13 @@ class CombinedVoter:
         """Restore from `to_dict`, also after a round trip through JSON.
 
         Raises:
-            ValueError: a field is missing, or the features are not those this version reads.
+            InputError: a field is missing, or the features are not those this version reads.
         """
         try:
             signals = tuple(state["signals"])
             expected = [f for s in signals for f in FEATURES.get(s, ())]
             if list(state["features"]) != expected or len(state["coefficients"]) != len(expected):
-                raise ValueError(
+                raise InputError(
                     f"the stored voter reads features {state['features']}, this version reads {expected}; "
                     "fit it again"
                 )
@@ -138,7 +139,7 @@ class CombinedVoter:
                 dict(state["cross_validation"]),
             )
         except KeyError as error:
-            raise ValueError(f"the stored voter lacks {error}; write it with to_dict") from error
+            raise InputError(f"the stored voter lacks {error}; write it with to_dict") from error
 
 
 def fit_combined(
@@ -167,7 +168,7 @@ def fit_combined(
         ``majority_accuracy`` of votes on held-out questions.
 
     Raises:
-        ValueError: no question has both right and wrong voting traces, a label or a signal is missing, or
+        InputError: no question has both right and wrong voting traces, a label or a signal is missing, or
             there are fewer questions than folds.
     """
     voters = [[trace for trace in traces if answered(trace)] for traces in questions]
@@ -203,10 +204,10 @@ def cross_val_vote(
         One result a question, in the given order.
 
     Raises:
-        ValueError: as `fit_combined`.
+        InputError: as `fit_combined`.
     """
     if not 2 <= folds <= len(questions):
-        raise ValueError(
+        raise InputError(
             f"folds is {folds}; it must be from 2 to the number of questions, which is {len(questions)}"
         )
     fold = np.random.default_rng(seed).permutation(len(questions)) % folds
@@ -224,7 +225,7 @@ Sample = tuple[NDArray[np.float64], NDArray[np.bool_]]
 def _sample(traces: Sequence[Trace], signals: Sequence[str], window: int, tail: int) -> Sample:
     for trace in traces:
         if trace.correct is None:
-            raise ValueError(
+            raise InputError(
                 f"sample {trace.sample_id} of question {trace.question_id!r} has no label; set Trace.correct"
             )
     labels = np.array([trace.correct for trace in traces], dtype=bool)
@@ -238,7 +239,7 @@ def _maximise(samples: Sequence[Sample], penalty: float) -> NDArray[np.float64]:
     # The share of right traces is fixed at 0 or 1 where all are wrong or right: nothing to learn.
     samples = [(x, y) for x, y in samples if y.any() and not y.all()]
     if not samples:
-        raise ValueError("no question has both right and wrong voting traces; there is nothing to learn from")
+        raise InputError("no question has both right and wrong voting traces; there is nothing to learn from")
     scale = np.concatenate([x - x.mean(axis=0) for x, _ in samples]).std(axis=0)
     scale[scale < 1e-12] = 1.0
     samples = [(x / scale, y) for x, y in samples]

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arrol_tts.errors import InputError
+
 WINDOW = 2048
 """Tokens in a sliding window, and in the tail, as DeepConf publishes them."""
 BOTTOM_SHARE = 0.1
@@ -42,7 +44,7 @@ def mean(confidence: NDArray[np.floating[Any]]) -> float:
         confidence: per-token confidences, ``[num_tokens]``.
 
     Raises:
-        ValueError: not one-dimensional, or a value is negative, infinite or NaN.
+        InputError: not one-dimensional, or a value is negative, infinite or NaN.
     """
     return _tail(_cumulative(confidence), None)
 
@@ -51,7 +53,7 @@ def tail(confidence: NDArray[np.floating[Any]], n: int = WINDOW) -> float:
     """Mean confidence of the last ``n`` tokens (of all, when there are fewer); 0 for no tokens.
 
     Raises:
-        ValueError: as `mean`, or ``n < 1``.
+        InputError: as `mean`, or ``n < 1``.
     """
     _check_positive("n", n)
     return _tail(_cumulative(confidence), n)
@@ -63,7 +65,7 @@ def group_confidence(confidence: NDArray[np.floating[Any]], window: int = WINDOW
     Fewer tokens than the window make one group of all of them; no tokens make one group of 0.
 
     Raises:
-        ValueError: as `mean`, or ``window < 1``.
+        InputError: as `mean`, or ``window < 1``.
     """
     _check_positive("window", window)
     return _groups(_cumulative(confidence), window)
@@ -75,7 +77,7 @@ def bottom_window(
     """Mean of the lowest ``share`` of the sliding windows, of at least one (bottom 10% in DeepConf).
 
     Raises:
-        ValueError: as `group_confidence`, or ``share`` outside (0, 1].
+        InputError: as `group_confidence`, or ``share`` outside (0, 1].
     """
     _check_share("share", share)
     return _bottom(group_confidence(confidence, window), share)
@@ -102,7 +104,7 @@ def measures(
         share: share of the windows that is the bottom.
 
     Raises:
-        ValueError: as the single measures; the message names the trace.
+        InputError: as the single measures; the message names the trace.
     """
     _check_positive("window", window)
     _check_positive("tail", tail)
@@ -125,13 +127,13 @@ def _cumulative(confidence: NDArray[np.floating[Any]], of: str = "") -> NDArray[
     """
     confidence = np.asarray(confidence)
     if confidence.ndim != 1:
-        raise ValueError(f"confidence{of} has shape {confidence.shape}; it must be [num_tokens]")
+        raise InputError(f"confidence{of} has shape {confidence.shape}; it must be [num_tokens]")
     cumulative = np.zeros(len(confidence) + 1)
     with np.errstate(invalid="ignore"):  # inf - inf; reported below
         np.cumsum(confidence, dtype=np.float64, out=cumulative[1:])
     if not np.isfinite(cumulative[-1]) or (len(confidence) and confidence.min() < 0):
         bad = int(np.flatnonzero(~(np.isfinite(confidence) & (confidence >= 0)))[0])
-        raise ValueError(
+        raise InputError(
             f"confidence{of} is {confidence[bad]} at token {bad}; a mean negative log-probability is "
             "finite and not negative (drop log-probabilities of -inf before averaging)"
         )
@@ -163,9 +165,9 @@ def _bottom(groups: NDArray[np.float64], share: float) -> float:
 
 def _check_positive(name: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1 token")
+        raise InputError(f"{name} is {value}; it must be at least 1 token")
 
 
 def _check_share(name: str, value: float) -> None:
     if not 0 < value <= 1:
-        raise ValueError(f"{name} is {value}; it must be in (0, 1]")
+        raise InputError(f"{name} is {value}; it must be in (0, 1]")

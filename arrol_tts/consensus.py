@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arrol_tts.errors import InputError
 from arrol_tts.voting import Method, vote
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Consensus:
         method: voting method whose weights count; its weights are scaled to a mean of one vote.
 
     Raises:
-        ValueError: when neither criterion is set, or a value is out of range.
+        InputError: when neither criterion is set, or a value is out of range.
     """
 
     share: float | None = 0.95
@@ -40,13 +41,13 @@ class Consensus:
 
     def __post_init__(self) -> None:
         if self.share is None and self.certainty is None:
-            raise ValueError("a consensus needs share= or certainty=")
+            raise InputError("a consensus needs share= or certainty=")
         for name in ("share", "certainty"):
             value = getattr(self, name)
             if value is not None and not 0.5 <= value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be in [0.5, 1)")
+                raise InputError(f"{name} is {value!r}; it must be in [0.5, 1)")
         if self.min_votes < 1:
-            raise ValueError(f"min_votes is {self.min_votes}; it must be at least 1")
+            raise InputError(f"min_votes is {self.min_votes}; it must be at least 1")
 
     def reached(self, traces: Sequence[Trace], **options: Any) -> str:
         """Why no more traces are needed, in words; empty while they are.

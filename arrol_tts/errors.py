@@ -12,6 +12,7 @@
     ├── EngineError           (RuntimeError)  a language model's engine that is gone, busy or not supported
     │   ├── ServerError                       no server is left that answers, or one cannot be understood
     │   └── EngineMismatchError, ...          of training
+    ├── StoreBusyError        (RuntimeError)  another writer has the trace store open
     └── MissingPackageError   (ImportError)   an optional package is not installed
 
 Each is also the built-in error in brackets, for code that catches those. Input errors come before anything is
@@ -39,6 +40,10 @@ class VoteError(InputError):
 
 class RecordError(InputError):
     """A file or folder of recorded traces that cannot be read or written."""
+
+
+class StoreBusyError(ArrolError, RuntimeError):
+    """Another writer has the trace store open."""
 
 
 class HeadError(InputError):

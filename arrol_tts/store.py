@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from arrol_tts.errors import RecordError, StoreBusyError
 from arrol_tts.trace import Trace
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class TraceStore:
         """Append traces one after the other: those before a faulty one are kept.
 
         Raises:
-            ValueError: when a trace's ids are already in the store, or a field has the wrong type.
+            RecordError: when a trace's ids are already in the store, or a field has the wrong type.
             RuntimeError: when another writer holds the store.
         """
         journal = self._open()
@@ -152,7 +153,7 @@ class TraceStore:
         for trace in traces:
             key = (trace.question_id, trace.sample_id)
             if key in self._known:
-                raise ValueError(
+                raise RecordError(
                     f"question {key[0]!r} already has a sample {key[1]} in {self.path}: "
                     "skip what ids() names, or number new samples from the next free one"
                 )
@@ -268,7 +269,7 @@ def encode(trace: Trace) -> pa.RecordBatch:
     Confidence and features are stored as float32.
 
     Raises:
-        ValueError: when a field does not fit its column; the message names trace and field.
+        RecordError: when a field does not fit its column; the message names trace and field.
     """
     import pyarrow as pa
 
@@ -291,7 +292,7 @@ def encode(trace: Trace) -> pa.RecordBatch:
         try:
             arrays.append(column(field))
         except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise ValueError(
+            raise RecordError(
                 f"sample {trace.sample_id!r} of question {trace.question_id!r} cannot be stored: "
                 f"its {field.name} does not fit {field.type} ({error})"
             ) from error
@@ -301,7 +302,7 @@ def encode(trace: Trace) -> pa.RecordBatch:
 def _vector(values: Any) -> NDArray[np.float32]:
     vector = np.asarray(values, np.float32)
     if vector.ndim != 1:
-        raise ValueError(f"its shape is {vector.shape}, not [n]")
+        raise RecordError(f"its shape is {vector.shape}, not [n]")
     return vector
 
 
@@ -344,7 +345,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[pa.Re
     """Record batches of any Parquet file, a few hundred rows at a time.
 
     Raises:
-        ValueError: when the file is not Parquet, or cut off.
+        RecordError: when the file is not Parquet, or cut off.
     """
     with _parquet_file(path) as file:
         yield from file.iter_batches(_ROWS_PER_READ, columns=columns)
@@ -354,12 +355,12 @@ def is_shard(path: Path) -> bool:
     """Whether a Parquet file was written by a trace store.
 
     Raises:
-        ValueError: as :func:`read_parquet`, or when a newer version of the schema wrote it.
+        RecordError: as :func:`read_parquet`, or when a newer version of the schema wrote it.
     """
     with _parquet_file(path) as file:
         version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY)
     if version is not None and int(version) > SCHEMA_VERSION:
-        raise ValueError(
+        raise RecordError(
             f"{path} has version {int(version)} of the trace schema, and this arrol_tts knows up to "
             f"{SCHEMA_VERSION}: upgrade arrol_tts"
         )
@@ -368,7 +369,7 @@ def is_shard(path: Path) -> bool:
 
 def _read_shard(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     if not is_shard(path):
-        raise ValueError(f"{path} was not written by a trace store: read it by itself, with read_traces")
+        raise RecordError(f"{path} was not written by a trace store: read it by itself, with read_traces")
     yield from read_parquet(path, columns)
 
 
@@ -383,7 +384,7 @@ def _parquet_file(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(
+        raise RecordError(
             f"{path} cannot be read as Parquet; it is cut off or damaged ({error}): "
             "restore it, or move it away to read what else there is"
         ) from error
@@ -433,7 +434,7 @@ def _acquire(path: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise RuntimeError(
+        raise StoreBusyError(
             f"another writer has {path.parent} open, and a trace store has one: "
             "wait for it, or write to a folder of your own and read both"
         ) from None

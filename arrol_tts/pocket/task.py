@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from arrol_tts.errors import InputError
+
 Split = Literal["train", "test"]
 Strategy = Literal["precedence", "left_to_right"]
 
@@ -55,11 +57,11 @@ def parse(question: str) -> tuple[list[int], list[str]]:
     """Split an expression such as ``3+4*7`` into numbers and operators.
 
     Raises:
-        ValueError: when the text is no such expression.
+        InputError: when the text is no such expression.
     """
     text = question.replace(" ", "")
     if not _EXPRESSION.fullmatch(text):
-        raise ValueError(
+        raise InputError(
             f"{question!r} is not a pocket question: write numbers joined by + - *, e.g. '3+4*7-2*5+6-8'"
         )
     return [int(n) for n in re.findall(r"\d+", text)], re.findall(r"[+\-*]", text)

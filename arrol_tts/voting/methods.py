@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from arrol_tts import confidence as measures
 from arrol_tts.calibration import logit, sigmoid
 from arrol_tts.confidence import BOTTOM_SHARE, WINDOW
+from arrol_tts.errors import VoteError
 from arrol_tts.voting.registry import Weights, register
 from arrol_tts.voting.tally import label
 
@@ -89,7 +90,7 @@ def self_certainty(traces: Sequence[Trace], *, power: float = 0.5) -> Weights:
     confidences of DeepConf do not contain it.
     """
     if not power >= 0:
-        raise ValueError(f"power is {power}; it must be at least 0")
+        raise VoteError(f"power is {power}; it must be at least 0")
     values = _require(
         [trace.meta.get("self_certainty") for trace in traces],
         traces,
@@ -99,7 +100,7 @@ def self_certainty(traces: Sequence[Trace], *, power: float = 0.5) -> Weights:
     )
     for trace, value in zip(traces, values, strict=True):
         if not math.isfinite(value):
-            raise ValueError(f"the self-certainty of {label(trace)} is {value}; it must be finite")
+            raise VoteError(f"the self-certainty of {label(trace)} is {value}; it must be finite")
     return np.asarray(_ranks(np.array(values, dtype=np.float64)) ** power)
 
 
@@ -122,9 +123,9 @@ def quality(
     it they are an error.
     """
     if over not in ("last", "mean"):
-        raise ValueError(f"over is {over!r}; it must be 'last' or 'mean'")
+        raise VoteError(f"over is {over!r}; it must be 'last' or 'mean'")
     if odds_power is not None and not 0 < odds_power <= 10:
-        raise ValueError(f"odds_power is {odds_power}; it must be in (0, 10], or None")
+        raise VoteError(f"odds_power is {odds_power}; it must be in (0, 10], or None")
     p = _probabilities(traces, "quality", platt, unscored)
     if over == "mean":
         a, b = platt or (1.0, 0.0)
@@ -153,7 +154,7 @@ def quality_logodds(
     `quality`.
     """
     if not wrong_answers >= 1:
-        raise ValueError(f"wrong_answers is {wrong_answers}; it must be at least 1")
+        raise VoteError(f"wrong_answers is {wrong_answers}; it must be at least 1")
     log_odds = logit(_probabilities(traces, "quality-logodds", platt, unscored))
     return np.maximum(log_odds + math.log(wrong_answers), 0.0)
 
@@ -182,7 +183,7 @@ def best_of_n(traces: Sequence[Trace], *, unscored: float | None = None) -> Weig
 def _require(values: list[Any], traces: Sequence[Trace], method: str, signal: str, how: str) -> list[Any]:
     for trace, value in zip(traces, values, strict=True):
         if value is None:
-            raise ValueError(
+            raise VoteError(
                 f"voting method {method!r} needs {signal} on every voting trace, and {label(trace)} has "
                 f"none; {how}"
             )
@@ -217,14 +218,14 @@ def _measure(
         try:
             values[i] = measure(confidence)
         except ValueError as error:
-            raise ValueError(f"voting method {method!r}, {label(trace)}: {error}") from error
+            raise VoteError(f"voting method {method!r}, {label(trace)}: {error}") from error
     return values
 
 
 def _recorded(trace: Trace, method: str, name: str, window: int | None) -> float:
     found = trace.meta["deepconf"]
     if window not in (None, found["window"]):
-        raise ValueError(
+        raise VoteError(
             f"voting method {method!r} wants windows of {window} tokens, and {label(trace)} was measured with "
             f"{found['window']}: vote with that window, or sample with confidence=True"
         )
@@ -243,7 +244,7 @@ def _scores(traces: Sequence[Trace], method: str, unscored: float | None) -> NDA
     scores = np.array(values, dtype=np.float64)
     for trace, score in zip(traces, values, strict=True):
         if not 0 <= score <= 1:
-            raise ValueError(
+            raise VoteError(
                 f"the score of {label(trace)} is {score}; scores are probabilities in [0, 1] "
                 "(map a reward r there with 1 / (1 + exp(-r)))"
             )
@@ -278,6 +279,6 @@ def _keep_top(values: NDArray[np.float64], top_share: float | None) -> Weights:
     if top_share is None:
         return values
     if not 0 < top_share <= 1:
-        raise ValueError(f"top_share is {top_share}; it must be in (0, 1], or None to keep every trace")
+        raise VoteError(f"top_share is {top_share}; it must be in (0, 1], or None to keep every trace")
     threshold = np.percentile(values, (1 - top_share) * 100)
     return np.where(values >= threshold, values, 0.0)

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from arrol_tts.errors import InputError
+
 Weights = NDArray[np.float64]
 Method = Callable[..., Weights]
 """``method(traces, **options) -> weights``: the answered traces of one question in, one finite
@@ -63,10 +65,10 @@ def register(name: str, *, needs: Iterable[str] = ()) -> Callable[[MethodT], Met
         needs: signals the method reads from every trace, for listings.
 
     Raises:
-        ValueError: the name is taken.
+        InputError: the name is taken.
     """
     if name in _methods:
-        raise ValueError(f"voting method {name!r} is already registered; choose another name")
+        raise InputError(f"voting method {name!r} is already registered; choose another name")
 
     def add(weigh: MethodT) -> MethodT:
         description = (inspect.getdoc(weigh) or "").partition("\n")[0]
@@ -80,7 +82,7 @@ def resolve_method(method: str | Method, options: Mapping[str, Any]) -> tuple[st
     """The name and the function of a method, once it is known to take the options.
 
     Raises:
-        ValueError: unknown method or option; the message lists what there is.
+        InputError: unknown method or option; the message lists what there is.
     """
     weigh: Method
     known: Mapping[str, Any]
@@ -90,10 +92,10 @@ def resolve_method(method: str | Method, options: Mapping[str, Any]) -> tuple[st
     elif method in METHODS:
         name, weigh, known = method, METHODS[method].weigh, METHODS[method].options
     else:
-        raise ValueError(f"unknown voting method {method!r}; choose from {', '.join(sorted(METHODS))}")
+        raise InputError(f"unknown voting method {method!r}; choose from {', '.join(sorted(METHODS))}")
     for option in options:
         if option not in known:
-            raise ValueError(
+            raise InputError(
                 f"voting method {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}"
             )
     return name, weigh

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrol_tts.answers import canonical_answer, group_answers
+from arrol_tts.errors import VoteError
 from arrol_tts.voting.registry import Method, Weights, resolve_method
 from arrol_tts.voting.result import AnswerRow, TokenLedger, VoteResult
 
@@ -40,13 +41,13 @@ def vote(
         options: the method's own, such as ``window=``, ``tail=`` or ``top_share=``.
 
     Raises:
-        ValueError: no traces, traces of several questions, a repeated sample id, an unknown method or
+        VoteError: no traces, traces of several questions, a repeated sample id, an unknown method or
             option, a signal the method needs and a trace lacks, or weights that are not finite and
             non-negative.
     """
     question_id = _check_traces(traces)
     if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise ValueError(f"min_confidence is {min_confidence}; it must be in [0, 1]")
+        raise VoteError(f"min_confidence is {min_confidence}; it must be in [0, 1]")
     name, weigh = resolve_method(method, options)
 
     # By sample id: sums round and ties break the same way, whatever the order of the traces.
@@ -93,17 +94,17 @@ def label(trace: Trace) -> str:
 
 def _check_traces(traces: Sequence[Trace]) -> str:
     if not traces:
-        raise ValueError("no traces to vote on; pass at least one trace of the question")
+        raise VoteError("no traces to vote on; pass at least one trace of the question")
     question_id = traces[0].question_id
     seen: set[int] = set()
     for trace in traces:
         if trace.question_id != question_id:
-            raise ValueError(
+            raise VoteError(
                 f"the traces mix questions {question_id!r} and {trace.question_id!r}; vote on one question "
                 "at a time"
             )
         if trace.sample_id in seen:
-            raise ValueError(
+            raise VoteError(
                 f"sample id {trace.sample_id} occurs twice in question {question_id!r}; "
                 "number its traces apart, or drop the repeated one"
             )
@@ -114,13 +115,13 @@ def _check_traces(traces: Sequence[Trace]) -> str:
 def _check_weights(weights: Weights, method: str, traces: Sequence[Trace]) -> list[float]:
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape != (len(traces),):
-        raise ValueError(
+        raise VoteError(
             f"voting method {method!r} returned weights of shape {weights.shape}; "
             f"it must return one weight for each of the {len(traces)} traces"
         )
     if not (np.isfinite(weights) & (weights >= 0)).all():
         bad = int(np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[0])
-        raise ValueError(
+        raise VoteError(
             f"voting method {method!r} gave {label(traces[bad])} the weight {weights[bad]}; "
             "weights must be finite and not negative"
         )
