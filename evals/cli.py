@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 
 from .commands.plan import plan
-from .commands.results import compare, export, import_, report, show
 from .commands.run import run
+from .commands.show import compare, export, import_, report, show
 from .commands.vote import vote
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)

@@ -15,7 +15,7 @@ from lm_eval.api.registry import register_model
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import VoteResult
 
-from .sampling.settings import Settings
+from .sampling.run_settings import Settings
 
 
 @register_model("arrol")

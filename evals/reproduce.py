@@ -22,11 +22,11 @@ from arrol_tts.replay import replay
 
 from .bench import RESULTS, commit, machine
 from .reporting.plots import curve_figure, reliability_figure
-from .reporting.report import interval
-from .reporting.scoring import is_right, keep_rule
-from .reporting.write import JSON_FILE, markdown_table, stopping_table, votes_table
+from .reporting.report import JSON_FILE, markdown_table, stopping_table, votes_table
+from .reporting.rows import is_right, keep_rule
+from .reporting.summary import interval
 from .sampling.folder import RunFolder
-from .sampling.runner import Run
+from .sampling.passes import Run
 
 DOCS = Path(__file__).parents[1] / "docs"
 RECIPE = "pocket"

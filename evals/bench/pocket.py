@@ -23,8 +23,8 @@ from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import METHODS
 
 from ..benchmarks import pocket
-from ..reporting import report
-from ..sampling.runner import Run, run_benchmark
+from ..reporting import summary as report
+from ..sampling.passes import Run, run_benchmark
 from . import write_result
 
 KEEPS = (0.125, 0.25, 0.5, 0.75)

@@ -37,8 +37,8 @@ from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.voter import WeightedVoter
 
 from ..benchmarks import pocket
-from ..reporting import report
-from ..sampling.runner import run_benchmark
+from ..reporting import summary as report
+from ..sampling.passes import run_benchmark
 from . import write_result
 
 Floats = NDArray[np.float64]

@@ -21,7 +21,7 @@ from ..sampling.estimate import (
     estimate,
     shape_of,
 )
-from ..sampling.settings import SAMPLING, Settings, read_recipe
+from ..sampling.run_settings import SAMPLING, Settings, read_recipe
 from .shared import fail
 
 MEAN_SHARE = 0.5

@@ -22,12 +22,12 @@ from arrol_tts.voter import WeightedVoter
 
 from ..bench import installed
 from ..benchmarks import Benchmark
-from ..reporting.write import print_report, write_report
+from ..reporting.report import print_report, write_report
 from ..sampling.folder import Manifest, RunFolder, folder_name
+from ..sampling.passes import FOLDERS, FULL, STOPPING, run_benchmark
 from ..sampling.progress import RunProgress
-from ..sampling.prompts import PromptStyle, choose_style
-from ..sampling.runner import FOLDERS, FULL, STOPPING, run_benchmark
-from ..sampling.settings import Settings, read_recipe
+from ..sampling.prompt_style import PromptStyle, choose_style
+from ..sampling.run_settings import Settings, read_recipe
 from .shared import fail, pairs, parsed
 
 SERVER_PAUSES = (10, 30, 60, 120, 300)

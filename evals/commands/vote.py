@@ -17,7 +17,7 @@ from rich.text import Text
 
 from arrol_tts.trace import FINISH_REASONS
 
-from ..reporting.comparison import Comparison, MethodReport, compare, load_questions, method_names
+from ..reporting.compare_methods import Comparison, MethodReport, compare, load_questions, method_names
 from ..reporting.plots import plot_reliability
 from .shared import fail, finite, pairs, parsed
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from arrol_tts.metrics import reliability
 
-from .comparison import Comparison
+from .compare_methods import Comparison
 
 _COLUMNS = 4
 _PANEL_INCHES = 2.6

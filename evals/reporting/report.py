@@ -1,179 +1,305 @@
-"""The report of a run as plain data: figures with intervals, and where they come from."""
+"""A run's report, written: JSON, Markdown and one HTML page, and a table for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import html
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import matplotlib
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
-from arrol_tts.metrics import (
-    Floats,
-    bootstrap_interval,
-    bootstrap_ratio_interval,
-    paired_permutation_test,
-    wilson_interval,
-)
-from arrol_tts.voter import WeightedVoter
+from arrol_tts.files import write_atomic, write_json
 
-from ..sampling.folder import Manifest
-from ..sampling.runner import FULL, Run
-from .scoring import (
-    CURVE_METHODS,
-    Row,
-    full_seconds,
-    head_figures,
-    is_right,
-    keep_rule,
-    sample_figures,
-    stopping_rows,
-    token_curve,
-    vote_row,
-    vote_rows,
-)
+from ..commands.shared import finite
+from ..sampling.folder import RunFolder, folder_name
+from .plots import curve_figure, reliability_figure
+from .summary import summarise
 
-__all__ = ["average", "benchmark_report", "interval", "is_right", "keep_rule", "rows_of", "summarise"]
+JSON_FILE, MARKDOWN_FILE, HTML_FILE = "report.json", "report.md", "report.html"
+VERDICTS_FILE = "verdicts.json"
+"""Right or wrong by question, for ``arrol-eval compare``."""
 
-RESAMPLES = 10_000
+Cells = Sequence[Sequence[str]]
 
 
-def rows_of(run: Run, voter: WeightedVoter) -> list[Row]:
-    """The methods that are drawn against tokens, and each way of stopping early, on one run."""
-    return [*(vote_row([run], voter, method) for method in CURVE_METHODS), *stopping_rows([run], voter)]
-
-
-def summarise(runs: Sequence[Sequence[Run]], voter: WeightedVoter, manifest: Manifest) -> dict[str, Any]:
-    """The report of a results folder.
-
-    Args:
-        runs: for each benchmark, its runs by seed.
-        voter: with the head's options.
-        manifest: of the folder; all of it is in the report.
+def write_report(folder: RunFolder) -> dict[str, Any]:
+    """Make the report of a results folder from its traces, and write it there.
 
     Returns:
-        JSON-ready figures: one entry a benchmark, their average, and the manifest.
+        What ``report.json`` holds.
+
+    Raises:
+        FolderError: when it is no results folder, or nothing in it is complete.
     """
-    entries = [benchmark_report(of_benchmark, voter) for of_benchmark in runs]
-    return {
-        **asdict(manifest),
-        "n": runs[0][0].n,
-        "benchmarks": entries,
-        "average": average(entries) if len(entries) > 1 else None,
-    }
+    report = summarise(folder.runs(), folder.voter(), folder.manifest())
+    verdicts = {entry["name"]: entry.pop("verdicts") for entry in report["benchmarks"]}
+    _write_json(folder.path / VERDICTS_FILE, verdicts)
+    _write_json(folder.path / JSON_FILE, report)
+    pictures = {entry["name"]: _pictures(entry) for entry in report["benchmarks"]}
+    for name, figures in pictures.items():
+        for what, figure in figures.items():
+            figure.savefig(folder.path / f"{folder_name(name)}_{what}.png", dpi=130)
+    write_atomic(folder.path / MARKDOWN_FILE, markdown(report, pictures).encode())
+    write_atomic(folder.path / HTML_FILE, page(report, pictures).encode())
+    return report
 
 
-def benchmark_report(runs: Sequence[Run], voter: WeightedVoter) -> dict[str, Any]:
-    """One benchmark's entry: samples, votes, early stopping, head, curve, and verdicts by question."""
-    votes, skipped = vote_rows(runs, voter)
-    majority = next(row for row in votes if row.name == "majority")
-    benchmark = runs[0].benchmark
-    stopped = stopping_rows(runs, voter)
-    whole = [row for row in votes if row.name in CURVE_METHODS]
-    return {
-        "name": benchmark.name,
-        "synthetic": benchmark.synthetic,
-        "source": benchmark.source,
-        "questions": len(benchmark.problems),
-        "n": runs[0].n,
-        "seeds": [run.seed for run in runs],
-        "samples": sample_figures(runs),
-        "votes": [
-            {**_figures(row, majority), "at": {str(k): value for k, value in sorted((row.at or {}).items())}}
-            for row in sorted(votes, key=lambda row: -row.right.mean())
-        ],
-        "skipped": skipped,
-        "stopping": [_stopping(row, majority, full_seconds(runs)) for row in (*whole, *stopped)],
-        "keep": runs[0].keep,
-        "head": head_figures(runs, voter),
-        "curve": token_curve(runs, voter, votes),
-        "verdicts": {
-            "questions": [problem.id for problem in benchmark.problems],
-            "right": {row.name: row.right.tolist() for row in (*votes, *stopped)},
-            "tokens": {FULL: majority.tokens.tolist(), **{row.name: row.tokens.tolist() for row in stopped}},
-        },
-    }
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """The report for the terminal."""
+    for section in _sections(report):
+        console.print()
+        console.print(section.title, style="bold")
+        for caption, cells in section.tables:
+            console.print(_terminal_table(caption, cells))
+        for line in section.lines:
+            console.print(line)
 
 
-def interval(right: Floats) -> tuple[float, float]:
-    """95% interval of an accuracy over questions.
-
-    Wilson's where every question is right or wrong: a bootstrap is a point where all are the same. With several
-    seeds a question's value lies between, and questions are resampled.
-    """
-    if np.isin(right, (0.0, 1.0)).all():
-        return wilson_interval(int(right.sum()), len(right))
-    return bootstrap_interval(right)
-
-
-def _figures(row: Row, majority: Row) -> dict[str, Any]:
-    difference = row.right - majority.right
-    return {
-        "name": row.name,
-        "accuracy": float(row.right.mean()),
-        "interval": list(interval(row.right)),
-        "above_majority": float(difference.mean()),
-        "above_majority_interval": list(bootstrap_interval(difference)),
-        "p_value": paired_permutation_test(row.right, majority.right),
-    }
+def markdown(report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Figure]]) -> str:
+    """The report as Markdown; its pictures lie beside it."""
+    parts = [f"# {title(report)}"]
+    for section in _sections(report):
+        parts.append(f"## {section.title}")
+        for caption, cells in section.tables:
+            parts += [f"{caption}:", markdown_table(cells)]
+        parts += section.lines
+        parts += [
+            f"![{what.replace('_', ' ')}]({folder_name(section.benchmark)}_{what}.png)"
+            for what in pictures.get(section.benchmark, {})
+        ]
+    parts += ["## How it was made", "\n".join(f"- {name}: {value}" for name, value in _provenance(report))]
+    return "\n\n".join(parts) + "\n"
 
 
-def _stopping(row: Row, majority: Row, full: float | None) -> dict[str, Any]:
-    ratio = bootstrap_ratio_interval(row.tokens, majority.tokens)
-    seconds = full if row.name in CURVE_METHODS else row.seconds
-    return {
-        **_figures(row, majority),
-        "vote": row.method,
-        "tokens_per_question": float(row.tokens.mean()),
-        "tokens_saved": 1 - float(row.tokens.sum() / majority.tokens.sum()),
-        "tokens_saved_interval": [1 - ratio[1], 1 - ratio[0]],
-        "seconds": seconds,
-        "speedup": full / seconds if full and seconds else None,
-    }
+def page(report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Figure]]) -> str:
+    """The report as one HTML page that needs nothing else: no network, no script, pictures inside."""
+    body = [f"<h1>{html.escape(title(report))}</h1>"]
+    for section in _sections(report):
+        body.append(f"<h2>{html.escape(section.title)}</h2>")
+        for caption, cells in section.tables:
+            body.append(_html_table(caption, cells))
+        body += [f"<p>{html.escape(line)}</p>" for line in section.lines]
+        body += [_svg(figure) for figure in pictures.get(section.benchmark, {}).values()]
+    items = "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in _provenance(report)
+    )
+    body.append(f"<h2>How it was made</h2><dl>{items}</dl>")
+    return _PAGE.replace("TITLE", html.escape(title(report))).replace("BODY", "\n".join(body))
 
 
-def average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean over benchmarks, each counting once; intervals resample the questions inside each benchmark."""
-    rights = [{name: np.array(v) for name, v in entry["verdicts"]["right"].items()} for entry in entries]
-    names = [name for name in rights[0] if all(name in right for right in rights)]
-    rows = []
-    for name in names:
-        values = [right[name] for right in rights]
-        majority = [right["majority"] for right in rights]
-        differences = [a - b for a, b in zip(values, majority, strict=True)]
-        # Weighted so that the mean over all questions is the mean over benchmarks.
-        scale = [1 / (len(value) * len(values)) for value in values]
-        first = np.concatenate([value * s for value, s in zip(values, scale, strict=True)])
-        second = np.concatenate([value * s for value, s in zip(majority, scale, strict=True)])
-        rows.append(
-            {
-                "name": name,
-                "accuracy": float(first.sum()),
-                "interval": _stratified_interval(values),
-                "above_majority": float((first - second).sum()),
-                "above_majority_interval": _stratified_interval(differences),
-                "p_value": paired_permutation_test(first, second),
-            }
+def title(report: Mapping[str, Any]) -> str:
+    """The report in a line."""
+    names = ", ".join(entry["name"] + " (synthetic)" * entry["synthetic"] for entry in report["benchmarks"])
+    return f"{names}: {Path(str(report['model'])).name}, {report['n']} traces a question"
+
+
+# --- what a report says ---------------------------------------------------------------------------
+
+
+class _Section:
+    def __init__(self, title: str, benchmark: str = "") -> None:
+        self.title, self.benchmark = title, benchmark
+        self.tables: list[tuple[str, Cells]] = []
+        self.lines: list[str] = []
+
+
+def _sections(report: Mapping[str, Any]) -> Iterator[_Section]:
+    if report["average"] is not None:
+        yield _average(report["average"], report["n"])
+    for entry in report["benchmarks"]:
+        yield _benchmark(entry)
+
+
+def _average(average: Mapping[str, Any], n: int) -> _Section:
+    section = _Section(f"Average of {average['benchmarks']} benchmarks")
+    section.tables.append(("Votes and early stopping", votes_table(average["methods"], n)))
+    section.lines.append(
+        f"One trace alone is right with probability {average['sample_accuracy']:.3f}; "
+        f"{_series('pass', average['pass_at'])}. Each benchmark counts once."
+    )
+    return section
+
+
+def _benchmark(entry: Mapping[str, Any]) -> _Section:
+    kind = " (synthetic)" if entry["synthetic"] else ""
+    seeds = f", {len(entry['seeds'])} seeds" if len(entry["seeds"]) > 1 else ""
+    section = _Section(
+        f"{entry['name']}{kind}: {entry['questions']} questions x {entry['n']} traces{seeds}", entry["name"]
+    )
+    samples, head = entry["samples"], entry["head"]
+    section.tables.append((f"Votes over {entry['n']} traces", votes_table(entry["votes"], entry["n"])))
+    section.tables.append(("Votes over k traces", _at_table(entry["votes"])))
+    section.tables.append(
+        ("Early stopping (tokens a question, seconds of sampling)", stopping_table(entry["stopping"]))
+    )
+    low, high = samples["interval"]
+    majority = next(row for row in entry["votes"] if row["name"] == "majority")
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in samples["finish_reasons"].items())
+    section.lines.append(
+        f"One trace alone is right with probability {samples['accuracy']:.3f} ({low:.3f} to {high:.3f}). "
+        f"{_series('pass', samples['pass_at'])}; {_series('maj', majority['at'])}. "
+        f"Traces average {samples['mean_tokens']:,.0f} tokens and ended by: {reasons}."
+    )
+    names = [row["name"] for row in entry["stopping"]]
+    if "quality_pruned" in names:
+        section.lines.append(
+            f"quality_pruned was sampled again with the same seeds, keeping {entry['keep']:g} of the traces at "
+            f"token {head['detection_position']} inside the engine. random_pruned is the control: as many traces "
+            "kept at random, and a majority vote."
         )
-    samples = [entry["samples"] for entry in entries]
-    ks = [k for k in samples[0]["pass_at"] if all(k in sample["pass_at"] for sample in samples)]
-    return {
-        "benchmarks": len(entries),
-        "sample_accuracy": float(np.mean([sample["accuracy"] for sample in samples])),
-        "pass_at": {k: float(np.mean([sample["pass_at"][k] for sample in samples])) for k in ks},
-        "methods": sorted(rows, key=lambda row: -row["accuracy"]),
-    }
+    if {"quality_threshold", "quality_budget"} & {*names}:
+        section.lines.append(
+            "quality_threshold stopped the traces below one score for all questions, which "
+            f"{entry['keep']:g} of the full pass's traces reach; quality_budget gave every question "
+            f"{entry['keep']:g} of its mean tokens, to be spent on the best traces first."
+        )
+    section.lines.append(
+        "Intervals are 95%, over questions, each with its mean over the seeds; gain and p (a paired permutation "
+        "test) are against majority. Seconds are by the clock, whatever else the machine did."
+    )
+    if head is not None:
+        section.lines.append(
+            f"The head's AUROC is {head['auroc_detection']:.3f} at token {head['detection_position']} "
+            f"({head['auroc_within_detection']:.3f} within a question) and {head['auroc_finish']:.3f} at the "
+            f"finish ({head['auroc_within_finish']:.3f} within a question); its expected calibration error there "
+            f"is {head['ece']:.3f}."
+        )
+    section.lines += [
+        f"{', '.join(names)} did not vote: {why}." for why, names in _reasons(entry["skipped"]).items()
+    ]
+    return section
 
 
-def _stratified_interval(values: Sequence[Floats]) -> list[float]:
-    """95% bootstrap interval of a mean of means, resampling inside each group."""
-    rng = np.random.default_rng(0)
-    draws: NDArray[np.float64] = np.zeros(RESAMPLES)
-    for group in values:
-        # A multinomial count of each question is a resample, in one small matrix a chunk.
-        for start in range(0, RESAMPLES, 500):
-            counts = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=500)
-            draws[start : start + 500] += counts @ group / len(group)
-    low, high = np.quantile(draws / len(values), (0.025, 0.975))
-    return [float(low), float(high)]
+def _reasons(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+    """Methods by why they did not vote, in short: which signal the traces lack."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in skipped.items():
+        lacked = why.partition(" on every voting trace")[0].removeprefix(f"voting method {name!r} ")
+        reasons.setdefault(lacked, []).append(name)
+    return reasons
+
+
+def votes_table(rows: Sequence[Mapping[str, Any]], n: int) -> Cells:
+    """Votes as cells, a heading first."""
+    header = ["method", f"right @{n}", "95%", "gain", "95%", "p"]
+    return [header, *([row["name"], *_accuracy(row)] for row in rows)]
+
+
+def _accuracy(row: Mapping[str, Any]) -> list[str]:
+    low, high = row["interval"]
+    cells = [f"{row['accuracy']:.3f}", f"{low:.2f}-{high:.2f}"]
+    if row["name"] == "majority":
+        return [*cells, "", "", ""]
+    low, high = row["above_majority_interval"]
+    return [*cells, f"{row['above_majority']:+.3f}", f"{low:+.2f} to {high:+.2f}", _p(row["p_value"])]
+
+
+def _at_table(rows: Sequence[Mapping[str, Any]]) -> Cells:
+    sizes = list(rows[0]["at"])
+    return [
+        ["method", *(f"@{k}" for k in sizes)],
+        *([row["name"], *(f"{row['at'][k]:.3f}" for k in sizes)] for row in rows),
+    ]
+
+
+def stopping_table(rows: Sequence[Mapping[str, Any]]) -> Cells:
+    """Ways of stopping early as cells, a heading first."""
+    table = [["way", "right", "95%", "p", "tokens", "saved", "seconds", "speed"]]
+    for row in rows:
+        accuracy, interval, _, _, p = _accuracy(row)
+        saved = f"{row['tokens_saved']:.1%}" if row["tokens_saved"] else ""
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:,.1f}"
+        speed = f"{row['speedup']:.2f}x" if row["speedup"] and row["tokens_saved"] else ""
+        tokens = f"{row['tokens_per_question']:,.0f}"
+        table.append([row["name"], accuracy, interval, p, tokens, saved, seconds, speed])
+    return table
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _series(name: str, values: Mapping[Any, float]) -> str:
+    return ", ".join(f"{name}@{k} {value:.3f}" for k, value in values.items())
+
+
+def _provenance(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "model", report["model"]
+    yield "head", f"{report['head']} (sha256 {report['head_sha256'][:12]})" if report["head"] else "none"
+    yield "engine", report["engine"]
+    yield "sampling", ", ".join(f"{name} {value}" for name, value in report["sampling"].items())
+    yield "prompt", report["prompt"]
+    yield "seeds", ", ".join(map(str, report["seeds"]))
+    yield "problems", "; ".join(f"{entry['name']}: {entry['source']}" for entry in report["benchmarks"])
+    yield "versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    for command in dict.fromkeys(report["commands"]):
+        yield "command", command
+
+
+# --- how it looks ---------------------------------------------------------------------------------
+
+
+def _terminal_table(caption: str, cells: Cells) -> Table:
+    table = Table(title=caption, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))  # fits 80 columns
+    for i, heading in enumerate(cells[0]):
+        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in cells[1:]:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(cells: Cells) -> str:
+    """Cells as a Markdown table, numbers to the right."""
+    rule = ["---", *["---:"] * (len(cells[0]) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:]))
+
+
+def _html_table(caption: str, cells: Cells) -> str:
+    def row(tag: str, values: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
+
+    body = "".join(row("td", values) for values in cells[1:])
+    return f"<table><caption>{html.escape(caption)}</caption>{row('th', cells[0])}{body}</table>"
+
+
+def _pictures(entry: Mapping[str, Any]) -> dict[str, Figure]:
+    pictures = {"accuracy_tokens": curve_figure(entry)}
+    if entry["head"] is not None:
+        pictures["reliability"] = reliability_figure(entry["head"])
+    return pictures
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # Text as text: smaller, and it can be selected and searched.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "arrol"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return "<figure>" + text[text.index("<svg") :] + "</figure>"
+
+
+def _write_json(path: Path, data: Any) -> None:
+    write_json(path, finite(data))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>TITLE</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
+caption { text-align: left; font-weight: 600; padding: .3rem 0 }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+figure { margin: 1rem 0; display: inline-block } svg { max-width: 100%; height: auto }
+dt { font-weight: 600 } dd { margin: 0 0 .4rem; overflow-wrap: anywhere }
+</style></head><body>
+BODY
+</body></html>
+"""

@@ -2,7 +2,7 @@
 
 RUN/manifest.json                what may not change between sessions, and the commands that were run
 RUN/BENCHMARK/problems.jsonl     the problems
-RUN/BENCHMARK/seed-0/traces/     a trace store for each pass (see runner.py)
+RUN/BENCHMARK/seed-0/traces/     a trace store for each pass (see passes.py)
 RUN/report.json, .md, .html      made from the above, at any time
 """
 
@@ -21,7 +21,7 @@ from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.voter import WeightedVoter
 
 from ..benchmarks import Benchmark, Problem
-from .runner import FULL, Run, read_run
+from .passes import FULL, Run, read_run
 
 MANIFEST = "manifest.json"
 PROBLEMS = "problems.jsonl"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from arrol_tts import metrics
 from arrol_tts.trace import Trace
 from arrol_tts.voting import vote
-from evals.reporting.comparison import Questions, compare, load_questions
+from evals.reporting.compare_methods import Questions, compare, load_questions
 from tests.paths import SHARED_DATA
 
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from evals.cli import app
 from evals.sampling.estimate import SHAPES, Gpu, ModelShape, estimate, shape_of
-from evals.sampling.settings import read_recipe, recipe_names
+from evals.sampling.run_settings import read_recipe, recipe_names
 
 SHAPE = ModelShape(parameters=1e9, layers=10, kv_heads=4, head_size=100)  # 2 GB, 16 kB of cache a token
 GPU = Gpu(memory=10, bandwidth=1000, compute=100)

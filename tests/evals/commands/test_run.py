@@ -17,7 +17,7 @@ from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from evals.cli import app
 from evals.commands import run as run_module
-from evals.sampling.runner import FOLDERS
+from evals.sampling.passes import FOLDERS
 
 PASSES = ["full", "pruned", "threshold", "budget", "consensus"]
 STOPPED = ["quality_pruned", "random_pruned", "quality_threshold", "quality_budget", "consensus"]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from evals.commands.vote import vote
-from evals.reporting.comparison import compare, load_questions
+from evals.reporting.compare_methods import compare, load_questions
 
 app = typer.Typer()
 app.command()(vote)

@@ -20,7 +20,7 @@ from arrol_tts.trace import Trace
 from evals.benchmarks import pocket
 from evals.cli import app
 from evals.sampling.folder import RunFolder
-from evals.sampling.runner import run_benchmark
+from evals.sampling.passes import run_benchmark
 
 QUESTIONS, N = 6, 4
 FOLDERS = ("traces", "traces_pruned")
@@ -181,7 +181,7 @@ def test_questions_that_are_compared_are_stored_and_sampled_whole(tmp_path: Path
 def test_a_report_leaves_out_questions_that_are_not_complete(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(RecordingVoter(stop_after=10), tmp_path, ())
-    from evals.sampling.runner import read_run
+    from evals.sampling.passes import read_run
 
     found = read_run(pocket.load(QUESTIONS), n=N, seed=0, keep=0.5, out=tmp_path, passes=("full",))
     assert list(found.full) == ["pocket-0", "pocket-1"]

@@ -13,8 +13,8 @@ from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.store import TraceStore
 from arrol_tts.voter import WeightedVoter
 from evals.benchmarks import pocket
-from evals.reporting.report import benchmark_report
-from evals.sampling.runner import Run, run_benchmark
+from evals.reporting.summary import benchmark_report
+from evals.sampling.passes import Run, run_benchmark
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine

@@ -15,10 +15,10 @@ from arrol_tts.store import TraceStore, encode, trace_schema
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from evals.benchmarks import Benchmark, Problem
-from evals.reporting.report import average, benchmark_report
-from evals.reporting.write import write_report
+from evals.reporting.report import write_report
+from evals.reporting.summary import average, benchmark_report
 from evals.sampling.folder import Manifest, RunFolder
-from evals.sampling.runner import FOLDERS, Run
+from evals.sampling.passes import FOLDERS, Run
 
 CONFIG = QualityHeadConfig(base_model="m", hidden_size=4, positions=[2])
 

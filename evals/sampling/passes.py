@@ -20,7 +20,7 @@ from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 
 from ..benchmarks import Benchmark, Problem
-from .prompts import PromptStyle
+from .prompt_style import PromptStyle
 
 Traces = dict[str, list[Trace]]
 

@@ -14,7 +14,7 @@ from arrol_tts.voter import WeightedVoter, load_engine
 
 from .. import benchmarks
 from ..benchmarks import Benchmark
-from .runner import BY_SCORE, STOPPING
+from .passes import BY_SCORE, STOPPING
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -38,7 +38,7 @@ class Settings:
         seeds: how many; ``seed`` is the first of them.
         keep: share of a question's traces that the pruned pass keeps.
         temperature, top_p, max_tokens: of the sampling; None: the head's, else ``SAMPLING``.
-        prompt: style, see ``evals.sampling.prompts``.
+        prompt: style, see ``evals.sampling.prompt_style``.
         stopping: passes with early stopping besides the full one; None: ``pruned`` where there is a head.
         limit: questions of each benchmark; None is all.
         engine: auto, vllm or transformers.

@@ -21,10 +21,10 @@ from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 
-from ..reporting.scoring import CURVE_METHODS
-from ..reporting.write import JSON_FILE, VERDICTS_FILE, print_report, write_report
+from ..reporting.report import JSON_FILE, VERDICTS_FILE, print_report, write_report
+from ..reporting.rows import CURVE_METHODS
 from ..sampling.folder import MANIFEST, FolderError, RunFolder
-from ..sampling.runner import FOLDERS, FULL
+from ..sampling.passes import FOLDERS, FULL
 from .shared import fail, finite, pairs
 
 Folder = Annotated[Path, typer.Argument(help="results folder of arrol-eval run")]

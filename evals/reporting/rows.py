@@ -21,8 +21,8 @@ from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import METHODS, VoteResult
 
-from ..sampling.runner import FULL, Run, Traces
-from .comparison import sizes_to
+from ..sampling.passes import FULL, Run, Traces
+from .compare_methods import sizes_to
 
 CURVE_METHODS = ("majority", "deepconf", "quality")
 """Methods that are drawn against tokens."""

@@ -9,7 +9,7 @@ import pytest
 from arrol_tts.engine.stop_texts import before_stop
 from arrol_tts.head_config import QualityHeadConfig
 from evals.benchmarks import Benchmark, Problem, Shot
-from evals.sampling.prompts import PromptStyle, choose_style
+from evals.sampling.prompt_style import PromptStyle, choose_style
 
 PROBLEM = Problem("x-1", "What is 2+2?", "4")
 BENCHMARK = Benchmark(
