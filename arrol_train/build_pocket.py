@@ -147,12 +147,12 @@ def head(
     seed: Annotated[int, typer.Option(help="of questions, sampling and training")] = 0,
 ) -> None:
     """Train the head on the model's own traces of training questions (about ten minutes on two cores)."""
-    from arrol_train.heads.collect import Manifest
+    from arrol_train.heads.collect import CollectionManifest
     from arrol_train.heads.collect_progress import collect_with_progress
     from arrol_train.heads.dataset import open_collected
     from arrol_train.heads.make import HeadOptions, make_head, save
     from arrol_train.heads.train import HeadTraining
-    from arrol_train.questions import Problem
+    from arrol_train.questions import TrainingQuestion
     from arrol_train.rewards import pocket_reward
     from arrol_tts.engine.vllm_engine import VLLMEngine
     from arrol_tts.pocket import questions as question_stream
@@ -160,9 +160,9 @@ def head(
 
     # The model learned from the first stream of training questions; these are from another one.
     asked = list(itertools.islice(question_stream("train", seed + 1), questions))
-    problems = [Problem(f"train-{i}", question.text, question.answer) for i, question in enumerate(asked)]
+    problems = [TrainingQuestion(f"train-{i}", question.text, question.answer) for i, question in enumerate(asked)]
     engine = {"dtype": "float32", "max_model_len": 512, "top_k": TOP_K}
-    manifest = Manifest(
+    manifest = CollectionManifest(
         model=str(model),
         revision=model_revision(model),
         hidden_size=HIDDEN_SIZE,

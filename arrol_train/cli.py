@@ -11,7 +11,7 @@ import typer
 import yaml
 
 if TYPE_CHECKING:
-    from arrol_train.heads.collect import Manifest
+    from arrol_train.heads.collect import CollectionManifest
     from arrol_tts.engine.base import Engine, Question
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -84,9 +84,9 @@ def collect(
 ) -> None:
     """Sample questions, grade the answers, and keep hidden vectors: what `head` learns from."""
     warnings.simplefilter("ignore", FutureWarning)
-    from arrol_train.heads.collect import Manifest, default_positions
+    from arrol_train.heads.collect import CollectionManifest, default_positions
     from arrol_train.heads.collect_progress import collect_with_progress
-    from arrol_train.questions import read_problems, read_prompt
+    from arrol_train.questions import read_prompt, read_questions
     from arrol_train.rewards import load_reward, math_reward
     from arrol_tts.engine.base import DEFAULT_TOP_K, hidden_size_of
     from arrol_tts.files import file_sha256
@@ -94,17 +94,17 @@ def collect(
 
     options = dict(_assignment(text) for text in option or ())
     try:
-        problems = read_problems(data, question_column=question_column, answer_column=answer_column, limit=limit)
+        questions = read_questions(data, question_column=question_column, answer_column=answer_column, limit=limit)
         asked = read_prompt(prompt, few_shot)
         if show_prompt:
-            _show_prompt(None if server else model, asked.ask("", problems[0].question))
+            _show_prompt(None if server else model, asked.ask("", questions[0].question))
             return
         engine = _connect(model, server, options) if server else None
         sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         sampling["seed"] = seed
         if stop:
             sampling["stop"] = [text.replace("\\n", "\n") for text in stop]
-        manifest = Manifest(
+        manifest = CollectionManifest(
             model=model if server or not Path(model).is_dir() else str(Path(model).resolve()),
             revision=None if server else model_revision(model),
             hidden_size=engine.hidden_size if engine else hidden_size_of(model),
@@ -118,7 +118,7 @@ def collect(
         )
         grade = load_reward(reward) if reward else math_reward
         load = partial(_load, manifest) if engine is None else lambda: engine
-        collect_with_progress(load, manifest, problems, grade, out, n=n)
+        collect_with_progress(load, manifest, questions, grade, out, n=n)
     except (ValueError, OSError, RuntimeError) as error:
         _fail(str(error))
 
@@ -204,7 +204,7 @@ def inspect(
     console.print(f"{found.questions} questions, {found.samples:,} samples; figures in {folder}")
 
 
-def _load(manifest: Manifest) -> Engine:
+def _load(manifest: CollectionManifest) -> Engine:
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
     return VLLMEngine(manifest.model, **{"top_k": manifest.top_k} | (manifest.engine or {}))

@@ -1,15 +1,16 @@
-"""Problems: the questions with answers that a head is trained on, read from the user's file."""
+"""Training questions with their answers, and prompts, read from the user's files."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arrol_tts.answers import extract_answer
+from arrol_tts.errors import InputError
 from arrol_tts.prompts import PLACEHOLDER, Prompt
 from arrol_tts.recorded import numbered_rows
 
@@ -18,7 +19,7 @@ WORKED = ("####", "\\boxed", "\\fbox")
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class TrainingQuestion:
     """A question with its reference answer; ``id`` names its row of the file."""
 
     id: str
@@ -26,41 +27,80 @@ class Problem:
     answer: str
 
 
-def read_problems(
+def read_questions(
     path: Path, *, question_column: str = "question", answer_column: str = "answer", limit: int | None = None
-) -> list[Problem]:
-    """Problems of a JSON lines, JSON, CSV or Parquet file.
-
-    Answers may be text, numbers, lists of one, or worked solutions that end in ``#### N`` or ``\\boxed{N}``.
+) -> list[TrainingQuestion]:
+    """Questions of a JSON lines, JSON, CSV or Parquet file.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: naming the row, for columns or values that are missing, and for questions that come twice: of
-            two equal questions one could be trained on and the other tested on.
+        InputError: as `labelled_rows`, and for questions that come twice: of two equal questions one could be
+            trained on and the other tested on.
     """
-    problems: list[Problem] = []
+    found: list[TrainingQuestion] = []
     rows_of: dict[str, int] = {}
-    for number, row in _rows(path):
-        for column, option in ((question_column, "--question-column"), (answer_column, "--answer-column")):
-            if row.get(column) in (None, "", []):
-                raise ValueError(
-                    f"{path}, row {number} has no {column!r}; it has {', '.join(map(repr, row))}: name the column "
-                    f"with {option}"
-                )
-        question = str(row[question_column]).strip()
-        key = " ".join(question.casefold().split())
+    for number, row in labelled_rows(read_rows(path), str(path), question_column, answer_column):
+        key = " ".join(row["question"].casefold().split())
         if key in rows_of:
-            raise ValueError(
+            raise InputError(
                 f"{path}: row {number} asks the same as row {rows_of[key]}; remove one, so that no question is "
                 "both trained and tested on"
             )
         rows_of[key] = number
-        problems.append(Problem(f"row-{number}", question, _answer(row[answer_column], f"{path}, row {number}")))
-        if len(problems) == limit:
+        found.append(TrainingQuestion(f"row-{number}", row["question"], row["answer"]))
+        if len(found) == limit:
             break
-    if not problems:
-        raise ValueError(f"{path} has no rows")
-    return problems
+    if not found:
+        raise InputError(f"{path} has no rows")
+    return found
+
+
+def labelled_rows(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    source: str,
+    question_column: str = "question",
+    answer_column: str = "answer",
+    *,
+    options: tuple[str, str] = ("--question-column", "--answer-column"),
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered rows whose ``question`` and ``answer`` are text; their other columns stay.
+
+    Answers may be text, numbers, lists of one, or worked solutions that end in ``#### N`` or ``\\boxed{N}``.
+
+    Args:
+        rows: ``(number, row)``.
+        source: where they come from, for messages.
+        question_column: column of the questions.
+        answer_column: column of the answers.
+        options: what names the two columns, for messages.
+
+    Raises:
+        InputError: naming the row, for columns or values that are missing.
+    """
+    for number, row in rows:
+        for column, option in zip((question_column, answer_column), options, strict=True):
+            if row.get(column) in (None, "", []):
+                raise InputError(
+                    f"{source}, row {number} has no {column!r}; it has {', '.join(map(repr, row))}: name the "
+                    f"column with {option}"
+                )
+        question = str(row[question_column]).strip()
+        answer = _answer(row[answer_column], f"{source}, row {number}")
+        yield number, {**row, "question": question, "answer": answer}
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """``(number, row)`` of a JSON lines, JSON, CSV or Parquet file, counted from 1.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        InputError: for rows that are damaged or no objects.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".csv":
+        return enumerate(_csv_rows(path), start=1)
+    return numbered_rows(path)
 
 
 def read_prompt(path: Path | None, shots: Path | None = None) -> Prompt:
@@ -71,7 +111,7 @@ def read_prompt(path: Path | None, shots: Path | None = None) -> Prompt:
         shots: JSON lines of worked examples, with ``question`` and ``solution``, that come before it.
 
     Raises:
-        ValueError: when it does not ask the question, or an example is incomplete.
+        InputError: when it does not ask the question, or an example is incomplete.
     """
     prompt = Prompt()
     if path is not None:
@@ -82,19 +122,11 @@ def read_prompt(path: Path | None, shots: Path | None = None) -> Prompt:
     if shots is None:
         return prompt
     *before, last = prompt.messages
-    for number, row in _rows(shots):
+    for number, row in read_rows(shots):
         if not row.get("question") or not row.get("solution"):
-            raise ValueError(f"{shots}, row {number}: a worked example needs question and solution")
+            raise InputError(f"{shots}, row {number}: a worked example needs question and solution")
         before += [("user", last[1].replace(PLACEHOLDER, row["question"])), ("assistant", row["solution"])]
     return Prompt((*before, last))
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix == ".csv":
-        return enumerate(_csv_rows(path), start=1)
-    return numbered_rows(path)
 
 
 def _csv_rows(path: Path) -> Iterable[dict[str, Any]]:
@@ -106,6 +138,6 @@ def _answer(value: Any, where: str) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{where}: the answer is {value!r}; give text, a number, or a list of one")
+        raise InputError(f"{where}: the answer is {value!r}; give text, a number, or a list of one")
     text = str(value).strip()
     return (extract_answer(text) if any(mark in text for mark in WORKED) else text) or text

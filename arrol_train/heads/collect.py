@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from arrol_train.questions import Problem
+from arrol_train.questions import TrainingQuestion
 from arrol_train.rewards import Reward
 from arrol_tts.answers import extract_answer
 from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Sampling
 from arrol_tts.errors import InputError
-from arrol_tts.files import write_json
+from arrol_tts.files import claim_folder, differences
 from arrol_tts.prompts import Prompt
 from arrol_tts.stopping import TraceSpec
 from arrol_tts.store import TraceStore
@@ -39,7 +39,7 @@ class CollectError(InputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class CollectionManifest:
     """What is in a folder of collected traces.
 
     Attributes:
@@ -70,7 +70,7 @@ class Manifest:
     version: int = 1
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Path) -> CollectionManifest:
         """The manifest of a collection.
 
         Raises:
@@ -91,17 +91,14 @@ class Manifest:
         Raises:
             CollectError: when it holds another one; naming the first thing that differs.
         """
-        if not (folder / MANIFEST_FILE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / MANIFEST_FILE, asdict(self))
+        if claim_folder(folder, MANIFEST_FILE, asdict(self), error=CollectError) is None:
             return
-        known = asdict(Manifest.read(folder))
-        for name, value in asdict(self).items():
-            if value != known[name] and name not in ("data", "engine"):
+        for name, before, now in differences(asdict(CollectionManifest.read(folder)), asdict(self)):
+            if name.partition(".")[0] not in ("data", "engine"):
                 changed = " (the model has changed under its name)" if name == "revision" else ""
                 raise CollectError(
-                    f"{folder} was collected with {name} {known[name]!r}, and this is {value!r}{changed}: choose "
-                    "another --out, or the same settings"
+                    f"{folder} was collected with {name} {before!r}, and this is {now!r}{changed}: choose another "
+                    "--out, or the same settings"
                 )
 
 
@@ -110,7 +107,7 @@ def default_positions(max_tokens: int) -> list[int]:
     return [16 << i for i in range(24) if 16 << i < max_tokens] or [max(1, max_tokens // 2)]
 
 
-def predicted_bytes(manifest: Manifest, traces: int) -> int:
+def predicted_bytes(manifest: CollectionManifest, traces: int) -> int:
     """Disk that so many traces take at most: vectors, confidences and token ids of full length, uncompressed."""
     vectors = (len(manifest.positions) + 1) * manifest.hidden_size * 4
     return traces * (vectors + 16 * int(manifest.sampling["max_tokens"]))
@@ -118,8 +115,8 @@ def predicted_bytes(manifest: Manifest, traces: int) -> int:
 
 def collect(
     engine: Engine,
-    manifest: Manifest,
-    problems: Sequence[Problem],
+    manifest: CollectionManifest,
+    problems: Sequence[TrainingQuestion],
     reward: Reward,
     out: Path,
     *,
@@ -166,11 +163,11 @@ def collect(
     return sampled
 
 
-def _grade(trace: Trace, problem: Problem, reward: Reward) -> None:
+def _grade(trace: Trace, question: TrainingQuestion, reward: Reward) -> None:
     """A trace that was cut off has no answer and is wrong."""
     ended = trace.finish_reason == "stop"
     trace.answer = extract_answer(trace.text) if ended else None
-    trace.correct = ended and reward({"question": problem.question, "answer": problem.answer}, trace.text) >= 1
+    trace.correct = ended and reward({"question": question.question, "answer": question.answer}, trace.text) >= 1
 
 
 def _checked(trace: Trace) -> Trace:
@@ -185,7 +182,7 @@ def _checked(trace: Trace) -> Trace:
     return trace
 
 
-def _check_disk(manifest: Manifest, traces: int, out: Path) -> None:
+def _check_disk(manifest: CollectionManifest, traces: int, out: Path) -> None:
     needed, free = predicted_bytes(manifest, traces), shutil.disk_usage(out).free
     if needed > free:
         raise CollectError(

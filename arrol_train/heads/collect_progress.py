@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from arrol_train.heads.collect import TRACES_FOLDER, Manifest, collect, predicted_bytes
-from arrol_train.questions import Problem
+from arrol_train.heads.collect import TRACES_FOLDER, CollectionManifest, collect, predicted_bytes
+from arrol_train.questions import TrainingQuestion
 from arrol_train.rewards import Reward
 from arrol_tts.engine.base import Engine
 from arrol_tts.store import TraceStore
@@ -21,8 +21,8 @@ from arrol_tts.trace import Trace
 
 def collect_with_progress(
     load: Callable[[], Engine],
-    manifest: Manifest,
-    problems: Sequence[Problem],
+    manifest: CollectionManifest,
+    problems: Sequence[TrainingQuestion],
     reward: Reward,
     out: Path,
     *,
@@ -55,8 +55,8 @@ def collect_with_progress(
 
 def _sample(
     engine: Engine,
-    manifest: Manifest,
-    problems: Sequence[Problem],
+    manifest: CollectionManifest,
+    problems: Sequence[TrainingQuestion],
     reward: Reward,
     out: Path,
     n: int,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arrol_train.heads.collect import TRACES_FOLDER, CollectError, Manifest
-from arrol_train.rl.buffer import FINISH
+from arrol_train.heads.collect import TRACES_FOLDER, CollectError, CollectionManifest
+from arrol_train.positions import FINISH
 from arrol_tts.head import QualityHead
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
@@ -58,7 +58,7 @@ class Collected:
         question_ids: in the order of their first trace.
     """
 
-    manifest: Manifest
+    manifest: CollectionManifest
     traces: list[Trace]
     features: NDArray[np.float16]
     trace_of: NDArray[np.int64]
@@ -111,7 +111,7 @@ def open_collected(folder: Path) -> Iterator[Collected]:
     Raises:
         CollectError: when there is no collection, it has no traces, or vectors of another width or not finite.
     """
-    manifest = Manifest.read(folder)
+    manifest = CollectionManifest.read(folder)
     traces: list[Trace] = []
     trace_of, positions, tokens = [], [], []
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from arrol_train.heads.collect import Manifest
+from arrol_train.heads.collect import CollectionManifest
 from arrol_train.heads.dataset import open_collected
 from arrol_train.heads.figures import plot_by_position
 from arrol_train.heads.inspection import Inspection, inspect
@@ -35,7 +35,7 @@ def inspect_head(head: str, collection: Path | None = None, out: Path | None = N
     asked = None
     if collection is None:
         collection, asked = _own_test(folder)
-    loaded.config.check_model(hidden_size=Manifest.read(collection).hidden_size, model=str(collection))
+    loaded.config.check_model(hidden_size=CollectionManifest.read(collection).hidden_size, model=str(collection))
     with open_collected(collection) as collected:
         collected.score(loaded)
         groups = collected.groups_of(frozenset(collected.question_ids) if asked is None else asked)

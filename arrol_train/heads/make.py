@@ -18,7 +18,7 @@ from arrol_train.heads.choose import (
     choose_votes,
     split_questions,
 )
-from arrol_train.heads.collect import Manifest
+from arrol_train.heads.collect import CollectionManifest
 from arrol_train.heads.dataset import Collected
 from arrol_train.heads.inspection import Group, Inspection, inspect, rights
 from arrol_train.heads.train import HeadTraining
@@ -93,7 +93,7 @@ class HeadMade:
     """
 
     chosen: Chosen
-    manifest: Manifest
+    manifest: CollectionManifest
     split: Split
     combined: CombinedVoter | None
     votes: dict[str, VoteFigures]

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from arrol_train.heads.dataset import ROWS_AT_ONCE, FloatRows, pieces
+from arrol_train.losses import ranking_loss
 from arrol_tts.calibration import platt_scale
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
@@ -81,23 +82,6 @@ def held_out_rows(questions: NDArray[np.int64], training: HeadTraining) -> NDArr
     names = np.random.default_rng(training.seed).permutation(np.unique(questions))
     chosen: NDArray[np.bool_] = np.isin(questions, names[: max(1, round(len(names) * training.validation_share))])
     return chosen
-
-
-def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Mean softplus(wrong - right) over all pairs of a right and a wrong row of the same group.
-
-    Args:
-        logits: float ``[rows]``.
-        labels: 0/1 ``[rows]``.
-        groups: whole numbers ``[rows]``.
-
-    Returns:
-        A scalar; 0 when no group has both.
-    """
-    pair = (labels[:, None] > labels[None]) & (groups[:, None] == groups[None])
-    if not bool(pair.any()):
-        return logits.new_zeros(())
-    return softplus(logits[None] - logits[:, None])[pair].mean()
 
 
 def train_head(

@@ -19,9 +19,6 @@ from arrol_train.rl.posterior import check_rows
 from arrol_tts.errors import InputError
 from arrol_tts.files import write_atomic
 
-FINISH = 0
-"""The position of rows that were read at the end of a rollout."""
-
 _COLUMNS = {
     "features": np.float16,
     "labels": np.float32,

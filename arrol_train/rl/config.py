@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from arrol_train.rl.online_head import OnlineTraining
+from arrol_train.rl.posterior import POSTERIORS
 from arrol_train.rl.selection import POLICIES
 from arrol_tts.errors import InputError
+from arrol_tts.files import differences
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """Where the built-in configurations are."""
@@ -119,6 +120,35 @@ class RolloutConfig(_Section):
         return self
 
 
+class OnlineTraining(_Section):
+    """How the head learns on the fly.
+
+    Attributes:
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        ranking: weight of the within-group ranking term.
+        groups_per_batch: groups whose rows form a batch.
+        max_weight: bound of the inverse-propensity weight of a row.
+        posterior: ``histogram`` (the paper) or ``isotonic``.
+        posterior_rows: newest rows of a position that its posterior and group effect are fitted on.
+    """
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    ranking: float = Field(default=1.0, ge=0)
+    groups_per_batch: int = Field(default=32, ge=1)
+    max_weight: float = Field(default=10.0, ge=1)
+    posterior: str = "histogram"
+    posterior_rows: int = Field(default=2048, ge=1)
+
+    @field_validator("posterior")
+    @classmethod
+    def _known_posterior(cls, posterior: str) -> str:
+        if posterior not in POSTERIORS:
+            raise ValueError(f"there is no posterior {posterior!r}; choose one of {', '.join(POSTERIORS)}")
+        return posterior
+
+
 class HeadConfig(_Section):
     """The quality head that learns on the fly.
 
@@ -126,31 +156,23 @@ class HeadConfig(_Section):
         inner_size: width of its MLP.
         updates: optimiser steps after each step of the policy.
         buffer_rows: rows of the replay buffer.
-        training: options of `arrol_train.rl.online_head.OnlineTraining`.
+        training: how it learns.
         start_from: folder or hub id of a head to start with instead of an untrained one.
     """
 
     inner_size: int = Field(default=128, ge=1)
     updates: int = Field(default=8, ge=0)
     buffer_rows: int = Field(default=8192, ge=1)
-    training: dict[str, Any] = {}
+    training: OnlineTraining = OnlineTraining()
     start_from: str | None = None
-
-    @field_validator("training")
-    @classmethod
-    def _known_training(cls, options: dict[str, Any]) -> dict[str, Any]:
-        try:
-            OnlineTraining(**options)
-        except TypeError as error:
-            raise ValueError(f"head.training: {error}") from None
-        return options
 
 
 class TaskConfig(_Section):
     """Which questions are trained and tested on.
 
     Attributes:
-        source: ``pocket`` (synthetic), ``reasoning_gym:NAME``, ``hub:OWNER/NAME`` or the path of a JSONL file.
+        source: ``pocket`` (synthetic), ``reasoning_gym:NAME``, ``hub:OWNER/NAME`` or the path of a file
+            (JSON lines, JSON, CSV, Parquet).
         test_source: of the test questions, for ``hub:`` and files: the same forms. Without it, questions are
             split by ``test``.
         train, test: numbers of questions; the two are disjoint.
@@ -294,21 +316,14 @@ def check_same(saved: dict[str, Any], config: BaseModel, where: str) -> None:
     Raises:
         ConfigError: naming the first field that differs.
     """
-    for name, before, now in _differences(saved, config.model_dump(mode="json")):
+    with suppress(ValidationError):  # fields that the checkpoint's version did not have yet are at their defaults
+        saved = type(config).model_validate(saved).model_dump(mode="json")
+    for name, before, now in differences(saved, config.model_dump(mode="json")):
         if name not in RESUMABLE:
             raise ConfigError(
                 f"{where} comes from another run: {name} was {before!r} and is {now!r}. Set it back to go on, or "
                 "choose another output folder to start afresh"
             )
-
-
-def _differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for name in sorted(a.keys() | b.keys()):
-        before, now = a.get(name), b.get(name)
-        if isinstance(before, dict) and isinstance(now, dict):
-            yield from ((f"{name}.{inner}", x, y) for inner, x, y in _differences(before, now))
-        elif before != now:
-            yield name, before, now
 
 
 def _set(data: dict[str, Any], path: list[str], value: Any) -> None:

@@ -11,7 +11,6 @@ import copy
 import json
 import os
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from arrol_train.heads.train import ranking_loss
-from arrol_train.rl.buffer import FINISH, ReplayBuffer
+from arrol_train.losses import ranking_loss
+from arrol_train.positions import FINISH
+from arrol_train.rl.buffer import ReplayBuffer
+from arrol_train.rl.config import OnlineTraining
 from arrol_train.rl.posterior import POSTERIORS, Posterior, check_rows
 from arrol_train.rl.selection import learn_tau
 from arrol_tts.calibration import logit, platt_scale
@@ -32,33 +33,6 @@ from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import auroc, expected_calibration_error, within_question_auroc
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class OnlineTraining:
-    """How the head learns on the fly.
-
-    Args:
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
-        ranking: weight of the within-group ranking term.
-        groups_per_batch: groups whose rows form a batch.
-        max_weight: bound of the inverse-propensity weight of a row.
-        posterior: ``histogram`` (the paper) or ``isotonic``.
-        posterior_rows: newest rows of a position that its posterior and group effect are fitted on.
-    """
-
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    ranking: float = 1.0
-    groups_per_batch: int = 32
-    max_weight: float = 10.0
-    posterior: str = "histogram"
-    posterior_rows: int = 2048
-
-    def __post_init__(self) -> None:
-        if self.posterior not in POSTERIORS:
-            raise ValueError(f"there is no posterior {self.posterior!r}; choose one of {', '.join(POSTERIORS)}")
 
 
 class OnlineHead:

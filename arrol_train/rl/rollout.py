@@ -28,8 +28,9 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from arrol_train.positions import FINISH
 from arrol_train.rewards import Grader, Reward, Row
-from arrol_train.rl.buffer import FINISH, ReplayBuffer
+from arrol_train.rl.buffer import ReplayBuffer
 from arrol_train.rl.config import RolloutConfig, check_same
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.sampler import Group, GroupSampler, sampling_of

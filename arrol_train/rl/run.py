@@ -24,12 +24,12 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from arrol_train.rl.config import ConfigError, RunConfig, check_same
-from arrol_train.rl.online_head import OnlineHead, OnlineTraining
+from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.rollout import CHECKPOINT_FOLDER, PhaseClock, PrunedRollout
 from arrol_train.rl.tasks import Task, load_task
 from arrol_tts.engine.base import hidden_size_of
 from arrol_tts.errors import ArrolError
-from arrol_tts.files import write_atomic, write_json
+from arrol_tts.files import claim_folder, write_atomic
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL
@@ -75,7 +75,7 @@ def run(config: RunConfig, out: Path, engine: TrainableEngine | None = None) -> 
     if len(task.train) < config.prompts:
         raise ConfigError(f"{len(task.train)} training questions are fewer than the {config.prompts} of a step")
     with state.main_process_first():
-        _claim(config, out, main=state.is_main_process)
+        _claim(config, out)
     if (out / "policy").is_dir():
         return
     model_path = str(POCKET_MODEL) if config.model == "pocket" else config.model
@@ -273,22 +273,16 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _claim(config: RunConfig, out: Path, *, main: bool) -> None:
+def _claim(config: RunConfig, out: Path) -> None:
     """Take a folder for a run; one that holds this run already is gone on with."""
-    path = out / "run.json"
-    if path.exists():
-        check_same(json.loads(path.read_text()), config, str(out))
-    elif out.is_dir() and any(out.iterdir()) and main:
-        raise ConfigError(f"{out} holds something else: choose another output folder")
-    if main:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, config.model_dump(mode="json"))
+    there = claim_folder(out, "run.json", config.model_dump(mode="json"), error=ConfigError)
+    if there is not None:
+        check_same(there, config, str(out))
 
 
 def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:
     if config.head is None:
         return None
-    options = config.head.training
     head_config = QualityHeadConfig(
         base_model="../policy",
         hidden_size=hidden_size_of(model_path),
@@ -302,7 +296,7 @@ def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:
         },
         engine={name: config.engine[name] for name in ("dtype", "top_k") if name in config.engine},
     )
-    head = OnlineHead(head_config, OnlineTraining(**options), seed=config.seed)
+    head = OnlineHead(head_config, config.head.training, seed=config.seed)
     if config.head.start_from:
         start = QualityHead.from_pretrained(config.head.start_from)
         start.config.check_model(hidden_size=head_config.hidden_size, model=model_path)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from arrol_train.positions import FINISH
 from arrol_train.rewards import Grader, Row
-from arrol_train.rl.buffer import FINISH
 from arrol_train.rl.config import Detection, RolloutConfig
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.selection import select

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from arrol_train.questions import labelled_rows, read_rows
 from arrol_train.rewards import Reward, Row, load_reward, math_reward, pocket_reward, reasoning_gym_reward
 from arrol_train.rl.config import ConfigError, TaskConfig
 from arrol_tts.pocket import questions
@@ -98,48 +99,25 @@ def _reasoning_gym(name: str, config: TaskConfig, seed: int) -> Iterator[Row]:
 
 
 def _table(source: str, config: TaskConfig) -> list[Row]:
-    """Rows of a JSONL file or of a dataset on the hub."""
+    """Rows of a file or of a dataset on the hub."""
     kind, _, name = source.partition(":")
-    rows: Iterable[dict[str, Any]]
+    rows: Iterable[tuple[int, Row]]
     if kind == "hub":
         from datasets import load_dataset
 
-        rows = load_dataset(name, split="train")
+        rows = enumerate(load_dataset(name, split="train"), start=1)
+    elif Path(source).is_file():
+        rows = read_rows(Path(source))
     else:
-        rows = _jsonl(Path(source))
-    table: list[Row] = []
-    for i, row in enumerate(rows, start=1):
-        question, answer = row.get(config.question), row.get(config.answer)
-        if not isinstance(question, str) or not question.strip():
-            raise ConfigError(
-                f"{source}, row {i}: no question in the column {config.question!r}; it has {sorted(row)}"
-            )
-        if answer is None or not str(answer).strip():
-            raise ConfigError(
-                f"{source}, row {i}: no answer in the column {config.answer!r}; it has {sorted(row)}"
-            )
-        table.append({**row, "question": question, "answer": str(answer)})
-    return table
-
-
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
         raise ConfigError(
-            f"task {str(path)!r} cannot be read ({error.strerror}): it must be 'pocket', 'reasoning_gym:NAME', "
-            "'hub:OWNER/NAME' or the path of a JSONL file"
-        ) from None
-    for i, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{path}, line {i} is not valid JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ConfigError(f"{path}, line {i} must hold a JSON object with question and answer")
-        yield row
+            f"task {source!r} cannot be read (there is no such file): it must be 'pocket', 'reasoning_gym:NAME', "
+            "'hub:OWNER/NAME' or the path of a JSON lines, JSON, CSV or Parquet file"
+        )
+    options = ("task.question", "task.answer")
+    try:
+        return [row for _, row in labelled_rows(rows, source, config.question, config.answer, options=options)]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _shuffled(rows: list[Row], seed: int) -> list[Row]:

@@ -38,7 +38,7 @@ from arrol_train.heads.choose import Split, choose_head, split_questions
 from arrol_train.heads.dataset import Collected, open_collected
 from arrol_train.heads.inspection import Group, rights
 from arrol_train.heads.train import HeadTraining
-from arrol_train.rl.buffer import FINISH
+from arrol_train.positions import FINISH
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import auroc, bootstrap_interval, mcnemar
 from arrol_tts.pocket import POCKET_MODEL, questions
@@ -346,10 +346,10 @@ def training_speed(out: Path) -> dict[str, Any]:
 
 def write_random_collection(folder: Path, traces: int = 16, positions: Sequence[int] = (16, 32, 64, 128)) -> None:
     """A collection of random hidden vectors, one direction of which says a little about right and wrong."""
-    from arrol_train.heads.collect import TRACES_FOLDER, Manifest
+    from arrol_train.heads.collect import TRACES_FOLDER, CollectionManifest
 
     rng = np.random.default_rng(0)
-    Manifest(
+    CollectionManifest(
         model="random",
         revision=None,
         hidden_size=WIDTH,
@@ -382,18 +382,18 @@ def write_random_collection(folder: Path, traces: int = 16, positions: Sequence[
 
 def overhead(out: Path, model: Path, count: int = 8, n: int = 16, rounds: int = 3) -> dict[str, Any]:
     """Processor time of collecting against that of plain generation of the same tokens, by the same engine."""
-    from arrol_train.heads.collect import Manifest, collect
-    from arrol_train.questions import read_problems, read_prompt
+    from arrol_train.heads.collect import CollectionManifest, collect
+    from arrol_train.questions import read_prompt, read_questions
     from arrol_train.rewards import math_reward
     from arrol_tts.engine.base import Sampling
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
     out.mkdir(parents=True, exist_ok=True)
     data, shots = write_word_problems(out, count)
-    asked, prompt = read_problems(data), read_prompt(None, shots)
+    asked, prompt = read_questions(data), read_prompt(None, shots)
     sampling: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 48, "seed": 0}
     engine = VLLMEngine(model, **SMOLLM2_ENGINE)
-    manifest = Manifest(
+    manifest = CollectionManifest(
         str(model), None, engine.hidden_size, data.name, "", prompt.to_messages(), sampling, [4, 8, 12, 16, 24]
     )
 

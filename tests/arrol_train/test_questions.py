@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arrol_train.questions import Problem, read_problems, read_prompt
+from arrol_train.questions import TrainingQuestion, read_prompt, read_questions
 from arrol_tts.engine.base import Question
 from arrol_tts.prompts import Prompt
 
@@ -21,21 +21,21 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
 def test_answers_of_every_usual_form_are_read(tmp_path: Path) -> None:
     answers = ["7", 7, 7.5, ["7"], "3 + 4 = <<3+4=7>>7\n#### 7", r"so \boxed{7}"]
     path = write(tmp_path / "a.jsonl", *({"question": f"q{i}", "answer": a} for i, a in enumerate(answers)))
-    assert [problem.answer for problem in read_problems(path)] == ["7", "7", "7.5", "7", "7", "7"]
+    assert [problem.answer for problem in read_questions(path)] == ["7", "7", "7.5", "7", "7", "7"]
 
 
 def test_columns_are_named_and_rows_limited(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", *({"problem": f"p{i}", "gold": i} for i in range(3)))
-    assert read_problems(path, question_column="problem", answer_column="gold", limit=2) == [
-        Problem("row-1", "p0", "0"),
-        Problem("row-2", "p1", "1"),
+    assert read_questions(path, question_column="problem", answer_column="gold", limit=2) == [
+        TrainingQuestion("row-1", "p0", "0"),
+        TrainingQuestion("row-2", "p1", "1"),
     ]
 
 
 def test_csv_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('question,answer\n"1, or 2?",1\n')
-    assert read_problems(path) == [Problem("row-1", "1, or 2?", "1")]
+    assert read_questions(path) == [TrainingQuestion("row-1", "1, or 2?", "1")]
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_csv_is_read(tmp_path: Path) -> None:
 def test_faulty_rows_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "a.jsonl", {"question": "What is 1?", "answer": "1"}, row)
     with pytest.raises(ValueError, match=message):
-        read_problems(path)
+        read_questions(path)
 
 
 def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        read_problems(tmp_path / "nowhere.jsonl")
+        read_questions(tmp_path / "nowhere.jsonl")
     with pytest.raises(ValueError, match="no rows"):
-        read_problems(write(tmp_path / "a.jsonl"))
+        read_questions(write(tmp_path / "a.jsonl"))
 
 
 def test_a_template_and_worked_examples_make_a_chat(tmp_path: Path) -> None:

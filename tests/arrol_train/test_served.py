@@ -16,7 +16,7 @@ from arrol_train.rl.run import run
 from arrol_tts.engine.server_engine import ServerEngine
 from arrol_tts.pocket import POCKET_HEAD
 from tests.arrol_train.conftest import restore_pocket
-from tests.arrol_train.heads.test_collect import MANIFEST, PROBLEMS, N, traces_of
+from tests.arrol_train.heads.test_collect import MANIFEST, QUESTIONS, N, traces_of
 from tests.arrol_train.rl.test_run import assert_same_run, config
 from tests.arrol_tts.engine.test_server import Server, start
 
@@ -46,7 +46,7 @@ def test_a_collection_through_a_server_is_the_one_in_this_process(
 ) -> None:
     served = ServerEngine(server.url)
     for name, engine in (("served", served), ("here", vllm_engine)):
-        assert collect(engine, MANIFEST, PROBLEMS, pocket_reward, tmp_path / name, n=N) == len(PROBLEMS) * N
+        assert collect(engine, MANIFEST, QUESTIONS, pocket_reward, tmp_path / name, n=N) == len(QUESTIONS) * N
     served.close()
     theirs, ours = traces_of(tmp_path / "served"), traces_of(tmp_path / "here")
     assert theirs.keys() == ours.keys()

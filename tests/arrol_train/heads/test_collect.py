@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from arrol_train.heads.collect import CollectError, Manifest, collect, default_positions, predicted_bytes
-from arrol_train.questions import Problem
+from arrol_train.heads.collect import CollectError, CollectionManifest, collect, default_positions, predicted_bytes
+from arrol_train.questions import TrainingQuestion
 from arrol_train.rewards import pocket_reward
 from arrol_tts.engine.base import Question, Sampling
 from arrol_tts.pocket import POCKET_MODEL, questions, verify
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 pytest.importorskip("vllm")
 
 POSITIONS = [16, 64]
-PROBLEMS = [
-    Problem(f"row-{i}", q.text, q.answer) for i, q in enumerate(itertools.islice(questions("train", 5), 4))
+QUESTIONS = [
+    TrainingQuestion(f"row-{i}", q.text, q.answer)
+    for i, q in enumerate(itertools.islice(questions("train", 5), 4))
 ]
-MANIFEST = Manifest(
+MANIFEST = CollectionManifest(
     model=str(POCKET_MODEL),
     revision="sha256:1",
     hidden_size=128,
@@ -69,14 +70,14 @@ def traces_of(folder: Path) -> dict[tuple[str, int], Trace]:
 @pytest.fixture(scope="module")
 def whole(vllm_engine: VLLMEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("collect") / "whole"
-    assert collect(vllm_engine, MANIFEST, PROBLEMS, pocket_reward, folder, n=N) == len(PROBLEMS) * N
+    assert collect(vllm_engine, MANIFEST, QUESTIONS, pocket_reward, folder, n=N) == len(QUESTIONS) * N
     return folder
 
 
 def test_traces_are_graded_and_carry_vectors(whole: Path) -> None:
-    texts = {problem.id: problem.question for problem in PROBLEMS}
+    texts = {question.id: question.question for question in QUESTIONS}
     traces = traces_of(whole)
-    assert len(traces) == len(PROBLEMS) * N
+    assert len(traces) == len(QUESTIONS) * N
     for trace in traces.values():
         assert trace.correct == (trace.finish_reason == "stop" and verify(texts[trace.question_id], trace.answer))
         expected = {p for p in POSITIONS if p < trace.num_tokens} | {trace.num_tokens - 1}
@@ -96,7 +97,7 @@ def test_vectors_are_the_models_own(whole: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(POCKET_MODEL)
     backbone = AutoModelForCausalLM.from_pretrained(POCKET_MODEL).eval().base_model
     trace = traces_of(whole)["row-0", 0]
-    prompt = encode_prompt(tokenizer, PROBLEMS[0].question)
+    prompt = encode_prompt(tokenizer, QUESTIONS[0].question)
     with torch.inference_mode():
         states = backbone(input_ids=torch.tensor([prompt + (trace.token_ids or [])])).last_hidden_state[0]
     for position, vector in trace.features.items():
@@ -110,16 +111,16 @@ def test_a_cut_run_goes_on_without_loss_or_repetition(
     sampled = 0
     for count in (0, 3, 5):
         with pytest.raises(CutOffError):
-            collect(vllm_engine, MANIFEST, PROBLEMS, pocket_reward, tmp_path, n=N, on_trace=cut_off_after(count))
+            collect(vllm_engine, MANIFEST, QUESTIONS, pocket_reward, tmp_path, n=N, on_trace=cut_off_after(count))
         sampled += count + 1
         assert len(traces_of(tmp_path)) == sampled
-    assert collect(vllm_engine, MANIFEST, PROBLEMS, pocket_reward, tmp_path, n=N) == len(PROBLEMS) * N - sampled
+    assert collect(vllm_engine, MANIFEST, QUESTIONS, pocket_reward, tmp_path, n=N) == len(QUESTIONS) * N - sampled
     again, undisturbed = traces_of(tmp_path), traces_of(whole)
     assert {key: trace.text for key, trace in again.items()} == {k: t.text for k, t in undisturbed.items()}
 
 
 def test_nothing_is_sampled_when_nothing_is_missing(vllm_engine: VLLMEngine, whole: Path) -> None:
-    assert collect(vllm_engine, MANIFEST, PROBLEMS, pocket_reward, whole, n=N) == 0
+    assert collect(vllm_engine, MANIFEST, QUESTIONS, pocket_reward, whole, n=N) == 0
 
 
 @pytest.mark.parametrize(
@@ -171,18 +172,19 @@ def test_useless_vectors_from_a_stand_in_engine_are_refused(
     tmp_path: Path, vector: list[float] | None, message: str
 ) -> None:
     with pytest.raises(CollectError, match=message):
-        collect(WrittenEngine(vector), MANIFEST, PROBLEMS, pocket_reward, tmp_path, n=1)  # type: ignore[arg-type]
+        collect(WrittenEngine(vector), MANIFEST, QUESTIONS, pocket_reward, tmp_path, n=1)  # type: ignore[arg-type]
 
 
 def test_a_disk_that_is_too_small_is_refused_before_sampling(tmp_path: Path) -> None:
     manifest = replace(MANIFEST, hidden_size=1 << 20, positions=list(range(1, 60)))
     with pytest.raises(CollectError, match="GB free"):
-        collect(WrittenEngine(None), manifest, PROBLEMS, pocket_reward, tmp_path, n=1 << 20)  # type: ignore[arg-type]
+        collect(WrittenEngine(None), manifest, QUESTIONS, pocket_reward, tmp_path, n=1 << 20)  # type: ignore[arg-type]
 
 
 def test_the_predicted_disk_is_an_upper_bound(whole: Path) -> None:
     used = sum(path.stat().st_size for path in (whole / "traces").glob("*.parquet"))
-    assert 0.2 * predicted_bytes(MANIFEST, len(PROBLEMS) * N) < used < predicted_bytes(MANIFEST, len(PROBLEMS) * N)
+    predicted = predicted_bytes(MANIFEST, len(QUESTIONS) * N)
+    assert 0.2 * predicted < used < predicted
 
 
 @pytest.mark.parametrize(

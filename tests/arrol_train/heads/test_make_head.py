@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from arrol_train.cli import app
 from arrol_train.heads.choose import choose_position, split_questions
-from arrol_train.heads.collect import TRACES_FOLDER, CollectError, Manifest
+from arrol_train.heads.collect import TRACES_FOLDER, CollectError, CollectionManifest
 from arrol_train.heads.dataset import open_collected
 from arrol_train.heads.inspection import inspect, pruned
 from arrol_tts import WeightedVoter
@@ -28,7 +28,7 @@ from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 
 WIDTH, POSITIONS, LENGTH = 8, (4, 16), 40
-MANIFEST = Manifest(
+MANIFEST = CollectionManifest(
     model="owner/model",
     revision="sha256:abc",
     hidden_size=WIDTH,

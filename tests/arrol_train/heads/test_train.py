@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from arrol_train.heads.train import HeadTraining, average_heads, ranking_loss, train_head
+from arrol_train.heads.train import HeadTraining, average_heads, train_head
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import auroc, within_question_auroc
 
@@ -60,20 +59,6 @@ def test_the_same_seed_gives_the_same_head() -> None:
     first, second = (train_head(**data(1.0), config=config(), training=FAST) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert first.config == second.config
-
-
-def test_ranking_loss_equals_a_hand_computation() -> None:
-    logits = torch.tensor([2.0, 1.0, 0.0, 5.0])
-    labels = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    groups = torch.tensor([0, 0, 0, 1])
-    expected = (math.log1p(math.exp(-1.0)) + math.log1p(math.exp(-2.0))) / 2
-    assert ranking_loss(logits, labels, groups).item() == pytest.approx(expected)
-
-
-def test_ranking_loss_without_pairs_is_zero() -> None:
-    ones = torch.ones(3)
-    assert ranking_loss(ones, ones, torch.zeros(3)).item() == 0
-    assert ranking_loss(ones, torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0, 1, 2])).item() == 0
 
 
 @pytest.mark.parametrize(("value", "message"), [(True, "all 480 rows are right"), (False, "are wrong")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from arrol_train.rl.buffer import BufferFileError, ReplayBuffer
-from arrol_tts.files import write_atomic
 
 
 def rows(n: int = 4, **changes: Any) -> dict[str, Any]:
@@ -103,22 +101,3 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BufferFileError, match="holds no replay buffer"):
         ReplayBuffer.load(tmp_path / "b")
-
-
-def test_a_full_disk_leaves_the_last_file() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("needs /dev/full")
-    folder = Path("/dev/shm") / f"arrol-{os.getpid()}"
-    folder.mkdir()
-    try:
-        write_atomic(folder / "b", b"first")
-        (folder / "b.tmp").symlink_to(full)
-        with pytest.raises(OSError, match="No space left"):
-            write_atomic(folder / "b", b"second")
-        assert (folder / "b").read_bytes() == b"first"
-        assert os.listdir(folder) == ["b"]
-    finally:
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()

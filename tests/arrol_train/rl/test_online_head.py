@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from arrol_train.rl.buffer import FINISH, ReplayBuffer
-from arrol_train.rl.online_head import OnlineHead, OnlineTraining
+from arrol_train.positions import FINISH
+from arrol_train.rl.buffer import ReplayBuffer
+from arrol_train.rl.config import OnlineTraining
+from arrol_train.rl.online_head import OnlineHead
 from arrol_tts.errors import HeadError
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig

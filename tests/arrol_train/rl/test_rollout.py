@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from arrol_train.positions import FINISH
 from arrol_train.rewards import pocket_reward
-from arrol_train.rl.buffer import FINISH
 from arrol_train.rl.config import ConfigError, RolloutConfig
 from arrol_train.rl.rollout import EngineMismatchError, PrunedRollout
 from arrol_train.rl.weights import policy_weights

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from arrol_train.rl.config import CONFIGS, ConfigError, RunConfig, TaskConfig, load_config
+from arrol_train.rl.config import CONFIGS, ConfigError, RunConfig, TaskConfig, check_same, load_config
 from arrol_train.rl.run import DiskFullError, last_checkpoint, run, trl_config
 from arrol_train.rl.tasks import load_task
 from tests.arrol_train.conftest import restore_pocket
@@ -244,6 +244,19 @@ def test_a_run_killed_by_the_system_goes_on(finished: Path, tmp_path: Path) -> N
     assert_same_run(finished, out)
 
 
+def test_reading_a_configuration_imports_neither_torch_nor_trl() -> None:
+    code = "import sys, arrol_train.rl.config; print({'torch', 'transformers', 'trl', 'vllm'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_checkpoint_from_before_a_field_is_one_with_its_default() -> None:
+    saved = config().model_dump(mode="json")
+    del saved["rollout"]["refills"]
+    check_same(saved, config(), "out")
+    with pytest.raises(ConfigError, match=r"rollout\.refills was 0 and is 2"):
+        check_same(saved, config(rollout=TINY["rollout"] | {"refills": 2}), "out")
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 def test_the_built_in_configurations_can_be_read(name: str, tmp_path: Path) -> None:
     built_in = load_config(name)
@@ -296,10 +309,10 @@ def test_a_micro_batch_must_divide_the_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"question": "1+1"}], "row 1: no answer in the column 'answer'; it has"),
-        ([{"question": "1+1", "answer": "2"}, {"question": "1+2", "answer": ""}], "row 2: no answer"),
-        ([{"text": "1+1", "answer": "2"}], "row 1: no question"),
-        (["x"], "line 1 must hold a JSON object"),
+        ([{"question": "1+1"}], "row 1 has no 'answer'; it has 'question': name the column with task.answer"),
+        ([{"question": "1+1", "answer": "2"}, {"question": "1+2", "answer": ""}], "row 2 has no 'answer'"),
+        ([{"text": "1+1", "answer": "2"}], "row 1 has no 'question'"),
+        (["x"], "row 1 is a str; a row must be an object"),
         ([{"question": "1+1", "answer": "2"}], "gives 0 training and 1 test questions"),
     ],
 )
