@@ -14,6 +14,8 @@ from arrol_tts.files import file_sha256
 
 CONFIG_FILE = "head_config.json"
 WEIGHTS_FILE = "head.safetensors"
+ACCURACY_TOKENS_FILE = "accuracy_tokens.json"
+"""Beside a head for which it was measured: accuracy of votes against the tokens they cost, for people to see."""
 FORMAT_VERSION = 1
 
 

@@ -75,10 +75,11 @@ def main(
 
         try:
             opened = read_recordings(traces) if traces is not None else []
-            is_pocket = resolve_head(head) == POCKET_HEAD and model is None
+            folder = resolve_head(head)
+            is_pocket = folder == POCKET_HEAD and model is None
             engine_options: dict[str, Any] = {"max_model_len": 512} if is_pocket and server is None else {}
             voter = WeightedVoter.from_pretrained(head, model=model, server=server, **engine_options)
-            evaluation = last_evaluation(head, runs)
+            evaluation = last_evaluation(head, folder, runs)
         except (ValueError, OSError, HeadError) as error:
             _fail(str(error))
         config = voter.config

@@ -9,13 +9,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from arrol_tts.head_config import ACCURACY_TOKENS_FILE
 from arrol_tts.trace import Trace
 
 from .charts import accuracy_chart, reliability_chart
 
 BINS = 10
-POCKET_RESULTS = Path(__file__).parents[1] / "evals" / "results" / "pocket.json"
-"""The committed benchmark of the pocket model, present in a checkout."""
 
 
 @dataclass(slots=True)
@@ -63,25 +62,37 @@ class Evaluation:
         return accuracy_chart(self.series), self.caption
 
 
-def last_evaluation(head: str, runs: Path) -> Evaluation | None:
-    """The newest ``arrol-eval run`` of a head; for the pocket model else its committed benchmark.
+def last_evaluation(head: str, folder: Path, runs: Path) -> Evaluation | None:
+    """The newest ``arrol-eval run`` of a head; else what lies beside the head, as with the pocket head.
 
     Args:
         head: as it was named to ``arrol-eval run``.
+        folder: of the head.
         runs: folder of result folders.
 
     Returns:
         None when the head was never evaluated here.
+
+    Raises:
+        ValueError: when a report cannot be read.
     """
     reports = sorted(runs.glob("*/report.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in reports:
         report = _read(path)
         drawn = [entry for entry in report.get("benchmarks", ()) if entry.get("curve")]
         if report.get("head") == head and drawn:
-            return _from_run(drawn[0], path)
-    if head == "pocket" and POCKET_RESULTS.exists():
-        return _from_benchmark(_read(POCKET_RESULTS)["figures"])
-    return None
+            entry = drawn[0]
+            votes = f"votes over 1, 2, 4 .. {entry['n']} traces; from {path.parent.name}/report.json."
+            return Evaluation(_series(entry), f"{_described(entry)}, {votes}")
+    beside = folder / ACCURACY_TOKENS_FILE
+    if not beside.exists():
+        return None
+    entry = _read(beside)
+    shares = ", ".join(f"{100 * keep:g}%" for keep in sorted({point["keep"] for point in entry["curve"]}))
+    return Evaluation(
+        _series(entry),
+        f"{_described(entry)}, {entry['n']} traces each. From left to right the head kept {shares} of them.",
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -94,31 +105,14 @@ def _read(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _from_run(entry: dict[str, Any], path: Path) -> Evaluation:
-    """The first benchmark of a run."""
+def _described(entry: dict[str, Any]) -> str:
+    kind = " (synthetic)" if entry.get("synthetic") else ""
+    return f"{entry['name']}{kind}, {entry['questions']} questions"
+
+
+def _series(entry: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """A curve's points by method."""
     series: dict[str, list[tuple[float, float]]] = {}
     for point in entry["curve"]:
         series.setdefault(point["method"], []).append((point["tokens_per_question"], point["accuracy"]))
-    kind = " (synthetic)" if entry.get("synthetic") else ""
-    return Evaluation(
-        series,
-        f"{entry['name']}{kind}, {entry['questions']} questions, votes over 1, 2, 4 .. {entry['n']} "
-        f"traces; from {path.parent.name}/report.json.",
-    )
-
-
-def _from_benchmark(figures: dict[str, Any]) -> Evaluation:
-    full = figures["tokens_per_question"]["majority"]
-    kept = [(full * (1 - row["tokens_saved_share"]), row) for row in figures["keep_ratios_replayed"]]
-    kept.append(
-        (
-            full,
-            {"accuracy_quality": figures["accuracy_quality"], "accuracy_majority": figures["accuracy_majority"]},
-        )
-    )
-    return Evaluation(
-        {name: [(tokens, row[f"accuracy_{name}"]) for tokens, row in kept] for name in ("quality", "majority")},
-        f"The pocket model (synthetic), {figures['questions']} held-out questions, "
-        f"{figures['traces_per_question']} traces each. From left to right the head kept 12.5%, 25%, 50%, 75% and "
-        "all of them.",
-    )
+    return series

@@ -46,7 +46,8 @@ def commit() -> str:
     root = Path(__file__).parents[2]
     try:
         revision = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", ".", ":!evals/results", ":!docs")
+        written = (":!evals/results", ":!docs", ":!arrol_tts/pocket/head/accuracy_tokens.json")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", ".", *written)
         return revision + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from arrol_tts.files import write_json
+from arrol_tts.head_config import ACCURACY_TOKENS_FILE
 from arrol_tts.metrics import bootstrap_interval, bootstrap_ratio_interval
+from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.replay import replay
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import METHODS
@@ -28,6 +31,7 @@ from ..sampling.passes import Run, run_benchmark
 from . import write_result
 
 KEEPS = (0.125, 0.25, 0.5, 0.75)
+CURVE_METHODS = ("quality", "majority")
 UNAVAILABLE = ("self-certainty",)
 """Methods that need a signal the engine does not record."""
 
@@ -38,7 +42,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="number of sampling seeds")] = 3,
     keep: Annotated[float, typer.Option(help="keep ratio of the pruned pass")] = 0.5,
 ) -> None:
-    """Sample, vote, and write evals/results/pocket.json."""
+    """Sample, vote, and write evals/results/pocket.json, and its curve beside the pocket head."""
     benchmark = pocket.load(questions)
     voter = WeightedVoter.from_pretrained("pocket", engine="vllm")
     runs = []
@@ -58,6 +62,7 @@ def main(
             )
     figures = summarise(runs, voter)
     write_result("pocket", figures, list(range(seeds)))
+    write_json(POCKET_HEAD / ACCURACY_TOKENS_FILE, accuracy_tokens(figures))
     voter.close()
     Console().print_json(data={k: v for k, v in figures.items() if not isinstance(v, (dict, list))})
 
@@ -117,6 +122,29 @@ def _at_keep(runs: list[Run], voter: WeightedVoter, share: float) -> dict[str, f
         "accuracy_quality": float(np.mean([report.is_right(voter, group, "quality") for group in pruned])),
         "accuracy_majority": float(np.mean([report.is_right(voter, group, "majority") for group in pruned])),
         "tokens_saved_share": 1 - spent / whole,
+    }
+
+
+def accuracy_tokens(figures: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy against tokens at every keep ratio, from the figures; the demo draws it, with or without evals."""
+    whole = {"keep": 1.0, "tokens_saved_share": 0.0}
+    whole |= {f"accuracy_{method}": figures[f"accuracy_{method}"] for method in CURVE_METHODS}
+    full = figures["tokens_per_question"]["majority"]
+    return {
+        "name": "pocket",
+        "synthetic": figures["synthetic"],
+        "questions": figures["questions"],
+        "n": figures["traces_per_question"],
+        "curve": [
+            {
+                "method": method,
+                "keep": row["keep"],
+                "accuracy": row[f"accuracy_{method}"],
+                "tokens_per_question": full * (1 - row["tokens_saved_share"]),
+            }
+            for method in CURVE_METHODS
+            for row in [*figures["keep_ratios_replayed"], whole]
+        ],
     }
 
 

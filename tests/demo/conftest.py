@@ -50,6 +50,7 @@ def server(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     pytest.importorskip("gradio", reason="the demo is not installed: pip install 'arrol[demo]'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        from arrol_tts.pocket import POCKET_HEAD
         from demo.app import Site, build, launch_options
         from demo.cli import ABOUT_POCKET, POCKET_EXAMPLES
         from demo.views import last_evaluation
@@ -61,7 +62,7 @@ def server(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             about=ABOUT_POCKET,
             examples=POCKET_EXAMPLES,
             max_running=2,
-            evaluation=last_evaluation("pocket", tmp_path_factory.mktemp("runs")),
+            evaluation=last_evaluation("pocket", POCKET_HEAD, tmp_path_factory.mktemp("runs")),
         )
         runner.on_end = lambda state: site.reliability.add(state.traces)
         page = build(site)

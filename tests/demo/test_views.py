@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.trace import Trace
 from demo.charts import accuracy_chart, reliability_chart, score_chart
 from demo.views import Reliability, last_evaluation
@@ -64,25 +65,28 @@ def test_the_newest_evaluation_of_this_head_is_shown(tmp_path: Path) -> None:
         path = tmp_path / name / "report.json"
         path.write_text(report(head, accuracy))
         os.utime(path, (1000 - age, 1000 - age))
-    found = last_evaluation("mine", tmp_path)
+    found = last_evaluation("mine", tmp_path, tmp_path)
     assert found is not None
     assert found.series == {"quality": [(100.0, 0.9)]}
     assert "synthetic" in found.caption
 
 
-def test_the_pocket_model_falls_back_on_its_committed_benchmark(tmp_path: Path) -> None:
-    found = last_evaluation("pocket", tmp_path)
+def test_without_a_run_of_its_own_the_pocket_heads_benchmark_is_shown(tmp_path: Path) -> None:
+    found = last_evaluation("pocket", POCKET_HEAD, tmp_path)
     assert found is not None
-    assert set(found.series) == {"quality", "majority"}
-    assert "synthetic" in found.caption
+    assert [len(points) for points in found.series.values()] == [5, 5]
+    assert found.caption == (
+        "pocket (synthetic), 200 questions, 32 traces each. "
+        "From left to right the head kept 12.5%, 25%, 50%, 75%, 100% of them."
+    )
 
 
 def test_a_head_that_was_never_evaluated_has_none(tmp_path: Path) -> None:
-    assert last_evaluation("mine", tmp_path) is None
+    assert last_evaluation("mine", tmp_path, tmp_path) is None
 
 
 def test_a_broken_report_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "report.json").write_text("{")
     with pytest.raises(ValueError, match=r"report\.json"):
-        last_evaluation("mine", tmp_path)
+        last_evaluation("mine", tmp_path, tmp_path)
