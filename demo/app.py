@@ -15,10 +15,11 @@ import gradio as gr
 from arrol_tts.errors import ServerError
 from arrol_tts.voter import WeightedVoter
 
+from .choices import MAX_QUESTION, RULES, Ask, Choices
+from .frames import Frame, Stop, message, play, show
+from .live import LiveRunner
 from .picture import picture
 from .recording import Recording, Recordings, read_recordings
-from .runner import Frame, Runner, Stop, message, play, show
-from .settings import MAX_QUESTION, RULES, Request, Settings
 from .views import Evaluation, Reliability
 
 FOLDER = Path(__file__).parent
@@ -45,7 +46,7 @@ class Site:
         recordings: runs and uploads that can be replayed.
         about: one sentence on what can be asked, as plain text.
         examples: questions that are one click away, and whether to compare with a second setting.
-        defaults: settings of a fresh page.
+        defaults: choices of a fresh page.
         max_traces: limit on a run.
         max_running: runs that are sampled at the same time; the others wait in a queue.
         max_waiting: length of the queue.
@@ -54,11 +55,11 @@ class Site:
     """
 
     voter: WeightedVoter
-    runner: Runner | None = None
+    runner: LiveRunner | None = None
     recordings: Recordings = field(default_factory=Recordings)
     about: str = ""
     examples: Sequence[tuple[str, bool]] = ()
-    defaults: Settings = field(default_factory=Settings)
+    defaults: Choices = field(default_factory=Choices)
     max_traces: int = 64
     max_running: int = 4
     max_waiting: int = 64
@@ -152,11 +153,11 @@ def _ask_tab(page: gr.Blocks, site: Site, arena: gr.HTML, recording: gr.State) -
             consensus = gr.Slider(
                 0.5, 1, defaults.consensus, step=0.05, label="Cancel the rest at this share of the vote (1: never)"
             )
-        first = _own_settings(defaults, runner.max_tokens)
+        first = _own_controls(defaults, runner.max_tokens)
         compare = gr.Checkbox(False, label="Compare with a second setting, on the same seed")
         with gr.Group(visible=False) as group:
-            second = _own_settings(
-                Settings(n=defaults.n, rule="none", at=defaults.at, temperature=defaults.temperature),
+            second = _own_controls(
+                Choices(n=defaults.n, rule="none", at=defaults.at, temperature=defaults.temperature),
                 runner.max_tokens,
             )
         compare.change(lambda on: gr.Group(visible=on), compare, group, queue=False, api_visibility="private")
@@ -182,14 +183,14 @@ def _ask_tab(page: gr.Blocks, site: Site, arena: gr.HTML, recording: gr.State) -
         stopping = site.start(session)
         try:
             shared: dict[str, Any] = {"n": _whole(n), "seed": _whole(seed), "consensus": consensus}
-            settings = [Settings(rule=rule, keep=keep, at=_whole(at), temperature=temperature, **shared)]
+            choices = [Choices(rule=rule, keep=keep, at=_whole(at), temperature=temperature, **shared)]
             if compare:
-                settings.append(
-                    Settings(rule=rule_b, keep=keep_b, at=_whole(at_b), temperature=temperature_b, **shared)
+                choices.append(
+                    Choices(rule=rule_b, keep=keep_b, at=_whole(at_b), temperature=temperature_b, **shared)
                 )
-            if settings[0].n > site.max_traces:
-                raise ValueError(f"{settings[0].n} traces are too many: at most {site.max_traces} here")
-            async with aclosing(runner.run(Request(question, tuple(settings)), stopping)) as frames:
+            if choices[0].n > site.max_traces:
+                raise ValueError(f"{choices[0].n} traces are too many: at most {site.max_traces} here")
+            async with aclosing(runner.run(Ask(question, tuple(choices)), stopping)) as frames:
                 async for frame in frames:
                     yield frame, frame["id"] or gr.skip()
         except (ValueError, ServerError) as error:
@@ -222,14 +223,14 @@ def _ask_tab(page: gr.Blocks, site: Site, arena: gr.HTML, recording: gr.State) -
     def from_link(request: gr.Request) -> list[Any]:
         """The controls as a link has them."""
         try:
-            wanted = Request.parse(request.query_params, defaults)
+            wanted = Ask.parse(request.query_params, defaults)
         except ValueError as error:
             return [message(str(error)), *[gr.skip()] * len(inputs)]
         if wanted is None:
             return [gr.skip()] * (1 + len(inputs))
-        own = [[s.rule, s.keep, s.at, s.temperature] for s in wanted.settings]
+        own = [[one.rule, one.keep, one.at, one.temperature] for one in wanted.choices]
         second_own = own[1] if len(own) > 1 else [gr.skip()] * len(second)
-        a = wanted.settings[0]
+        a = wanted.choices[0]
         return [gr.skip(), wanted.question, a.n, a.seed, a.consensus, *own[0], len(own) > 1, *second_own]
 
     linked = page.load(
@@ -238,8 +239,8 @@ def _ask_tab(page: gr.Blocks, site: Site, arena: gr.HTML, recording: gr.State) -
     linked.success(None, question, js=ASK_FOR_LINK, api_visibility="private")
 
 
-def _own_settings(defaults: Settings, max_tokens: int) -> list[Any]:
-    """Controls of the settings that each of two compared runs has of its own."""
+def _own_controls(defaults: Choices, max_tokens: int) -> list[Any]:
+    """Controls of the choices that each of two compared runs has of its own."""
     with gr.Row():
         rule = gr.Dropdown(
             [(words, name) for name, words in RULES.items()], value=defaults.rule, label="Stopping rule"

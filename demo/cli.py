@@ -16,9 +16,9 @@ from arrol_tts.head_config import resolve_head
 from arrol_tts.pocket import POCKET_HEAD, task
 from arrol_tts.voter import WeightedVoter
 
+from .choices import Choices
+from .live import LiveRunner
 from .recording import Recordings, read_recordings
-from .runner import Runner
-from .settings import Settings
 from .views import last_evaluation
 
 ABOUT_POCKET = (
@@ -97,14 +97,14 @@ def main(
         if traces is None:
             limit = max_tokens or int(config.sampling.get("max_tokens", 1024))
             position = min(config.positions[0], limit - 1)
-            site.defaults = Settings(
+            site.defaults = Choices(
                 n=min(32, max_traces),
                 temperature=float(config.sampling.get("temperature", 1.0)),
                 keep=config.keep,
                 at=position,
             )
             reliability = site.reliability
-            site.runner = Runner(
+            site.runner = LiveRunner(
                 voter,
                 site.recordings,
                 max_tokens=limit,

@@ -54,7 +54,7 @@ class RunState:
 
     Args:
         samples: sample ids of the traces, in the order they are shown.
-        label: the settings in words.
+        label: the choices in words.
         vote: votes over traces by a method's name, such as ``WeightedVoter.vote``.
         at: detection position, None when nothing is pruned there.
         reference: the right answer, None when it is not known.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
     from arrol_tts.voter import WeightedVoter
     from demo.app import Site
-    from demo.runner import Runner
+    from demo.live import LiveRunner
 
 QUESTION, ANSWER = "9+9*4-4-3-5-4*5", "13"
 
@@ -35,18 +35,18 @@ def pocket_voter(vllm_engine: VLLMEngine) -> WeightedVoter:
 
 
 @pytest.fixture(scope="session")
-def runner(pocket_voter: WeightedVoter) -> Runner:
+def runner(pocket_voter: WeightedVoter) -> LiveRunner:
     from demo.cli import pocket_reference
+    from demo.live import LiveRunner
     from demo.recording import Recordings
-    from demo.runner import Runner
 
-    runner = Runner(pocket_voter, Recordings(), max_tokens=256, score_every=8, reference=pocket_reference)
+    runner = LiveRunner(pocket_voter, Recordings(), max_tokens=256, score_every=8, reference=pocket_reference)
     runner.warm_up()
     return runner
 
 
 @pytest.fixture(scope="session")
-def server(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(runner: LiveRunner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("gradio", reason="the demo is not installed: pip install 'arrol[demo]'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))

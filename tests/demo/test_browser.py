@@ -33,7 +33,7 @@ FLAGS += ["--disable-background-networking", "--disable-component-update"]
 SCREENSHOTS = ROOT / "build" / "screenshots"
 HOSTILE = '<img src=x onerror="document.title=\'owned\'"><script>document.title="owned"</script>'
 LONG = {"n": 64, "rule": "none", "temperature": 2, "compare": 1, "rule_b": "none", "temperature_b": 2}
-"""Settings of a run that takes some seconds: hot samples ramble to the token limit."""
+"""Choices of a run that takes some seconds: hot samples ramble to the token limit."""
 OpenPage = Callable[..., Page]
 
 

@@ -12,9 +12,10 @@ from arrol_tts.errors import ServerError
 from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.voter import WeightedVoter
+from demo.choices import Ask, Choices
+from demo.frames import Frame, Stop, play
+from demo.live import LiveRunner
 from demo.recording import Recordings
-from demo.runner import Frame, Runner, Stop, play
-from demo.settings import Request, Settings
 from tests.demo.conftest import ANSWER, QUESTION
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'arrol[cpu]'")
 
 
-def frames(runner: Runner, *settings: Settings, question: str = QUESTION) -> list[Frame]:
+def frames(runner: LiveRunner, *choices: Choices, question: str = QUESTION) -> list[Frame]:
     async def collect() -> list[Frame]:
-        return [frame async for frame in runner.run(Request(question, settings), Stop())]
+        return [frame async for frame in runner.run(Ask(question, choices), Stop())]
 
     return asyncio.run(collect())
 
@@ -41,8 +42,8 @@ def idle(voter: WeightedVoter, seconds: float = 5) -> bool:
     return False
 
 
-def test_traces_grow_and_are_pruned_before_the_eyes(runner: Runner) -> None:
-    shown = [frame["runs"][0] for frame in frames(runner, Settings(n=16))]
+def test_traces_grow_and_are_pruned_before_the_eyes(runner: LiveRunner) -> None:
+    shown = [frame["runs"][0] for frame in frames(runner, Choices(n=16))]
     growing = [run for run in shown if run["counts"]["writing"] == 16 and run["tokens"] > 0]
     assert growing
     assert shown[-1]["counts"] == {"writing": 0, "finished": 8, "pruned": 8, "cancelled": 0}
@@ -50,14 +51,14 @@ def test_traces_grow_and_are_pruned_before_the_eyes(runner: Runner) -> None:
     assert all(trace["tokens"] == 33 and "token 32" in trace["why"] for trace in pruned)
 
 
-def test_frames_are_numbered_without_gaps_and_only_the_last_has_an_id(runner: Runner) -> None:
-    found = frames(runner, Settings(n=8))
+def test_frames_are_numbered_without_gaps_and_only_the_last_has_an_id(runner: LiveRunner) -> None:
+    found = frames(runner, Choices(n=8))
     assert [frame["update"] for frame in found] == list(range(len(found)))
     assert [bool(frame["id"]) for frame in found] == [False] * (len(found) - 1) + [True]
 
 
-def test_the_last_tally_is_the_librarys_vote_on_the_recorded_traces(runner: Runner) -> None:
-    last = frames(runner, Settings(n=16))[-1]
+def test_the_last_tally_is_the_librarys_vote_on_the_recorded_traces(runner: LiveRunner) -> None:
+    last = frames(runner, Choices(n=16))[-1]
     recording = runner.recordings.get(last["id"])
     assert recording is not None
     run = recording.runs[0]
@@ -67,8 +68,8 @@ def test_the_last_tally_is_the_librarys_vote_on_the_recorded_traces(runner: Runn
         assert [row["votes"] for row in tally["rows"]] == [row.votes for row in result.table[:6]]
 
 
-def test_compared_runs_share_the_samples_until_one_is_pruned(runner: Runner) -> None:
-    last = frames(runner, Settings(n=8), Settings(n=8, rule="none"))[-1]
+def test_compared_runs_share_the_samples_until_one_is_pruned(runner: LiveRunner) -> None:
+    last = frames(runner, Choices(n=8), Choices(n=8, rule="none"))[-1]
     ours, plain = (run["traces"] for run in last["runs"])
     assert [trace["status"] for trace in plain] == ["stop"] * 8
     kept = [(a["text"], b["text"]) for a, b in zip(ours, plain, strict=True) if a["status"] == "stop"]
@@ -78,28 +79,37 @@ def test_compared_runs_share_the_samples_until_one_is_pruned(runner: Runner) -> 
     assert all(b.startswith(a) for a, b in cut)
 
 
-def test_a_seed_gives_the_same_answers_again(runner: Runner) -> None:
-    first, second = (frames(runner, Settings(n=8, seed=5))[-1]["runs"][0]["traces"] for _ in range(2))
+def test_a_seed_gives_the_same_answers_again(runner: LiveRunner) -> None:
+    first, second = (frames(runner, Choices(n=8, seed=5))[-1]["runs"][0]["traces"] for _ in range(2))
     assert [trace["answer"] for trace in first] == [trace["answer"] for trace in second]
 
 
+def test_what_the_page_does_not_ask_for_is_the_heads_sampling(vllm_engine: VLLMEngine) -> None:
+    config = read_head_config(POCKET_HEAD)
+    config.sampling["top_p"] = 1e-6  # only the likeliest token is left
+    runner = LiveRunner(WeightedVoter(vllm_engine, config=config), Recordings(), max_tokens=64, score_every=8)
+    runner.ready.set()
+    traces = frames(runner, Choices(n=4, rule="none"))[-1]["runs"][0]["traces"]
+    assert len({trace["text"] for trace in traces}) == 1
+
+
 @pytest.mark.parametrize("rule", ["bar", "deepconf", "none"])
-def test_every_stopping_rule_runs_to_its_end(runner: Runner, rule: str) -> None:
-    run = frames(runner, Settings(n=8, rule=rule, keep=0.4))[-1]["runs"][0]
+def test_every_stopping_rule_runs_to_its_end(runner: LiveRunner, rule: str) -> None:
+    run = frames(runner, Choices(n=8, rule=rule, keep=0.4))[-1]["runs"][0]
     assert run["phase"] == "done"
     assert run["counts"]["finished"] + run["counts"]["pruned"] == 8
 
 
-def test_consensus_cancels_the_rest_and_says_so(runner: Runner) -> None:
-    run = frames(runner, Settings(n=48, rule="none", consensus=0.5), question="2+3+4+5-6+7-8")[-1]["runs"][0]
+def test_consensus_cancels_the_rest_and_says_so(runner: LiveRunner) -> None:
+    run = frames(runner, Choices(n=48, rule="none", consensus=0.5), question="2+3+4+5-6+7-8")[-1]["runs"][0]
     assert run["counts"]["cancelled"] > 0
     assert "cancelled" in run["note"]
 
 
-def test_stop_ends_the_run_with_what_there_is(runner: Runner) -> None:
+def test_stop_ends_the_run_with_what_there_is(runner: LiveRunner) -> None:
     async def press() -> Frame:
         stop = Stop()
-        async for frame in runner.run(Request(QUESTION, (Settings(n=48, rule="none"),)), stop):
+        async for frame in runner.run(Ask(QUESTION, (Choices(n=48, rule="none"),)), stop):
             stop.pressed = stop.pressed or frame["runs"][0]["tokens"] > 0
         return frame
 
@@ -109,9 +119,9 @@ def test_stop_ends_the_run_with_what_there_is(runner: Runner) -> None:
     assert idle(runner.voter)
 
 
-def test_a_reader_who_leaves_cancels_the_run(runner: Runner) -> None:
+def test_a_reader_who_leaves_cancels_the_run(runner: LiveRunner) -> None:
     async def leave() -> None:
-        running = runner.run(Request(QUESTION, (Settings(n=48, rule="none"),)), Stop())
+        running = runner.run(Ask(QUESTION, (Choices(n=48, rule="none"),)), Stop())
         async for frame in running:
             if frame["runs"][0]["tokens"]:
                 break
@@ -122,24 +132,24 @@ def test_a_reader_who_leaves_cancels_the_run(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize("question", ["<script>alert(1)</script>", "what is 2+2?"])
-def test_what_the_pocket_model_cannot_answer_is_refused(runner: Runner, question: str) -> None:
+def test_what_the_pocket_model_cannot_answer_is_refused(runner: LiveRunner, question: str) -> None:
     with pytest.raises(ValueError, match="not a pocket question"):
-        frames(runner, Settings(n=2), question=question)
+        frames(runner, Choices(n=2), question=question)
 
 
 def test_a_model_that_does_not_load_says_why() -> None:
     voter = WeightedVoter(config=read_head_config(POCKET_HEAD))
-    broken = Runner(voter, Recordings(), max_tokens=64, score_every=8)
+    broken = LiveRunner(voter, Recordings(), max_tokens=64, score_every=8)
     with pytest.raises(ValueError, match="no language model"):
         broken.warm_up()
     with pytest.raises(ValueError, match="could not be loaded"):
-        frames(broken, Settings(n=2))
+        frames(broken, Choices(n=2))
 
 
 def test_a_server_that_is_down_is_asked_again(vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     config = read_head_config(POCKET_HEAD)
     voter = WeightedVoter(config=config)
-    lost = Runner(voter, Recordings(), max_tokens=64, score_every=8)
+    lost = LiveRunner(voter, Recordings(), max_tokens=64, score_every=8)
 
     def down(_: object) -> VLLMEngine:
         raise ServerError("no server is left")
@@ -147,14 +157,14 @@ def test_a_server_that_is_down_is_asked_again(vllm_engine: VLLMEngine, monkeypat
     monkeypatch.setattr(WeightedVoter, "engine", property(down))
     lost.warm_up()
     with pytest.raises(ServerError, match="no server is left"):
-        frames(lost, Settings(n=2))
+        frames(lost, Choices(n=2))
     monkeypatch.setattr(WeightedVoter, "engine", property(lambda _: vllm_engine))
-    assert frames(lost, Settings(n=2, at=16))[-1]["runs"][0]["phase"] == "done"
+    assert frames(lost, Choices(n=2, at=16))[-1]["runs"][0]["phase"] == "done"
 
 
-def test_a_run_can_be_played_again(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demo.runner.UPDATE_SECONDS", 0)
-    last = frames(runner, Settings(n=4))[-1]
+def test_a_run_can_be_played_again(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demo.frames.UPDATE_SECONDS", 0)
+    last = frames(runner, Choices(n=4))[-1]
     recording = runner.recordings.get(last["id"])
     assert recording is not None
 

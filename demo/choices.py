@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,7 +24,7 @@ MAX_QUESTION = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Choices:
     """How to sample and prune one run.
 
     Args:
@@ -64,7 +64,7 @@ class Settings:
 
     @property
     def label(self) -> str:
-        """The settings in a few words, for the head of a run."""
+        """The choices in a few words, for the head of a run."""
         if self.rule == "share" and self.keep < 1:
             rule = f"keep the best {self.keep:.0%} at token {self.at}"
         elif self.rule == "bar":
@@ -110,19 +110,19 @@ def _check(name: str, value: object, low: float, high: float, kind: type) -> Non
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Ask:
     """A question and how to answer it.
 
     Args:
         question: what to ask.
-        settings: one run, or two to compare.
+        choices: of one run, or of two to compare.
 
     Raises:
         ValueError: for a question that is empty or too long.
     """
 
     question: str
-    settings: tuple[Settings, ...]
+    choices: tuple[Choices, ...]
 
     def __post_init__(self) -> None:
         if not isinstance(self.question, str) or not self.question.strip():
@@ -133,14 +133,14 @@ class Request:
     @property
     def link(self) -> str:
         """The query string that brings this page back, ``?q=...``."""
-        first, *others = self.settings
+        first, *others = self.choices
         fields = {"q": self.question, **{name: getattr(first, name) for name in SHARED + OWN}}
         for other in others:
             fields |= {"compare": 1} | {f"{name}_b": getattr(other, name) for name in OWN}
         return "?" + urlencode(fields)
 
     @classmethod
-    def parse(cls, query: Mapping[str, str], default: Settings) -> Request | None:
+    def parse(cls, query: Mapping[str, str], default: Choices) -> Ask | None:
         """Read a link's query string; None when it asks nothing.
 
         Raises:
@@ -149,24 +149,20 @@ class Request:
         if not query.get("q"):
             return None
         values = {name: _number(name, query[name]) for name in SHARED + OWN if name in query}
-        first = _with(default, values)
+        first = replace(default, **values)
         if not query.get("compare"):
             return cls(query["q"], (first,))
         others = {name: _number(name, query[f"{name}_b"]) for name in OWN if f"{name}_b" in query}
-        return cls(query["q"], (first, _with(first, others)))
+        return cls(query["q"], (first, replace(first, **others)))
 
 
 SHARED = ("n", "seed", "consensus")
-"""Settings that two compared runs share."""
+"""Choices that two compared runs share."""
 OWN = ("rule", "keep", "at", "temperature")
-"""Settings that each of two compared runs has of its own."""
+"""Choices that each of two compared runs has of its own."""
 
 
-def _with(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    return Settings(**{name: getattr(settings, name) for name in SHARED + OWN} | dict(values))
-
-
-def _number(name: str, text: str) -> str | int | float:
+def _number(name: str, text: str) -> Any:
     if name == "rule":
         return text
     try:
