@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from .commands.compare import compare
+from .commands.export import export
+from .commands.import_ import import_
 from .commands.plan import plan
+from .commands.report import report
 from .commands.run import run
-from .commands.show import compare, export, import_, report, show
+from .commands.show import show
 from .commands.vote import vote
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)

@@ -15,7 +15,7 @@ from lm_eval.api.registry import register_model
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import VoteResult
 
-from .sampling.run_settings import Settings
+from .sampling.run_settings import RunSettings
 
 
 @register_model("arrol")
@@ -59,7 +59,9 @@ class VotingLM(LM):  # type: ignore[misc]  # the harness is untyped
             if head is None and model is None:
                 raise ValueError("name a head or a model: --model_args head=...,n=32")
             servers = tuple(server.split("+")) if server else ()
-            voter = Settings(model=model, head=head, servers=servers, engine_options=engine_options).load_voter()
+            voter = RunSettings(
+                model=model, head=head, servers=servers, engine_options=engine_options
+            ).load_voter()
         self._voter = voter
         self._n, self._method = int(n), method
         asked = {"keep": keep, "max_tokens": max_tokens}

@@ -26,7 +26,7 @@ from .reporting.report import JSON_FILE, markdown_table, stopping_table, votes_t
 from .reporting.rows import is_right, keep_rule
 from .reporting.summary import interval
 from .sampling.folder import RunFolder
-from .sampling.passes import Run
+from .sampling.seed_samples import SeedSamples
 
 DOCS = Path(__file__).parents[1] / "docs"
 RECIPE = "pocket"
@@ -62,7 +62,7 @@ def main(
     (entry,) = report["benchmarks"]
     curve_figure(entry).savefig(DOCS / "results_accuracy_tokens.png", dpi=130)
     reliability_figure(entry["head"]).savefig(DOCS / "results_reliability.png", dpi=130)
-    ((run,),) = folder.runs()
+    ((run,),) = folder.samples()
     keeps = keep_ablation(run, folder)
     keep_figure(keeps).savefig(DOCS / "results_keep.png", dpi=130)
     names = dict.fromkeys([*TITLES, *sorted(path.stem for path in RESULTS.glob("*.json"))])
@@ -80,7 +80,7 @@ def main(
 # --- the quick run --------------------------------------------------------------------------------
 
 
-def keep_ablation(run: Run, folder: RunFolder) -> list[dict[str, Any]]:
+def keep_ablation(run: SeedSamples, folder: RunFolder) -> list[dict[str, Any]]:
     """Accuracy and tokens by keep ratio, replayed over the traces that were sampled in full."""
     voter = folder.voter()
     whole = sum(trace.num_tokens for group in run.full.values() for trace in group)
@@ -97,7 +97,7 @@ def keep_ablation(run: Run, folder: RunFolder) -> list[dict[str, Any]]:
     return rows
 
 
-def weight_ablation(run: Run, folder: RunFolder) -> list[list[str]]:
+def weight_ablation(run: SeedSamples, folder: RunFolder) -> list[list[str]]:
     """Accuracy by what a trace's score counts in the vote."""
     voter = folder.voter()
     rows = []

@@ -26,8 +26,8 @@ from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import METHODS
 
 from ..benchmarks import pocket
-from ..reporting import summary as report
-from ..sampling.passes import Run, run_benchmark
+from ..reporting.rows import is_right, keep_rule, rows_of
+from ..sampling.seed_samples import SeedSamples, sample_seed
 from . import write_result
 
 KEEPS = (0.125, 0.25, 0.5, 0.75)
@@ -50,7 +50,7 @@ def main(
         task = progress.add_task("traces", total=seeds * 2 * questions * n)
         for seed in range(seeds):
             runs.append(
-                run_benchmark(
+                sample_seed(
                     benchmark,
                     voter,
                     n=n,
@@ -67,9 +67,9 @@ def main(
     Console().print_json(data={k: v for k, v in figures.items() if not isinstance(v, (dict, list))})
 
 
-def summarise(runs: list[Run], voter: WeightedVoter) -> dict[str, Any]:
+def summarise(runs: list[SeedSamples], voter: WeightedVoter) -> dict[str, Any]:
     """The figures: means over seeds, with intervals and per-seed values."""
-    rows = [{row.name: row for row in report.rows_of(run, voter)} for run in runs]
+    rows = [{row.name: row for row in rows_of(run, voter)} for run in runs]
     names = list(rows[0])
     right: dict[str, NDArray[np.float64]] = {
         name: np.mean([seed[name].right for seed in rows], axis=0) for name in names
@@ -98,9 +98,7 @@ def summarise(runs: list[Run], voter: WeightedVoter) -> dict[str, Any]:
         "tokens_per_question": {name: float(tokens[name].mean()) for name in names},
         "seconds": {name: [run.seconds[name] for run in runs] for name in ("full", "pruned")},
         "accuracy_every_method": {
-            name: float(
-                np.mean([report.is_right(voter, group, name) for run in runs for group in run.full.values()])
-            )
+            name: float(np.mean([is_right(voter, group, name) for run in runs for group in run.full.values()]))
             for name in METHODS
             if name not in UNAVAILABLE
         },
@@ -110,17 +108,17 @@ def summarise(runs: list[Run], voter: WeightedVoter) -> dict[str, Any]:
     return figures
 
 
-def _at_keep(runs: list[Run], voter: WeightedVoter, share: float) -> dict[str, float]:
+def _at_keep(runs: list[SeedSamples], voter: WeightedVoter, share: float) -> dict[str, float]:
     """Accuracy and tokens saved at another keep ratio, replayed over the unpruned traces."""
-    rule = report.keep_rule(voter, share)
+    rule = keep_rule(voter, share)
     groups = [group for run in runs for group in run.full.values()]
     pruned = [replay(group, rule) for group in groups]
     spent = sum(trace.num_tokens for group in pruned for trace in group)
     whole = sum(trace.num_tokens for group in groups for trace in group)
     return {
         "keep": share,
-        "accuracy_quality": float(np.mean([report.is_right(voter, group, "quality") for group in pruned])),
-        "accuracy_majority": float(np.mean([report.is_right(voter, group, "majority") for group in pruned])),
+        "accuracy_quality": float(np.mean([is_right(voter, group, "quality") for group in pruned])),
+        "accuracy_majority": float(np.mean([is_right(voter, group, "majority") for group in pruned])),
         "tokens_saved_share": 1 - spent / whole,
     }
 

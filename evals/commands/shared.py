@@ -1,32 +1,55 @@
-"""What the commands share: how they fail, how they read NAME=VALUE, and what JSON cannot hold."""
+"""What the commands share: how they fail, and how they read NAME=VALUE."""
 
 from __future__ import annotations
 
+import errno
 import json
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from arrol_tts.errors import InputError
 
-def fail(message: str) -> NoReturn:
-    """End the command with an error in words."""
-    typer.secho(f"error: {message}", err=True, fg="red")
-    raise typer.Exit(2)
+ResultsFolder = Annotated[Path, typer.Argument(help="results folder of arrol-eval run")]
+
+DATASETS_MISSING = "dataset folders need the package datasets: pip install 'arrol[benchmarks]'"
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Ends the command with a line in place of a traceback, for what its user can change."""
+    try:
+        yield
+    except typer.Exit:  # is a RuntimeError
+        raise
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        typer.secho(f"error: {_words(error)}", err=True, fg="red")
+        raise typer.Exit(2) from error
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return (
+            f"the disk is full ({error.filename or error.strerror}): free some space and run the same command; "
+            "what was stored is kept, and it goes on from there"
+        )
+    return str(error)
 
 
 def pairs(flag: str, values: Iterable[str] | None) -> dict[str, str]:
     """``["a=b,c=d", "e=f"]`` as a dictionary.
 
     Raises:
-        ValueError: for an item that is no NAME=VALUE.
+        InputError: for an item that is no NAME=VALUE.
     """
     found = {}
     for item in ",".join(values or []).split(","):
         name, separator, value = item.partition("=")
         if item and not (name and separator and value):
-            raise ValueError(f"{flag} is {item!r}; write it as NAME=VALUE")
+            raise InputError(f"{flag} is {item!r}; write it as NAME=VALUE")
         if item:
             found[name.strip()] = value.strip()
     return found
@@ -38,12 +61,3 @@ def parsed(value: str) -> Any:
         return json.loads(value)
     except json.JSONDecodeError:
         return value
-
-
-def finite(value: Any) -> Any:
-    """The same for JSON, which has no nan: what is unknown becomes null."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,11 +15,13 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from arrol_tts.errors import InputError
 from arrol_tts.trace import FINISH_REASONS
 
-from ..reporting.compare_methods import Comparison, MethodReport, compare, load_questions, method_names
+from ..reporting.compare_methods import Comparison, MethodReport, compare_methods, load_questions, method_names
+from ..reporting.json_ready import finite
 from ..reporting.plots import plot_reliability
-from .shared import fail, finite, pairs, parsed
+from .shared import errors_in_words, pairs, parsed
 
 
 def vote(
@@ -52,23 +54,21 @@ def vote(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Compare voting methods on recorded samples."""
-    progress_console = Console(stderr=True)
-    try:
+    with errors_in_words():
         if only is not None and only not in FINISH_REASONS:
-            raise ValueError(f"--only is {only!r}; choose from {', '.join(FINISH_REASONS)}")
+            raise InputError(f"--only is {only!r}; choose from {', '.join(FINISH_REASONS)}")
         names = None if methods == "all" else [name.strip() for name in methods.split(",")]
         options = {name: parsed(value) for name, value in pairs("--option", option).items()}
-        with Progress(
-            console=progress_console, transient=True, disable=not progress_console.is_terminal
-        ) as progress:
+        errors = Console(stderr=True)
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
             task = progress.add_task("reading", total=None)
             questions = load_questions(
                 traces, pairs("--fields", fields), pairs("--finish-reasons", finish_reasons), only
             )
             if not questions:
-                raise ValueError(f"{traces} has no traces")
+                raise InputError(f"{traces} has no traces")
             progress.update(task, description="voting", total=len(names or method_names()))
-            comparison = compare(
+            comparison = compare_methods(
                 questions,
                 names,
                 options=options,
@@ -80,16 +80,14 @@ def vote(
         out.write_text(text + "\n")
         if plot is not None:
             plot_reliability(comparison, plot)
-    except (ValueError, OSError) as error:
-        fail(str(error))
     if as_json:
         typer.echo(text)
     else:
-        show(comparison, Console())
+        print_comparison(comparison, Console())
         typer.echo(f"written to {out}")
 
 
-def show(comparison: Comparison, console: Console) -> None:
+def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print a comparison as tables."""
     reasons = ", ".join(f"{count} {name}" for name, count in comparison.finish_reasons.items())
     console.print(f"{comparison.questions} questions, {comparison.traces} traces ({reasons})")

@@ -14,6 +14,7 @@ from arrol_tts import metrics, voting
 from arrol_tts.answers import answers_equal, extract_answer
 from arrol_tts.calibration import AnswerCalibration
 from arrol_tts.combined import cross_val_vote
+from arrol_tts.errors import InputError
 from arrol_tts.recorded import read_traces
 from arrol_tts.trace import FINISH_REASONS, Trace
 from arrol_tts.voting import METHODS, VoteResult
@@ -141,7 +142,7 @@ def load_questions(
 # --- comparing ------------------------------------------------------------------------------------
 
 
-def compare(
+def compare_methods(
     questions: Questions,
     methods: Sequence[str] | None = None,
     *,
@@ -159,16 +160,16 @@ def compare(
         on_step: called after each method.
 
     Raises:
-        ValueError: an unknown method or option, or a named method that cannot vote on these traces.
+        InputError: an unknown method or option, or a named method that cannot vote on these traces.
     """
     options = dict(options or {})
     names = method_names() if methods is None else list(methods)
     for name in names:
         if name not in method_names():
-            raise ValueError(f"unknown voting method {name!r}; choose from {', '.join(method_names())}")
+            raise InputError(f"unknown voting method {name!r}; choose from {', '.join(method_names())}")
     for option in options:
         if not any(option in METHODS[name].options for name in names if name in METHODS):
-            raise ValueError(f"none of the methods {', '.join(names)} has an option {option!r}")
+            raise InputError(f"none of the methods {', '.join(names)} has an option {option!r}")
 
     majority = _vote_all(questions, "majority", options)
     reports = []
@@ -195,7 +196,7 @@ def method_names() -> list[str]:
 def _vote_all(questions: Questions, method: str, options: Mapping[str, Any]) -> list[VoteResult]:
     if method == COMBINED:
         if not all(_labelled(traces) for traces in questions.values()):
-            raise ValueError("the combined method is fitted, and needs reference answers")
+            raise InputError("the combined method is fitted, and needs reference answers")
         return cross_val_vote(list(questions.values()), folds=FOLDS)
     own = _own_options(method, options)
     return [voting.vote(traces, method, **own) for traces in questions.values()]

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from arrol_tts.files import write_atomic, write_json
 
-from ..commands.shared import finite
 from ..sampling.folder import RunFolder, folder_name
+from .json_ready import finite
 from .plots import curve_figure, reliability_figure
 from .summary import summarise
 
@@ -37,7 +37,7 @@ def write_report(folder: RunFolder) -> dict[str, Any]:
     Raises:
         FolderError: when it is no results folder, or nothing in it is complete.
     """
-    report = summarise(folder.runs(), folder.voter(), folder.manifest())
+    report = summarise(folder.samples(), folder.voter(), folder.manifest())
     verdicts = {entry["name"]: entry.pop("verdicts") for entry in report["benchmarks"]}
     _write_json(folder.path / VERDICTS_FILE, verdicts)
     _write_json(folder.path / JSON_FILE, report)

@@ -21,7 +21,8 @@ from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import METHODS, VoteResult
 
-from ..sampling.passes import FULL, Run, Traces
+from ..sampling.passes import FULL
+from ..sampling.seed_samples import SeedSamples, Traces
 from .compare_methods import sizes_to
 
 CURVE_METHODS = ("majority", "deepconf", "quality")
@@ -77,39 +78,44 @@ class Row:
     at: Mapping[int, float] | None = None
 
 
-def vote_rows(runs: Sequence[Run], voter: WeightedVoter) -> tuple[list[Row], dict[str, str]]:
+def rows_of(one: SeedSamples, voter: WeightedVoter) -> list[Row]:
+    """The methods that are drawn against tokens, and each way of stopping early, on one seed."""
+    return [*(vote_row([one], voter, method) for method in CURVE_METHODS), *stopping_rows([one], voter)]
+
+
+def vote_rows(samples: Sequence[SeedSamples], voter: WeightedVoter) -> tuple[list[Row], dict[str, str]]:
     """Every voting method on the traces that were sampled in full, and why others could not vote."""
     rows, skipped = [], {}
     for method in METHODS:
         try:
-            rows.append(vote_row(runs, voter, method))
+            rows.append(vote_row(samples, voter, method))
         except ValueError as error:
             skipped[method] = str(error)
     return rows, skipped
 
 
-def vote_row(runs: Sequence[Run], voter: WeightedVoter, method: str) -> Row:
+def vote_row(samples: Sequence[SeedSamples], voter: WeightedVoter, method: str) -> Row:
     """One method on the traces that were sampled in full.
 
     Raises:
         ValueError: when the traces lack a signal that the method needs.
     """
-    results = [[voter.vote(group, method) for group in run.full.values()] for run in runs]
-    right = np.mean([[bool(result.correct) for result in of_run] for of_run in results], axis=0)
-    tokens = np.mean([_tokens(run.full) for run in runs], axis=0)
-    at = _at(runs, voter, method, results)
-    at[runs[0].n] = float(right.mean())  # the votes themselves, whose ties are broken as users see them
+    results = [[voter.vote(group, method) for group in one.full.values()] for one in samples]
+    right = np.mean([[bool(result.correct) for result in of_seed] for of_seed in results], axis=0)
+    tokens = np.mean([_tokens(one.full) for one in samples], axis=0)
+    at = _at(samples, voter, method, results)
+    at[samples[0].n] = float(right.mean())  # the votes themselves, whose ties are broken as users see them
     return Row(method, method, right, tokens, at=at)
 
 
 def _at(
-    runs: Sequence[Run], voter: WeightedVoter, method: str, results: Sequence[Sequence[VoteResult]]
+    samples: Sequence[SeedSamples], voter: WeightedVoter, method: str, results: Sequence[Sequence[VoteResult]]
 ) -> dict[int, float]:
     """``{k: accuracy}`` for k = 1, 2, 4 .. below n, over random subsets of the traces."""
-    sizes = [k for k in sizes_to(runs[0].n) if k < runs[0].n]
+    sizes = [k for k in sizes_to(samples[0].n) if k < samples[0].n]
     if not sizes:
         return {}
-    every = [result for of_run in results for result in of_run]
+    every = [result for of_seed in results for result in of_seed]
     if method in EACH_BY_ITSELF:
         curves = [
             metrics.vote_curve(
@@ -145,40 +151,40 @@ def is_right(voter: WeightedVoter, traces: Sequence[Trace], method: str) -> bool
     return bool(voter.vote(traces, method).correct)
 
 
-def stopping_rows(runs: Sequence[Run], voter: WeightedVoter) -> list[Row]:
+def stopping_rows(samples: Sequence[SeedSamples], voter: WeightedVoter) -> list[Row]:
     """Each way of stopping early, with the vote that goes with it; ``random_pruned`` prunes without a head.
 
     The control keeps as many traces as ``pruned``, at random, and takes a majority vote; it is replayed.
     """
     rows = []
-    for name in runs[0].passes:
+    for name in samples[0].passes:
         if name == FULL:
             continue
         called, method = STOPPING_ROWS[name]
-        rows.append(_row(called, method, [run.passes[name] for run in runs], voter, _seconds(runs, name)))
+        rows.append(_row(called, method, [one.passes[name] for one in samples], voter, _seconds(samples, name)))
         if name == "pruned":
-            rule = keep_rule(voter, runs[0].keep)
+            rule = keep_rule(voter, samples[0].keep)
             at_random = [
-                {q: replay(with_random_scores(group, run.seed), rule) for q, group in run.full.items()}
-                for run in runs
+                {q: replay(with_random_scores(group, one.seed), rule) for q, group in one.full.items()}
+                for one in samples
             ]
             rows.append(_row("random_pruned", "majority", at_random, voter, None))
     return rows
 
 
 def _row(name: str, method: str, traces: Sequence[Traces], voter: WeightedVoter, seconds: float | None) -> Row:
-    right = np.mean([[is_right(voter, group, method) for group in of_run.values()] for of_run in traces], axis=0)
-    return Row(name, method, right, np.mean([_tokens(of_run) for of_run in traces], axis=0), seconds)
+    right = np.mean([[is_right(voter, group, method) for group in of_seed.values()] for of_seed in traces], axis=0)
+    return Row(name, method, right, np.mean([_tokens(of_seed) for of_seed in traces], axis=0), seconds)
 
 
-def full_seconds(runs: Sequence[Run]) -> float | None:
+def full_seconds(samples: Sequence[SeedSamples]) -> float | None:
     """Seconds that the full passes took."""
-    return _seconds(runs, FULL)
+    return _seconds(samples, FULL)
 
 
-def _seconds(runs: Sequence[Run], name: str) -> float | None:
-    known = [run.seconds[name] for run in runs if name in run.seconds]
-    return sum(known) if len(known) == len(runs) else None
+def _seconds(samples: Sequence[SeedSamples], name: str) -> float | None:
+    known = [one.seconds[name] for one in samples if name in one.seconds]
+    return sum(known) if len(known) == len(samples) else None
 
 
 def _tokens(traces: Traces) -> Floats:
@@ -191,17 +197,17 @@ def keep_rule(voter: WeightedVoter, share: float) -> KeepShare:
     return KeepShare(voter.config.positions[0], share)
 
 
-def token_curve(runs: Sequence[Run], voter: WeightedVoter, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def token_curve(samples: Sequence[SeedSamples], voter: WeightedVoter, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Accuracy against tokens: methods over random subsets of 1, 2, 4 .. n traces; pruning is replayed."""
     points = []
     for row in rows:
         if row.name in CURVE_METHODS and row.at:
-            mean = float(row.tokens.mean()) / runs[0].n
+            mean = float(row.tokens.mean()) / samples[0].n
             points += [_point(row.name, k, row.at[k], k * mean) for k in sorted(row.at)]
-    if "pruned" in runs[0].passes:
-        rule = keep_rule(voter, runs[0].keep)
-        sizes = sizes_to(runs[0].n)
-        groups = [group for run in runs for group in run.full.values()]
+    if "pruned" in samples[0].passes:
+        rule = keep_rule(voter, samples[0].keep)
+        sizes = sizes_to(samples[0].n)
+        groups = [group for one in samples for group in one.full.values()]
         stride, subsets = _thinned(len(groups), len(sizes))
         for k in sizes:
             right, tokens = [], []
@@ -218,12 +224,12 @@ def _point(method: str, k: int, accuracy: float, tokens: float) -> dict[str, Any
     return {"method": method, "n": k, "accuracy": accuracy, "tokens_per_question": tokens}
 
 
-def sample_figures(runs: Sequence[Run]) -> dict[str, Any]:
+def sample_figures(samples: Sequence[SeedSamples]) -> dict[str, Any]:
     """Accuracy of a trace alone, pass@k, lengths and how traces ended, without early stopping."""
-    right = np.array([[sum(bool(t.correct) for t in g) for g in run.full.values()] for run in runs])
-    n = runs[0].n
+    right = np.array([[sum(bool(t.correct) for t in g) for g in one.full.values()] for one in samples])
+    n = samples[0].n
     per_question = right.mean(axis=0) / n
-    traces = [trace for run in runs for group in run.full.values() for trace in group]
+    traces = [trace for one in samples for group in one.full.values() for trace in group]
     return {
         "accuracy": float(per_question.mean()),
         "interval": list(metrics.bootstrap_interval(per_question)),
@@ -233,12 +239,14 @@ def sample_figures(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def head_figures(runs: Sequence[Run], voter: WeightedVoter) -> dict[str, Any] | None:
+def head_figures(samples: Sequence[SeedSamples], voter: WeightedVoter) -> dict[str, Any] | None:
     """AUROC at the detection position and at the finish, and reliability at the finish; None without a head."""
     if voter.config is None:
         return None
     at = voter.config.positions[0]
-    scored = [(t, run.seed) for run in runs for group in run.full.values() for t in group if t.score is not None]
+    scored = [
+        (t, one.seed) for one in samples for group in one.full.values() for t in group if t.score is not None
+    ]
     if not scored:
         return None
     correct = np.array([bool(trace.correct) for trace, _ in scored])

@@ -18,76 +18,69 @@ from arrol_tts.metrics import (
 )
 from arrol_tts.voter import WeightedVoter
 
-from ..sampling.folder import Manifest
-from ..sampling.passes import FULL, Run
+from ..sampling.folder import RunManifest
+from ..sampling.passes import FULL
+from ..sampling.seed_samples import SeedSamples
 from .rows import (
     CURVE_METHODS,
     Row,
     full_seconds,
     head_figures,
-    is_right,
-    keep_rule,
     sample_figures,
     stopping_rows,
     token_curve,
-    vote_row,
     vote_rows,
 )
-
-__all__ = ["average", "benchmark_report", "interval", "is_right", "keep_rule", "rows_of", "summarise"]
 
 RESAMPLES = 10_000
 
 
-def rows_of(run: Run, voter: WeightedVoter) -> list[Row]:
-    """The methods that are drawn against tokens, and each way of stopping early, on one run."""
-    return [*(vote_row([run], voter, method) for method in CURVE_METHODS), *stopping_rows([run], voter)]
-
-
-def summarise(runs: Sequence[Sequence[Run]], voter: WeightedVoter, manifest: Manifest) -> dict[str, Any]:
+def summarise(
+    samples: Sequence[Sequence[SeedSamples]], voter: WeightedVoter, manifest: RunManifest
+) -> dict[str, Any]:
     """The report of a results folder.
 
     Args:
-        runs: for each benchmark, its runs by seed.
+        samples: for each benchmark, its samples by seed.
         voter: with the head's options.
         manifest: of the folder; all of it is in the report.
 
     Returns:
         JSON-ready figures: one entry a benchmark, their average, and the manifest.
     """
-    entries = [benchmark_report(of_benchmark, voter) for of_benchmark in runs]
+    entries = [benchmark_report(of_benchmark, voter) for of_benchmark in samples]
     return {
         **asdict(manifest),
-        "n": runs[0][0].n,
+        "n": samples[0][0].n,
         "benchmarks": entries,
         "average": average(entries) if len(entries) > 1 else None,
     }
 
 
-def benchmark_report(runs: Sequence[Run], voter: WeightedVoter) -> dict[str, Any]:
+def benchmark_report(samples: Sequence[SeedSamples], voter: WeightedVoter) -> dict[str, Any]:
     """One benchmark's entry: samples, votes, early stopping, head, curve, and verdicts by question."""
-    votes, skipped = vote_rows(runs, voter)
+    votes, skipped = vote_rows(samples, voter)
     majority = next(row for row in votes if row.name == "majority")
-    benchmark = runs[0].benchmark
-    stopped = stopping_rows(runs, voter)
+    benchmark = samples[0].benchmark
+    stopped = stopping_rows(samples, voter)
     whole = [row for row in votes if row.name in CURVE_METHODS]
     return {
         "name": benchmark.name,
         "synthetic": benchmark.synthetic,
         "source": benchmark.source,
         "questions": len(benchmark.problems),
-        "n": runs[0].n,
-        "seeds": [run.seed for run in runs],
-        "samples": sample_figures(runs),
+        "n": samples[0].n,
+        "seeds": [one.seed for one in samples],
+        "samples": sample_figures(samples),
         "votes": [
             {**_figures(row, majority), "at": {str(k): value for k, value in sorted((row.at or {}).items())}}
             for row in sorted(votes, key=lambda row: -row.right.mean())
         ],
         "skipped": skipped,
-        "stopping": [_stopping(row, majority, full_seconds(runs)) for row in (*whole, *stopped)],
-        "keep": runs[0].keep,
-        "head": head_figures(runs, voter),
-        "curve": token_curve(runs, voter, votes),
+        "stopping": [_stopping(row, majority, full_seconds(samples)) for row in (*whole, *stopped)],
+        "keep": samples[0].keep,
+        "head": head_figures(samples, voter),
+        "curve": token_curve(samples, voter, votes),
         "verdicts": {
             "questions": [problem.id for problem in benchmark.problems],
             "right": {row.name: row.right.tolist() for row in (*votes, *stopped)},

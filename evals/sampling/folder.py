@@ -21,7 +21,8 @@ from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.voter import WeightedVoter
 
 from ..benchmarks import Benchmark, Problem
-from .passes import FULL, Run, read_run
+from .passes import FULL
+from .seed_samples import SeedSamples, read_seed
 
 MANIFEST = "manifest.json"
 PROBLEMS = "problems.jsonl"
@@ -33,7 +34,7 @@ class FolderError(InputError):
 
 
 @dataclass(slots=True)
-class Manifest:
+class RunManifest:
     """What a results folder is for.
 
     Attributes:
@@ -85,7 +86,7 @@ class RunFolder:
         """The folder's own name."""
         return self.path.resolve().name
 
-    def open(self, manifest: Manifest) -> None:
+    def open(self, manifest: RunManifest) -> None:
         """Begin or go on: write the manifest, once it is known to fit what is there.
 
         Raises:
@@ -107,7 +108,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / MANIFEST, asdict(manifest))
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> RunManifest:
         """What the folder says of itself.
 
         Raises:
@@ -118,7 +119,7 @@ class RunFolder:
             data = json.loads(path.read_text())
             if data["format_version"] > FORMAT_VERSION:
                 raise FolderError(f"{path} was written by a newer version: upgrade arrol")
-            return Manifest(**data)
+            return RunManifest(**data)
         except FileNotFoundError:
             raise FolderError(
                 f"{self.path} holds no results ({MANIFEST} is missing): name a folder that arrol-eval run wrote"
@@ -159,8 +160,8 @@ class RunFolder:
         found = sorted(self.path.glob(f"*/{PROBLEMS}"), key=lambda path: path.stat().st_mtime_ns)
         return [_read_problems(path) for path in found]
 
-    def runs(self) -> list[list[Run]]:
-        """For each benchmark, its runs by seed; questions that are not complete in every run are left out.
+    def samples(self) -> list[list[SeedSamples]]:
+        """For each benchmark, its samples by seed; questions that are not complete in all of them are left out.
 
         Raises:
             FolderError: when no question is complete yet.
@@ -170,7 +171,7 @@ class RunFolder:
         for benchmark in self.benchmarks():
             n = int(manifest.sampling["n"])
             of_seed = [
-                read_run(
+                read_seed(
                     benchmark,
                     n=n,
                     seed=seed,
@@ -181,10 +182,10 @@ class RunFolder:
                 for seed in manifest.seeds
             ]
             # A seed that has only begun must not take away the questions of the others.
-            begun = [run for run in of_seed if run.full]
-            shared = set.intersection(*({*run.full} for run in begun)) if begun else set()
+            begun = [one for one in of_seed if one.full]
+            shared = set.intersection(*({*one.full} for one in begun)) if begun else set()
             if shared:
-                result.append([run.only(shared) for run in begun])
+                result.append([one.only(shared) for one in begun])
         if not result:
             raise FolderError(f"{self.path} has no question whose traces are complete: run the same command again")
         return result

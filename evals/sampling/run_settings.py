@@ -23,11 +23,11 @@ SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 1024
 
 
 class SettingsError(InputError):
-    """Settings that cannot work; the message says what to change."""
+    """RunSettings that cannot work; the message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class RunSettings:
     """A run.
 
     Attributes:
@@ -96,7 +96,7 @@ class Settings:
             for name in dict.fromkeys(self.benchmarks)
         ]
 
-    def complete(self, loaded: list[Benchmark]) -> Settings:
+    def complete(self, loaded: list[Benchmark]) -> RunSettings:
         """The same with the head, passes and sampling that follow from the rest spelled out.
 
         Raises:
@@ -124,6 +124,36 @@ class Settings:
             HeadError: when the head cannot be read.
         """
         return None if self.head is None else read_head_config(resolve_head(self.head))
+
+    def model_name(self) -> str:
+        """Path or hub id of the language model; empty when it is a server's to say.
+
+        Raises:
+            HeadError: when the head that would name it cannot be read.
+        """
+        config = None if self.model else self.head_config()
+        return self.model or (config.base_model if config else "")
+
+    def tokenizer(self) -> Any | None:
+        """The model's tokenizer; None when it is a server's.
+
+        Raises:
+            SettingsError: when there is no such model.
+        """
+        if self.servers:
+            return None
+        from transformers import AutoTokenizer
+
+        model = self.model_name()
+        try:
+            return AutoTokenizer.from_pretrained(model)
+        except OSError as error:
+            raise SettingsError(f"there is no language model at {model!r}: {error}") from None
+
+    @property
+    def all_seeds(self) -> range:
+        """``seeds`` of them, from ``seed`` on."""
+        return range(self.seed, self.seed + self.seeds)
 
     @property
     def engine_name(self) -> str:
@@ -160,8 +190,8 @@ class Settings:
         return WeightedVoter(engine, method="majority")
 
 
-def read_recipe(name_or_path: str) -> Settings:
-    """Settings from a recipe: one of ``recipe_names()``, or a YAML file with fields of ``Settings``.
+def read_recipe(name_or_path: str) -> RunSettings:
+    """RunSettings from a recipe: one of ``recipe_names()``, or a YAML file with fields of ``RunSettings``.
 
     Raises:
         SettingsError: when there is no such recipe, or it has unknown fields.
@@ -177,14 +207,14 @@ def read_recipe(name_or_path: str) -> Settings:
         ) from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from None
-    known = {field.name for field in dataclasses.fields(Settings)}
+    known = {field.name for field in dataclasses.fields(RunSettings)}
     if not isinstance(data, dict) or (unknown := sorted(set(data) - known)):
         what = f"unknown fields {', '.join(unknown)}" if isinstance(data, dict) else "no mapping"
         raise SettingsError(f"{path} has {what}; known fields: {', '.join(sorted(known))}")
     lists = {
         name: tuple(data[name]) for name in ("benchmarks", "stopping", "servers") if data.get(name) is not None
     }
-    return Settings(**{**data, **lists})
+    return RunSettings(**{**data, **lists})
 
 
 def recipe_names() -> list[str]:

@@ -147,10 +147,10 @@ def test_pruned_traces_are_not_labelled_wrong(vllm_engine: VLLMEngine, tmp_path:
     from arrol_tts import WeightedVoter
     from arrol_tts.head_config import read_head_config, resolve_head
     from evals.benchmarks.pocket import load
-    from evals.sampling.passes import run_benchmark
+    from evals.sampling.seed_samples import sample_seed
 
     voter = WeightedVoter(vllm_engine, config=read_head_config(resolve_head("pocket")))
-    run = run_benchmark(load(2), voter, n=8, seed=0, keep=0.5, out=tmp_path)
+    run = sample_seed(load(2), voter, n=8, seed=0, keep=0.5, out=tmp_path)
     traces = [trace for group in run.passes["pruned"].values() for trace in group]
     assert {trace.correct for trace in traces if trace.finish_reason == "pruned"} == {None}
     assert {trace.correct for trace in traces if trace.finish_reason != "pruned"} <= {True, False}

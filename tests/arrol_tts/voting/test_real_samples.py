@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from arrol_tts import metrics
 from arrol_tts.trace import Trace
 from arrol_tts.voting import vote
-from evals.reporting.compare_methods import Questions, compare, load_questions
+from evals.reporting.compare_methods import Questions, compare_methods, load_questions
 from tests.paths import SHARED_DATA
 
 
@@ -93,7 +93,7 @@ def test_brumo_state_as_a_signal(brumo: Questions) -> None:
 
 
 def test_brumo_combined_beats_majority_on_held_out_questions(brumo: Questions) -> None:
-    reports = {report.method: report for report in compare(brumo, ["majority", "combined"]).methods}
+    reports = {report.method: report for report in compare_methods(brumo, ["majority", "combined"]).methods}
     assert reports["combined"].gained is not None
     assert reports["combined"].accuracy is not None
     assert reports["combined"].accuracy >= 28 / 29
@@ -102,7 +102,7 @@ def test_brumo_combined_beats_majority_on_held_out_questions(brumo: Questions) -
 
 
 def test_brumo_every_method_is_in_one_table(brumo: Questions) -> None:
-    voted = {report.method for report in compare(brumo).methods if report.skipped is None}
+    voted = {report.method for report in compare_methods(brumo).methods if report.skipped is None}
     assert {
         "majority",
         "deepconf",

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from evals.cli import app
-from evals.commands import run as run_module
 from evals.sampling.passes import FOLDERS
 
 PASSES = ["full", "pruned", "threshold", "budget", "consensus"]
@@ -299,31 +298,3 @@ def test_a_folder_that_is_no_results_folder_is_refused(tmp_path: Path) -> None:
     result = invoke(*SETTINGS, "--out", str(tmp_path), columns=300)
     assert result.exit_code == 2
     assert "is not empty and holds no manifest.json" in result.output
-
-
-def test_servers_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from arrol_tts.errors import ServerError
-
-    tried = []
-
-    def failing(*_: Any) -> None:
-        tried.append(1)
-        raise ServerError("no server is left")
-
-    monkeypatch.setattr(run_module, "SERVER_PAUSES", (0, 0))
-    monkeypatch.setattr(run_module, "_sample", failing)
-    settings = run_module.Settings(("pocket",), n=2, limit=1, servers=("http://x",), engine="transformers")
-    monkeypatch.setattr(
-        run_module.Settings, "load_voter", lambda _: run_module.WeightedVoter(_StubEngine(), config=None)
-    )
-    loaded = settings.load_benchmarks({})
-    with pytest.raises(ServerError):
-        run_module._run(settings.complete(loaded), loaded, run_module.RunFolder(tmp_path / "out"))
-    assert len(tried) == 3
-
-
-class _StubEngine:
-    model, hidden_size = "served", 8
-
-    def close(self) -> None:
-        pass

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from evals.commands.vote import vote
-from evals.reporting.compare_methods import compare, load_questions
+from evals.reporting.compare_methods import compare_methods, load_questions
 
 app = typer.Typer()
 app.command()(vote)
@@ -196,7 +196,7 @@ def test_a_trace_store_is_read_as_it_is(samples: Path) -> None:
 
 def test_a_single_question_can_be_compared_from_python() -> None:
     questions = {"a": [Trace("a", 0, answer="1", correct=True), Trace("a", 1, answer="1", correct=True)]}
-    (report,) = compare(questions, ["majority"]).methods
+    (report,) = compare_methods(questions, ["majority"]).methods
     assert (report.accuracy, report.calibrated_brier) == (1.0, None)
 
 

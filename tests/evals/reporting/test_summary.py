@@ -17,8 +17,9 @@ from arrol_tts.voter import WeightedVoter
 from evals.benchmarks import Benchmark, Problem
 from evals.reporting.report import write_report
 from evals.reporting.summary import average, benchmark_report
-from evals.sampling.folder import Manifest, RunFolder
-from evals.sampling.passes import FOLDERS, Run
+from evals.sampling.folder import RunFolder, RunManifest
+from evals.sampling.passes import FOLDERS
+from evals.sampling.seed_samples import SeedSamples
 
 CONFIG = QualityHeadConfig(base_model="m", hidden_size=4, positions=[2])
 
@@ -29,7 +30,7 @@ def trace(question: str, sample: int, answer: str, score: float, tokens: int = 1
     return Trace(question, sample, answer=answer, num_tokens=tokens, scores=scores, confidence=confidence)
 
 
-def run_of(answers: list[list[tuple[str, float]]], seed: int = 0, n: int = 4) -> Run:
+def run_of(answers: list[list[tuple[str, float]]], seed: int = 0, n: int = 4) -> SeedSamples:
     """Questions whose right answer is "1"; for each trace its answer and score."""
     problems = tuple(Problem(f"q{i}", "?", "1") for i in range(len(answers)))
     full = {
@@ -39,7 +40,7 @@ def run_of(answers: list[list[tuple[str, float]]], seed: int = 0, n: int = 4) ->
         for each in group:
             each.correct = each.answer == "1"
     benchmark = Benchmark("made", problems, lambda p, a: a == p.answer)
-    return Run(benchmark, n, seed, 0.5, {"full": full}, {"full": 2.0})
+    return SeedSamples(benchmark, n, seed, 0.5, {"full": full}, {"full": 2.0})
 
 
 # The head knows: the wrong answers of the second question have low scores.
@@ -108,7 +109,7 @@ def make_folder(path: Path) -> RunFolder:
 
     folder, config = RunFolder(path), read_head_config(resolve_head("pocket"))
     folder.open(
-        Manifest(
+        RunManifest(
             model="pocket",
             engine="vllm",
             head="pocket",

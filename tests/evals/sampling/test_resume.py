@@ -20,7 +20,7 @@ from arrol_tts.trace import Trace
 from evals.benchmarks import pocket
 from evals.cli import app
 from evals.sampling.folder import RunFolder
-from evals.sampling.passes import run_benchmark
+from evals.sampling.seed_samples import sample_seed
 
 QUESTIONS, N = 6, 4
 FOLDERS = ("traces", "traces_pruned")
@@ -103,7 +103,7 @@ def check_kills(tmp_path: Path, temperature: float, kills: int, questions: int) 
     verdicts = [json.loads((out / "verdicts.json").read_text())["pocket"]["right"] for out in (cut, whole)]
     if temperature == 0:
         assert verdicts[0] == verdicts[1]
-    (runs,), (others,) = RunFolder(cut).runs(), RunFolder(whole).runs()
+    (runs,), (others,) = RunFolder(cut).samples(), RunFolder(whole).samples()
     assert len(runs[0].full) == len(others[0].full) == questions
 
 
@@ -143,7 +143,7 @@ class RecordingVoter:
 
 
 def run(voter: RecordingVoter, out: Path, stopping: tuple[str, ...]) -> Any:
-    return run_benchmark(
+    return sample_seed(
         pocket.load(QUESTIONS),
         voter,
         n=N,
@@ -181,7 +181,7 @@ def test_questions_that_are_compared_are_stored_and_sampled_whole(tmp_path: Path
 def test_a_report_leaves_out_questions_that_are_not_complete(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(RecordingVoter(stop_after=10), tmp_path, ())
-    from evals.sampling.passes import read_run
+    from evals.sampling.seed_samples import read_seed
 
-    found = read_run(pocket.load(QUESTIONS), n=N, seed=0, keep=0.5, out=tmp_path, passes=("full",))
+    found = read_seed(pocket.load(QUESTIONS), n=N, seed=0, keep=0.5, out=tmp_path, passes=("full",))
     assert list(found.full) == ["pocket-0", "pocket-1"]

@@ -14,7 +14,7 @@ from arrol_tts.store import TraceStore
 from arrol_tts.voter import WeightedVoter
 from evals.benchmarks import pocket
 from evals.reporting.summary import benchmark_report
-from evals.sampling.passes import Run, run_benchmark
+from evals.sampling.seed_samples import SeedSamples, sample_seed
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
@@ -41,8 +41,8 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
             server.kill()
 
 
-def run(voter: WeightedVoter, out: Path) -> Run:
-    return run_benchmark(
+def run(voter: WeightedVoter, out: Path) -> SeedSamples:
+    return sample_seed(
         pocket.load(QUESTIONS),
         voter,
         n=N,
