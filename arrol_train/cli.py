@@ -12,7 +12,8 @@ import yaml
 
 if TYPE_CHECKING:
     from arrol_train.heads.collect import CollectionManifest
-    from arrol_tts.engine.base import Engine, Question
+    from arrol_tts.engine.base import Engine
+    from arrol_tts.engine.request import Question
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -230,7 +231,7 @@ def _show_prompt(model: str | None, question: Question) -> None:
         return
     from transformers import AutoTokenizer
 
-    from arrol_tts.engine.base import prompt_ids
+    from arrol_tts.prompts import prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     typer.echo(tokenizer.decode(prompt_ids(tokenizer, question)))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from arrol_tts.calibration import AnswerCalibration
     from arrol_tts.combined import CombinedVoter, fit_combined
     from arrol_tts.consensus import Consensus
-    from arrol_tts.engine.base import Question, Sampling
+    from arrol_tts.engine.request import Question, Sampling
     from arrol_tts.engine.server_engine import ServerEngine
     from arrol_tts.errors import ArrolError, HeadError, ServerError
     from arrol_tts.events import Ended, Event, Progress, Voted
@@ -43,8 +43,8 @@ _HOMES = {
     "Progress": "events",
     "QualityHead": "head",
     "QualityHeadConfig": "head_config",
-    "Question": "engine.base",
-    "Sampling": "engine.base",
+    "Question": "engine.request",
+    "Sampling": "engine.request",
     "ServerEngine": "engine.server_engine",
     "ServerError": "errors",
     "Threshold": "stopping",

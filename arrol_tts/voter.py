@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from arrol_tts.answers import extract_answer
 from arrol_tts.consensus import Consensus
-from arrol_tts.engine.base import Question, Sampling, check_request, never_stop
+from arrol_tts.engine.request import Question, Sampling, check_request, never_stop
 from arrol_tts.events import Event, Progress
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
 from arrol_tts.prompts import Prompt

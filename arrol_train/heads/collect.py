@@ -20,7 +20,8 @@ import numpy as np
 from arrol_train.questions import TrainingQuestion
 from arrol_train.rewards import Reward
 from arrol_tts.answers import extract_answer
-from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Sampling
+from arrol_tts.engine.base import DEFAULT_TOP_K, Engine
+from arrol_tts.engine.request import Sampling
 from arrol_tts.errors import InputError
 from arrol_tts.files import claim_folder, differences
 from arrol_tts.prompts import Prompt

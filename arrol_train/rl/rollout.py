@@ -35,7 +35,7 @@ from arrol_train.rl.config import RolloutConfig, check_same
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.sampler import Group, GroupSampler, sampling_of
 from arrol_train.rl.weights import policy_weights
-from arrol_tts.engine.base import Question
+from arrol_tts.engine.request import Question
 from arrol_tts.errors import EngineError
 from arrol_tts.files import write_json
 

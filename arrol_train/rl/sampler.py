@@ -15,7 +15,8 @@ from arrol_train.rewards import Grader, Row
 from arrol_train.rl.config import Detection, RolloutConfig
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.selection import select
-from arrol_tts.engine.base import Question, Sampling, encode_prompt
+from arrol_tts.engine.request import Question, Sampling
+from arrol_tts.prompts import encode_prompt
 from arrol_tts.stopping import TraceSpec
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ class GroupSampler:
         rng: np.random.Generator | None = None,
     ) -> Group:
         """Generate a group, pruning it at every detection position."""
-        group = Group(row, self._encode(self._rows[row]["prompt"]), [Rollout() for _ in range(size)])
+        group = Group(
+            row, encode_prompt(self._tokenizer, self._rows[row]["prompt"]), [Rollout() for _ in range(size)]
+        )
         group.survivors = list(group.rollouts)
         for point in detect:
             keep = round(point.keep * size)
@@ -203,12 +206,6 @@ class GroupSampler:
         if self.head is None:
             return TraceSpec(logprobs=True)
         return TraceSpec(logprobs=True, score_at=marks, score_finish=True, features_at=marks, features_finish=True)
-
-    def _encode(self, prompt: Any) -> list[int]:
-        if isinstance(prompt, str):
-            return encode_prompt(self._tokenizer, prompt)
-        text = self._tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
 
 def sampling_of(config: RolloutConfig, n: int, max_tokens: int, seed: int) -> Sampling:

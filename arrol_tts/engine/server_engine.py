@@ -22,16 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from arrol_tts.engine.base import (
-    DEFAULT_TOP_K,
-    Question,
-    Sampling,
-    StopQuestion,
-    check_request,
-    group_specs,
-    never_stop,
-)
+from arrol_tts.engine.base import DEFAULT_TOP_K, group_specs
 from arrol_tts.engine.handover import head_folder, weights_file
+from arrol_tts.engine.request import Question, Sampling, StopQuestion, check_request, never_stop
 from arrol_tts.engine.server_replies import START_COMMAND, Written, read_trace
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.errors import ServerError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from arrol_tts.engine.base import Question, make_trace
+from arrol_tts.engine.base import make_trace
+from arrol_tts.engine.request import Question
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.errors import ServerError
 from arrol_tts.stopping import TraceSpec

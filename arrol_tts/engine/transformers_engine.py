@@ -17,20 +17,12 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from arrol_tts.engine.base import (
-    DEFAULT_TOP_K,
-    Question,
-    Sampling,
-    StopQuestion,
-    check_request,
-    group_specs,
-    make_trace,
-    never_stop,
-    prompt_ids,
-)
+from arrol_tts.engine.base import DEFAULT_TOP_K, group_specs, make_trace
+from arrol_tts.engine.request import Question, Sampling, StopQuestion, check_request, never_stop
 from arrol_tts.engine.signals import token_confidence
 from arrol_tts.engine.stop_texts import StopTexts
 from arrol_tts.events import Progress
+from arrol_tts.prompts import prompt_ids
 from arrol_tts.stopping import Monitor, TraceSpec
 from arrol_tts.trace import FinishReason, Trace
 

@@ -11,21 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arrol_tts.engine.base import (
-    DEFAULT_TOP_K,
-    Question,
-    Sampling,
-    StopQuestion,
-    check_request,
-    group_specs,
-    hidden_size_of,
-    never_stop,
-    prompt_ids,
-)
+from arrol_tts.engine.base import DEFAULT_TOP_K, group_specs, hidden_size_of
 from arrol_tts.engine.handover import head_folder, weights_file
+from arrol_tts.engine.request import Question, Sampling, StopQuestion, check_request, never_stop
 from arrol_tts.engine.vllm_loop import VLLMLoop
 from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, check_vllm, vllm_options
 from arrol_tts.engine.vllm_run import Run, Sampled
+from arrol_tts.prompts import prompt_ids
 from arrol_tts.stopping import TraceSpec
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from arrol_tts.engine.base import Question, Sampling, StopQuestion, make_trace
+from arrol_tts.engine.base import make_trace
+from arrol_tts.engine.request import Question, Sampling, StopQuestion
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.events import Progress
 from arrol_tts.trace import Trace

@@ -149,7 +149,7 @@ def pocket_prompts(count: int) -> list[list[int]]:
     """Token ids of pocket test questions."""
     from transformers import AutoTokenizer
 
-    from arrol_tts.engine.base import encode_prompt
+    from arrol_tts.prompts import encode_prompt
 
     tokenizer = AutoTokenizer.from_pretrained(POCKET_MODEL)
     return [encode_prompt(tokenizer, q.text) for q in itertools.islice(questions("test", SEED), count)]

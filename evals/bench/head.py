@@ -385,7 +385,7 @@ def overhead(out: Path, model: Path, count: int = 8, n: int = 16, rounds: int = 
     from arrol_train.heads.collect import CollectionManifest, collect
     from arrol_train.questions import read_prompt, read_questions
     from arrol_train.rewards import math_reward
-    from arrol_tts.engine.base import Sampling
+    from arrol_tts.engine.request import Sampling
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
     out.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from arrol_tts.engine.base import prompt_ids
 from arrol_tts.errors import InputError
+from arrol_tts.prompts import prompt_ids
 
 from ..benchmarks import Benchmark
 from ..reporting.report import print_report, write_report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from arrol_tts.engine.base import Question
+from arrol_tts.engine.request import Question
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.prompts import Prompt
 

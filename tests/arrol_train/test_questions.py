@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arrol_train.questions import TrainingQuestion, read_prompt, read_questions
-from arrol_tts.engine.base import Question
+from arrol_tts.engine.request import Question
 from arrol_tts.prompts import Prompt
 
 

@@ -18,7 +18,7 @@ def test_the_prepared_model_answers() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from arrol_tts.engine.base import encode_prompt
+    from arrol_tts.prompts import encode_prompt
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     model = AutoModelForCausalLM.from_pretrained(MODEL)

@@ -14,7 +14,7 @@ import pytest
 from arrol_train.heads.collect import CollectError, CollectionManifest, collect, default_positions, predicted_bytes
 from arrol_train.questions import TrainingQuestion
 from arrol_train.rewards import pocket_reward
-from arrol_tts.engine.base import Question, Sampling
+from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.pocket import POCKET_MODEL, questions, verify
 from arrol_tts.revision import model_revision
 from arrol_tts.stopping import TraceSpec
@@ -92,7 +92,7 @@ def test_vectors_are_the_models_own(whole: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from arrol_tts.engine.base import encode_prompt
+    from arrol_tts.prompts import encode_prompt
 
     tokenizer = AutoTokenizer.from_pretrained(POCKET_MODEL)
     backbone = AutoModelForCausalLM.from_pretrained(POCKET_MODEL).eval().base_model

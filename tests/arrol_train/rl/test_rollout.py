@@ -17,8 +17,9 @@ from arrol_train.rewards import pocket_reward
 from arrol_train.rl.config import ConfigError, RolloutConfig
 from arrol_train.rl.rollout import EngineMismatchError, PrunedRollout
 from arrol_train.rl.weights import policy_weights
-from arrol_tts.engine.base import Question, Sampling, encode_prompt
+from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.pocket import POCKET_MODEL, questions
+from arrol_tts.prompts import encode_prompt
 from arrol_tts.stopping import TraceSpec
 
 if TYPE_CHECKING:

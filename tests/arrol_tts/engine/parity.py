@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from arrol_tts.engine.base import Question, encode_prompt
+from arrol_tts.engine.request import Question
 from arrol_tts.pocket import POCKET_MODEL
+from arrol_tts.prompts import encode_prompt
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace
 

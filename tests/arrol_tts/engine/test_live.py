@@ -28,10 +28,10 @@ from arrol_tts import (
     WeightedVoter,
     vote,
 )
-from arrol_tts.engine.base import encode_prompt
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD, questions
+from arrol_tts.prompts import encode_prompt
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 from arrol_tts import WeightedVoter
-from arrol_tts.engine.base import Question, Sampling
+from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.server_engine import ServerEngine
 from arrol_tts.errors import ServerError
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions

@@ -15,7 +15,7 @@ import pytest
 from arrol_tts import WeightedVoter
 from arrol_tts.consensus import Consensus
 from arrol_tts.engine import server_engine
-from arrol_tts.engine.base import Question, Sampling
+from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.server_engine import ServerEngine
 from arrol_tts.errors import ServerError
 from arrol_tts.stopping import KeepShare, TraceSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
-from arrol_tts.engine.base import Sampling
+from arrol_tts.engine.request import Sampling
 from arrol_tts.engine.stop_texts import StopTexts, before_stop
 from arrol_tts.stopping import TraceSpec
 

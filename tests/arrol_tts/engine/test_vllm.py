@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arrol_tts.engine.base import Question, Sampling, encode_prompt
+from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.pocket import POCKET_MODEL, questions
+from arrol_tts.prompts import encode_prompt
 from arrol_tts.stopping import KeepShare, TraceSpec
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arrol_tts.engine.base import Question, Sampling
+from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace

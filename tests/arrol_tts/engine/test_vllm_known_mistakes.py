@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from arrol_tts import Trace
-from arrol_tts.engine.base import Question, Sampling, encode_prompt
+from arrol_tts.engine.request import Question, Sampling
+from arrol_tts.prompts import encode_prompt
 from arrol_tts.stopping import KeepShare, Threshold, TraceSpec
 from arrol_tts.voting import vote
 from tests.arrol_tts.engine.parity import SCORE_TOLERANCE, Reference

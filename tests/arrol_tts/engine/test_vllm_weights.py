@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from arrol_tts.engine.base import Question, Sampling, encode_prompt
+from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.pocket import POCKET_MODEL, questions
+from arrol_tts.prompts import encode_prompt
 from arrol_tts.stopping import TraceSpec
 from tests.conftest import load_pocket
 
