@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from arrol_tts.errors import InputError, MissingPackageError
 
 Floats = NDArray[np.float64]
 Question = TypeVar("Question", bound=Hashable)
@@ -34,10 +35,10 @@ def accuracy_per_question(correct: Sequence[bool], questions: Sequence[Question]
         questions: the question of each sample.
 
     Raises:
-        ValueError: when the two differ in length or are empty.
+        InputError: when the two differ in length or are empty.
     """
     if len(correct) != len(questions) or not len(correct):
-        raise ValueError(
+        raise InputError(
             f"correct has {len(correct)} values and questions {len(questions)}; "
             "give one of each per sample, and at least one sample"
         )
@@ -59,15 +60,15 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> Floats:
         float64, the broadcast shape: one probability per question.
 
     Raises:
-        ValueError: unless 1 <= k <= n and 0 <= c <= n.
+        InputError: unless 1 <= k <= n and 0 <= c <= n.
 
     Source: Chen et al. 2021, section 2.1, https://arxiv.org/abs/2107.03374.
     """
     samples, right = np.broadcast_arrays(np.asarray(num_samples, float), np.asarray(num_correct, float))
     if k < 1 or (samples < k).any():
-        raise ValueError(f"k is {k}; it must be at least 1 and at most the {samples.min():g} samples drawn")
+        raise InputError(f"k is {k}; it must be at least 1 and at most the {samples.min():g} samples drawn")
     if (right < 0).any() or (right > samples).any():
-        raise ValueError("num_correct must lie between 0 and num_samples")
+        raise InputError("num_correct must lie between 0 and num_samples")
     drawn = np.arange(k)
     wrong = samples - right
     # C(n-c, k) / C(n, k) as a product of k ratios: no large numbers, and 0 once the wrong ones run out.
@@ -84,12 +85,12 @@ def random_subsets(num_samples: int, k: int, *, subsets: int = 200, seed: int = 
     row is returned: every subset is the same.
 
     Raises:
-        ValueError: unless 1 <= k <= num_samples and subsets >= 1.
+        InputError: unless 1 <= k <= num_samples and subsets >= 1.
     """
     if not 1 <= k <= num_samples:
-        raise ValueError(f"k is {k}; it must be between 1 and the {num_samples} samples there are")
+        raise InputError(f"k is {k}; it must be between 1 and the {num_samples} samples there are")
     if subsets < 1:
-        raise ValueError(f"subsets is {subsets}; it must be at least 1")
+        raise InputError(f"subsets is {subsets}; it must be at least 1")
     if k == num_samples:
         return np.arange(num_samples)[None, :]
     order = np.random.default_rng(seed).random((subsets, num_samples)).argsort(axis=1)
@@ -122,18 +123,18 @@ def vote_curve(
         float64 ``[len(sizes)]``.
 
     Raises:
-        ValueError: on differing lengths, weights that are negative or not finite, k out of range.
+        InputError: on differing lengths, weights that are negative or not finite, k out of range.
     """
     classes = np.asarray(groups)
     right = np.asarray(correct, bool)
     weight = np.ones(len(classes)) if weights is None else np.asarray(weights, float)
     if not classes.shape == right.shape == weight.shape or classes.ndim != 1:
-        raise ValueError(
+        raise InputError(
             f"groups, correct and weights have shapes {classes.shape}, {right.shape}, {weight.shape}; "
             "give one of each per sample"
         )
     if not np.isfinite(weight).all() or (weight < 0).any():
-        raise ValueError("weights must be finite and not negative")
+        raise InputError("weights must be finite and not negative")
     voting = classes >= 0
     _, compact = np.unique(classes[voting], return_inverse=True)
     column = np.full(len(classes), -1)
@@ -204,7 +205,7 @@ def auroc(correct: ArrayLike, scores: ArrayLike) -> float:
         The area under the ROC curve; nan when all samples are right or all wrong.
 
     Raises:
-        ValueError: on differing lengths or scores that are not finite.
+        InputError: on differing lengths or scores that are not finite.
     """
     return float(auroc_per_question(correct, scores, np.zeros(np.shape(correct), int))[0])
 
@@ -216,12 +217,12 @@ def auroc_per_question(correct: ArrayLike, scores: ArrayLike, questions: ArrayLi
     """
     right, score, question = np.asarray(correct, bool), np.asarray(scores, float), np.asarray(questions)
     if not right.shape == score.shape == question.shape or right.ndim != 1 or not right.size:
-        raise ValueError(
+        raise InputError(
             f"correct, scores and questions have shapes {right.shape}, {score.shape}, {question.shape}; "
             "give one of each per sample, and at least one sample"
         )
     if not np.isfinite(score).all():
-        raise ValueError("scores must be finite: leave out the samples that have none")
+        raise InputError("scores must be finite: leave out the samples that have none")
     _, group = np.unique(question, return_inverse=True)
     num_groups = int(group.max()) + 1
 
@@ -279,7 +280,7 @@ def brier(probabilities: ArrayLike, outcomes: ArrayLike) -> float:
     """Mean squared difference between predicted probabilities and 0/1 outcomes; lower is better.
 
     Raises:
-        ValueError: when the two differ in length, are empty, or a probability leaves [0, 1].
+        InputError: when the two differ in length, are empty, or a probability leaves [0, 1].
     """
     probability, outcome = _predictions(probabilities, outcomes)
     return float(np.mean((probability - outcome) ** 2))
@@ -289,12 +290,12 @@ def reliability(probabilities: ArrayLike, outcomes: ArrayLike, *, bins: int = 10
     """Observed accuracy against predicted probability in equal-width bins, for plot and ECE.
 
     Raises:
-        ValueError: as :func:`brier`, or when ``bins`` is below 1.
+        InputError: as :func:`brier`, or when ``bins`` is below 1.
 
     Source: Guo et al. 2017, section 2, https://arxiv.org/abs/1706.04599.
     """
     if bins < 1:
-        raise ValueError(f"bins is {bins}; it must be at least 1")
+        raise InputError(f"bins is {bins}; it must be at least 1")
     probability, outcome = _predictions(probabilities, outcomes)
     edges = np.linspace(0.0, 1.0, bins + 1)
     index = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, bins - 1)
@@ -314,14 +315,14 @@ def expected_calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, *,
 def _predictions(probabilities: ArrayLike, outcomes: ArrayLike) -> tuple[Floats, Floats]:
     probability, outcome = np.asarray(probabilities, float), np.asarray(outcomes, float)
     if probability.shape != outcome.shape or probability.ndim != 1 or not probability.size:
-        raise ValueError(
+        raise InputError(
             f"probabilities and outcomes have shapes {probability.shape} and {outcome.shape}; "
             "give one of each per prediction, and at least one prediction"
         )
     if not ((probability >= 0) & (probability <= 1)).all():
-        raise ValueError("probabilities must lie in [0, 1]")
+        raise InputError("probabilities must lie in [0, 1]")
     if not np.isin(outcome, (0.0, 1.0)).all():
-        raise ValueError("outcomes must be true or false")
+        raise InputError("outcomes must be true or false")
     return probability, outcome
 
 
@@ -341,7 +342,7 @@ def bootstrap_interval(
         ``(low, high)``.
 
     Raises:
-        ValueError: without questions, on values that are not finite, or a level outside (0, 1).
+        InputError: without questions, on values that are not finite, or a level outside (0, 1).
     """
     values = np.asarray(values_per_question, float)
     return bootstrap_ratio_interval(values, np.ones(values.shape), level=level, resamples=resamples, seed=seed)
@@ -368,16 +369,16 @@ def bootstrap_ratio_interval(
         ``(low, high)``.
 
     Raises:
-        ValueError: on shapes that differ, no questions, values that are not finite, denominators
+        InputError: on shapes that differ, no questions, values that are not finite, denominators
             that are not positive, or a level outside (0, 1).
     """
     above, below = np.asarray(numerators, float), np.asarray(denominators, float)
     if above.shape != below.shape or above.ndim != 1 or not above.size:
-        raise ValueError(f"values have shapes {above.shape} and {below.shape}; give one per question")
+        raise InputError(f"values have shapes {above.shape} and {below.shape}; give one per question")
     if not (np.isfinite(above).all() and np.isfinite(below).all()):
-        raise ValueError("values must be finite: leave out the questions that have none")
+        raise InputError("values must be finite: leave out the questions that have none")
     if (below <= 0).any():
-        raise ValueError("denominators must be positive")
+        raise InputError("denominators must be positive")
     _check_level(level)
     draws = [
         above[index].sum(axis=1) / below[index].sum(axis=1)
@@ -391,30 +392,38 @@ def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> tupl
     """Wilson score interval of a proportion of independent trials.
 
     Raises:
-        ValueError: unless 0 <= successes <= trials, trials >= 1 and 0 < level < 1.
+        InputError: unless 0 <= successes <= trials, trials >= 1 and 0 < level < 1.
+        MissingPackageError: without SciPy.
 
     Source: Wilson 1927; https://en.wikipedia.org/wiki/Binomial_proportion_confidence_interval.
     """
     if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes of {trials} trials is not a proportion")
+        raise InputError(f"{successes} successes of {trials} trials is not a proportion")
     _check_level(level)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / trials
-    center = share + z * z / (2 * trials)
-    margin = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
+    found = _binomtest(successes, trials).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def _binomtest(successes: int, trials: int) -> Any:
+    """SciPy's exact binomial test, loaded when first asked for: votes do without it."""
+    try:
+        from scipy.stats import binomtest
+    except ImportError:
+        raise MissingPackageError(
+            "intervals and tests of reports need scipy, which is not installed: pip install 'arrol[evals]'"
+        ) from None
+    return binomtest(successes, trials)
 
 
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, such as 0.95")
+        raise InputError(f"level is {level}; it must lie between 0 and 1, such as 0.95")
 
 
 def _chunks(rows: int, columns: int, seed: int, *, high: int) -> Iterator[NDArray[np.int64]]:
     """Random integers below ``high`` of shape ``[rows, columns]``, a bounded number of rows at a time."""
     if rows < 1:
-        raise ValueError(f"resamples is {rows}; it must be at least 1")
+        raise InputError(f"resamples is {rows}; it must be at least 1")
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS_PER_CHUNK // columns)
     for start in range(0, rows, step):
@@ -444,7 +453,8 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
         first, second: bool ``[questions]``, whether each method is right, in the same order.
 
     Raises:
-        ValueError: when the two differ in length or are empty.
+        InputError: when the two differ in length or are empty.
+        MissingPackageError: without SciPy.
 
     Source: McNemar 1947; the exact form is the binomial sign test on the discordant pairs.
     """
@@ -452,8 +462,8 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     _check_paired(one.shape, two.shape)
     only_first, only_second = int((one & ~two).sum()), int((~one & two).sum())
     discordant = only_first + only_second
-    tail = sum(math.comb(discordant, i) for i in range(min(only_first, only_second) + 1))
-    return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**discordant))
+    p_value = float(_binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return McNemar(only_first, only_second, p_value)
 
 
 def paired_permutation_test(
@@ -469,13 +479,13 @@ def paired_permutation_test(
         resamples: random sign patterns. seed: of the draw.
 
     Raises:
-        ValueError: when the two differ in length or are empty, or values are not finite.
+        InputError: when the two differ in length or are empty, or values are not finite.
     """
     one, two = np.asarray(first, float), np.asarray(second, float)
     _check_paired(one.shape, two.shape)
     difference = one - two
     if not np.isfinite(difference).all():
-        raise ValueError("values must be finite: leave out the questions that have none")
+        raise InputError("values must be finite: leave out the questions that have none")
     difference = difference[difference != 0]  # flipping the sign of zero changes nothing
     if not difference.size:
         return 1.0
@@ -492,4 +502,4 @@ def paired_permutation_test(
 
 def _check_paired(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     if first != second or len(first) != 1 or not first[0]:
-        raise ValueError(f"the methods have values of shapes {first} and {second}; give one each per question")
+        raise InputError(f"the methods have values of shapes {first} and {second}; give one each per question")

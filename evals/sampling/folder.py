@@ -16,7 +16,7 @@ from typing import Any
 
 from arrol_tts.answers import answers_equal
 from arrol_tts.errors import InputError
-from arrol_tts.files import write_atomic, write_json
+from arrol_tts.files import differences, write_atomic, write_json
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.voter import WeightedVoter
 
@@ -67,8 +67,10 @@ class RunManifest:
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
-    FIXED = ("model", "engine", "head_sha256", "sampling", "keep", "stopping", "prompt")
-    """What traces of one folder have in common."""
+    def fixed(self) -> dict[str, Any]:
+        """What traces of one folder have in common."""
+        names = ("model", "engine", "head_sha256", "sampling", "keep", "stopping", "prompt")
+        return {name: getattr(self, name) for name in names}
 
 
 class RunFolder:
@@ -94,13 +96,11 @@ class RunFolder:
         """
         if (self.path / MANIFEST).exists():
             before = self.manifest()
-            for name in manifest.FIXED:
-                there, wanted = getattr(before, name), getattr(manifest, name)
-                if there != wanted:
-                    raise FolderError(
-                        f"{self.path} holds traces with {name} {_shown(there)}, and this run has {_shown(wanted)}"
-                        ": traces of different settings are not mixed; choose another --out, or the same settings"
-                    )
+            for name, there, wanted in differences(before.fixed(), manifest.fixed()):
+                raise FolderError(
+                    f"{self.path} holds traces with {name} {_shown(there)}, and this run has {_shown(wanted)}"
+                    ": traces of different settings are not mixed; choose another --out, or the same settings"
+                )
             manifest.seeds = sorted({*before.seeds, *manifest.seeds})
             manifest.commands = [*before.commands, *manifest.commands]
         elif self.path.exists() and any(self.path.iterdir()):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrol_tts.errors import MissingPackageError
 from arrol_tts.metrics import (
     accuracy_per_question,
     auroc,
@@ -360,6 +362,18 @@ def test_mcnemar_counts_the_discordant_questions() -> None:
     result = mcnemar(first, second)
     assert (result.only_first, result.only_second) == (9, 1)
     assert result.p_value == pytest.approx(22 / 1024)  # 2 (C(10,0) + C(10,1)) / 2^10
+
+
+def test_mcnemar_of_the_committed_head_benchmark() -> None:
+    # 51 of its questions tell head and majority apart: 45 for the head, 6 for majority.
+    first = np.array([True] * 45 + [False] * 6)
+    assert mcnemar(first, ~first).p_value == pytest.approx(1.8323628836469652e-08, rel=1e-12)
+
+
+def test_without_scipy_a_test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'arrol\[evals\]'"):
+        mcnemar([True], [False])
 
 
 def test_mcnemar_of_equal_methods_is_one() -> None:

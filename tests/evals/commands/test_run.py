@@ -149,7 +149,7 @@ def test_the_same_command_has_nothing_left_to_sample(folder: tuple[Path, str], t
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (["--max-tokens", "100"], "holds traces with sampling"),
+        (["--max-tokens", "100"], "holds traces with sampling.max_tokens 128, and this run has 100"),
         (["--keep", "0.25"], "holds traces with keep 0.5, and this run has 0.25"),
         (["--limit", "4"], "holds other problems than this run asks"),
     ],
