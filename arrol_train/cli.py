@@ -36,7 +36,8 @@ def rl(
     warnings.simplefilter("ignore", FutureWarning)
     from arrol_train.rl.config import load_config
     from arrol_train.rl.rollout import EngineMismatchError
-    from arrol_train.rl.run import DiskFullError, run
+    from arrol_train.rl.run import run
+    from arrol_train.rl.saving import DiskFullError
 
     try:
         settings = load_config(config, dict(_assignment(text) for text in change or ()))

@@ -1,18 +1,24 @@
-"""Groups of rollouts: generated, pruned at the detection positions, graded as they end."""
+"""Groups of rollouts: generated, pruned at the detection positions, graded as they end.
+
+Pruning is by requests: a group is generated up to a detection position, all its requests end there, and only the
+survivors go on, as requests of their own whose beginning the engine has in its prefix cache. Engines also prune
+by rules of their own while they generate (``arrol_tts.stopping``), but those choose the best by score, and a
+training policy does not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from arrol_train.positions import FINISH
 from arrol_train.rewards import Grader, Row
 from arrol_train.rl.config import Detection, RolloutConfig
+from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.selection import select
 from arrol_tts.engine.request import Question, Sampling
@@ -22,7 +28,6 @@ from arrol_tts.stopping import TraceSpec
 if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
     from arrol_tts.head import QualityHead
-    from arrol_tts.trace import Trace
 
     class TrainableEngine(Engine, Protocol):
         """An engine whose weights can be replaced, and that several threads may sample from."""
@@ -31,61 +36,8 @@ if TYPE_CHECKING:
         def load_head(self, head: QualityHead) -> None: ...
 
 
-@dataclass(slots=True)
-class State:
-    """The head's input at a position, and what the head made of it."""
-
-    features: NDArray[np.float32]
-    score: float
-
-
-@dataclass(slots=True)
-class Rollout:
-    """One rollout of a group.
-
-    Attributes:
-        token_ids: generated so far.
-        logprobs: of these tokens, None where the engine gives none.
-        reward: 0 or 1 once it has ended, None before, and for the pruned for ever.
-        inclusion: probability that it was to be kept so far.
-        states: by detection position, and by `FINISH` for the last.
-    """
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] | None = field(default_factory=list)
-    reward: float | None = None
-    inclusion: float = 1.0
-    states: dict[int, State] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Group:
-    """The rollouts of one prompt.
-
-    Attributes:
-        row: of the question.
-        prompt_ids: its prompt.
-        rollouts: all that were started.
-        survivors: those that are trained on.
-        early: rollouts that had ended at the last detection position.
-    """
-
-    row: int
-    prompt_ids: list[int]
-    rollouts: list[Rollout]
-    survivors: list[Rollout] = field(default_factory=list)
-    early: int = 0
-
-    @property
-    def has_signal(self) -> bool:
-        """Whether the survivors' rewards differ."""
-        return len({rollout.reward for rollout in self.survivors}) > 1
-
-
 class GroupSampler:
     """Generates groups with an engine, and prunes them with the head and the policy of a configuration.
-
-    Groups may be rolled out from several threads at once.
 
     Args:
         engine: samples.
@@ -94,7 +46,7 @@ class GroupSampler:
         config: how rollouts are generated and pruned.
         head: reads the rollouts; None only where nothing is pruned, or at random.
         tokenizer: the policy's.
-        seed: of the sampling.
+        seed: rollouts depend on it, the step and the row only.
     """
 
     def __init__(
@@ -110,27 +62,65 @@ class GroupSampler:
         self.engine, self.grade, self.config, self.head = engine, grade, config, head
         self._rows, self._tokenizer, self._seed = rows, tokenizer, seed
 
-    def roll(
-        self,
-        row: int,
-        name: str,
-        size: int,
-        detect: Sequence[Detection],
-        rng: np.random.Generator | None = None,
+    def roll_step(self, rows: Sequence[int], step: int, process: int = 0) -> list[Group]:
+        """The groups of a training step, side by side, in the order of their rows.
+
+        Groups without signal are replaced by those of further rows while there are refills.
+
+        Args:
+            rows: of the questions.
+            step: of the policy.
+            process: which of those that train: each has further rows of its own.
+        """
+        groups = self._roll_rows(rows, step, 0)
+        others = np.random.default_rng((self._seed, step, process)).permutation(len(self._rows))
+        further = iter([int(row) for row in others if int(row) not in set(rows)])
+        for refill in range(1, self.config.refills + 1):
+            dead = [i for i, group in enumerate(groups) if not group.has_signal]
+            fresh = [row for _, row in zip(dead, further, strict=False)]
+            if not fresh:
+                break
+            for i, group in zip(dead, self._roll_rows(fresh, step, refill), strict=False):
+                if group.has_signal:
+                    groups[i] = group
+        return groups
+
+    def roll_whole(self, row: int, step: int, size: int) -> Group:
+        """A group of which nothing is pruned, outside training."""
+        return self._roll(self._begin(row, step, size), f"eval/{step}/{row}", ())
+
+    def _roll_rows(self, rows: Sequence[int], step: int, refill: int) -> list[Group]:
+        config = self.config
+        detect = config.detect if step >= config.cold_start else ()
+
+        def roll(row: int) -> Group:
+            rng = np.random.default_rng((self._seed, step, refill, row))
+            group = self._begin(row, step, config.group)
+            self._roll(group, f"{step}/{refill}/{row}", detect, rng)
+            if not detect:
+                self._prune(group, config.survivors, FINISH, rng)
+            return group
+
+        with ThreadPoolExecutor(max_workers=len(rows)) as pool:
+            return list(pool.map(roll, rows))
+
+    def _begin(self, row: int, step: int, size: int) -> Group:
+        prompt_ids = encode_prompt(self._tokenizer, self._rows[row]["prompt"])
+        return Group(step * len(self._rows) + row, row, prompt_ids, [Rollout() for _ in range(size)])
+
+    def _roll(
+        self, group: Group, name: str, detect: Sequence[Detection], rng: np.random.Generator | None = None
     ) -> Group:
-        """Generate a group, pruning it at every detection position."""
-        group = Group(
-            row, encode_prompt(self._tokenizer, self._rows[row]["prompt"]), [Rollout() for _ in range(size)]
-        )
-        group.survivors = list(group.rollouts)
+        """Generate a group, pruning it at every detection position; ``name`` is what seeds are made of."""
+        size = len(group.rollouts)
         for point in detect:
             keep = round(point.keep * size)
             if keep == size:
                 continue  # read there in passing
             self._extend(group, point.at + 1, f"{name}/{point.at}")
-            group.early = sum(rollout.reward is not None for rollout in group.rollouts)
+            group.early = len(group.graded)
             assert rng is not None
-            self.keep(group, keep, point.at, rng)
+            self._prune(group, keep, point.at, rng)
         self._extend(group, self.config.max_tokens, f"{name}/end")
         return group
 
@@ -152,27 +142,14 @@ class GroupSampler:
         order = {question.id: i for i, question in enumerate(questions)}
         for trace in self.engine.sample(questions, sampling, self._spec(marks)):
             rollout = open_rollouts[order[trace.question_id] + trace.sample_id]
-            self._write(rollout, trace, begun, marks)
+            rollout.append(trace, marks)
             if trace.finish_reason == "stop":
                 text = self._tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
-                rollout.reward = self.grade(self._rows[group.row], text)
+                rollout.end(self.grade(self._rows[group.row], text), trace)
             elif len(rollout.token_ids) >= self.config.max_tokens:
-                rollout.reward = 0.0  # cut off: it has no answer
-            if rollout.reward is not None and trace.features:
-                rollout.states[FINISH] = _state_at(trace, trace.num_tokens - 1)
+                rollout.end(0.0, trace)  # cut off: it has no answer
 
-    @staticmethod
-    def _write(rollout: Rollout, trace: Trace, begun: int, marks: Iterable[int]) -> None:
-        rollout.token_ids += trace.token_ids or []
-        if trace.logprobs is None or rollout.logprobs is None:
-            rollout.logprobs = None
-        else:
-            rollout.logprobs += trace.logprobs.tolist()
-        for mark in marks:
-            if mark in trace.features:
-                rollout.states[begun + mark] = _state_at(trace, mark)
-
-    def keep(self, group: Group, keep: int, position: int, rng: np.random.Generator) -> None:
+    def _prune(self, group: Group, keep: int, position: int, rng: np.random.Generator) -> None:
         """Choose the survivors among those of before; a rollout that has ended has a known reward."""
         candidates = group.survivors
         if keep == len(candidates):
@@ -197,10 +174,12 @@ class GroupSampler:
             tau=tau,
             **self.config.policy_options,
         )
-        for rollout, share in zip(candidates, selection.inclusion, strict=True):
+        kept = set(selection.kept.tolist())
+        for i, rollout in enumerate(candidates):
             if rollout.reward is None:  # a known reward is learned from whether it is kept or not
-                rollout.inclusion *= float(share)
-        group.survivors = [candidates[i] for i in selection.kept]
+                rollout.inclusion *= float(selection.inclusion[i])
+            if i not in kept:
+                rollout.pruned_at = position
 
     def _spec(self, marks: tuple[int, ...]) -> TraceSpec:
         if self.head is None:
@@ -211,7 +190,3 @@ class GroupSampler:
 def sampling_of(config: RolloutConfig, n: int, max_tokens: int, seed: int) -> Sampling:
     """How ``n`` rollouts of a prompt are sampled."""
     return Sampling(n=n, temperature=config.temperature, top_p=config.top_p, max_tokens=max_tokens, seed=seed)
-
-
-def _state_at(trace: Trace, position: int) -> State:
-    return State(trace.features[position], trace.scores.get(position, 0.5))

@@ -16,7 +16,7 @@ from arrol_train.positions import FINISH
 from arrol_train.rewards import pocket_reward
 from arrol_train.rl.config import ConfigError, RolloutConfig
 from arrol_train.rl.rollout import EngineMismatchError, PrunedRollout
-from arrol_train.rl.weights import policy_weights
+from arrol_train.rl.trl_bridge import TrainedPolicy
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.prompts import encode_prompt
@@ -167,7 +167,7 @@ def test_pruned_rollouts_cost_no_more_tokens_than_up_to_the_position(engine: VLL
 
 def test_the_head_learns_from_the_states_of_survivors_only(engine: VLLMEngine, tmp_path: Path) -> None:
     _, rollout, recorded = one_step(engine, tmp_path, head_updates=0)
-    output, buffer, head = recorded.outputs[0], rollout.buffer, rollout.head.head
+    output, buffer, head = recorded.outputs[0], rollout.learner.buffer, rollout.learner.head.head
     survivors = range(PROMPTS * 4)
     assert len(buffer) == 2 * len(survivors)
     states: dict[int, list[Any]] = {AT: [], FINISH: []}
@@ -253,7 +253,7 @@ def test_rollouts_that_end_before_the_position_count_with_their_reward(engine: V
     _, rollout, recorded = one_step(engine, tmp_path, config)
     early = rollout.metrics["rollout/early"]
     assert 0 < early < PROMPTS * 8
-    buffer = rollout.buffer
+    buffer = rollout.learner.buffer
     ended = np.sum(buffer.positions == FINISH)
     assert ended == early + sum(len(ids) > 150 for ids in recorded.outputs[0]["completion_ids"])
     assert np.sum(buffer.positions == 150) == ended - early
@@ -268,7 +268,7 @@ def test_several_positions_prune_in_sequence(engine: VLLMEngine, tmp_path: Path)
     assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 2
     pruned = rollout.metrics["rollout/generated_tokens"] - rollout.metrics["rollout/trained_tokens"]
     assert pruned == PROMPTS * (2 * 9 + 2 * 17 + 2 * 41)
-    counts = {at: int(np.sum(rollout.buffer.positions == at)) for at in (8, 16, 40, FINISH)}
+    counts = {at: int(np.sum(rollout.learner.buffer.positions == at)) for at in (8, 16, 40, FINISH)}
     assert counts == dict.fromkeys((8, 16, 40, FINISH), PROMPTS * 2)
 
 
@@ -277,9 +277,9 @@ def test_the_cold_start_finishes_and_labels_all_and_trains_on_m(engine: VLLMEngi
     _, rollout, recorded = one_step(engine, tmp_path, config)
     assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 4
     for position in (AT, FINISH):
-        rows = rollout.buffer.positions == position
+        rows = rollout.learner.buffer.positions == position
         assert rows.sum() == PROMPTS * 8
-        assert set(rollout.buffer.inclusion[rows]) == {1.0}
+        assert set(rollout.learner.buffer.inclusion[rows]) == {1.0}
 
 
 def test_without_detection_all_are_kept_in_one_phase(engine: VLLMEngine, tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_without_detection_all_are_kept_in_one_phase(engine: VLLMEngine, tmp_pat
     _, rollout, recorded = one_step(engine, tmp_path, config)
     assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 4
     assert rollout.metrics["rollout/generated_tokens"] == rollout.metrics["rollout/trained_tokens"]
-    assert set(rollout.buffer.positions) == {FINISH}
+    assert set(rollout.learner.buffer.positions) == {FINISH}
 
 
 def test_rollouts_depend_on_the_seed(engine: VLLMEngine, tmp_path: Path) -> None:
@@ -366,12 +366,12 @@ def test_head_buffer_and_calibration_come_back_and_another_config_is_refused(
     rollout.save(tmp_path / "saved")
     again = make_rollout(engine, head=online_head(seed=5))
     again.load(tmp_path / "saved")
-    assert again.buffer.labels.tolist() == rollout.buffer.labels.tolist()
-    for name, tensor in rollout.head.head.state_dict().items():
-        assert torch.equal(again.head.head.state_dict()[name], tensor)  # type: ignore[union-attr]
+    assert again.learner.buffer.labels.tolist() == rollout.learner.buffer.labels.tolist()
+    for name, tensor in rollout.learner.head.head.state_dict().items():
+        assert torch.equal(again.learner.head.head.state_dict()[name], tensor)  # type: ignore[union-attr]
     scores = np.linspace(0, 1, 9)
-    assert again.head is not None
-    assert again.head.posterior(scores, AT).tolist() == rollout.head.posterior(scores, AT).tolist()
+    assert again.learner.head is not None
+    assert again.learner.head.posterior(scores, AT).tolist() == rollout.learner.head.posterior(scores, AT).tolist()
     other = make_rollout(engine, CONFIG.model_copy(update={"policy": "published"}))
     with pytest.raises(ConfigError, match="policy was 'tails' and is 'published'"):
         other.load(tmp_path / "saved")
@@ -385,7 +385,7 @@ def test_adapters_are_pushed_merged(engine: VLLMEngine, tmp_path: Path) -> None:
     lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
     trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4, peft_config=lora, learning_rate=1e-2)
     trainer.train()
-    pushed = {name: tensor.clone() for name, tensor in policy_weights(trainer)}
+    pushed = {name: tensor.clone() for name, tensor in TrainedPolicy(trainer).weights()}
     merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     expected = dict(merged.named_parameters())
     assert pushed.keys() == expected.keys()

@@ -18,8 +18,11 @@ import torch
 import yaml
 
 from arrol_train.rl.config import CONFIGS, ConfigError, RunConfig, TaskConfig, check_same, load_config
-from arrol_train.rl.run import DiskFullError, last_checkpoint, run, trl_config
+from arrol_train.rl.run import run
+from arrol_train.rl.saving import DiskFullError
 from arrol_train.rl.tasks import load_task
+from arrol_train.rl.trainer import trl_config
+from arrol_train.rl.trl_bridge import last_checkpoint
 from tests.arrol_train.conftest import restore_pocket
 
 if TYPE_CHECKING:
@@ -144,7 +147,7 @@ def test_a_run_that_was_cut_off_and_goes_on_equals_one_that_was_not(
 ) -> None:
     with pytest.raises(CutOffError):
         run(config(), tmp_path / "out", InterruptedEngine(engine, pushes))  # type: ignore[arg-type]
-    assert last_checkpoint(tmp_path / "out") == str(tmp_path / f"out/checkpoints/checkpoint-{pushes}")
+    assert last_checkpoint(tmp_path / "out/checkpoints") == tmp_path / f"out/checkpoints/checkpoint-{pushes}"
     run(config(), tmp_path / "out", engine)
     assert_same_run(finished, tmp_path / "out")
 
@@ -156,7 +159,7 @@ def test_a_checkpoint_and_a_line_that_are_not_complete_are_passed_over(engine: V
     (out / "checkpoints/checkpoint-3/arrol").rename(out / "checkpoints/checkpoint-3/arrol.tmp")
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 4, "lo')
-    assert last_checkpoint(out) == str(out / "checkpoints/checkpoint-2")
+    assert last_checkpoint(out / "checkpoints") == out / "checkpoints/checkpoint-2"
     run(config(), out, engine)
     assert [line["step"] for line in log_of(out)] == [1, 2, 3, 4]
 
@@ -234,7 +237,7 @@ def test_a_run_killed_by_the_system_goes_on(finished: Path, tmp_path: Path) -> N
     command = [sys.executable, "-m", "arrol_train.cli", "rl", "--config", str(tmp_path / "tiny.yaml")]
     command += ["--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while last_checkpoint(out) is None:
+    while last_checkpoint(out / "checkpoints") is None:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

@@ -1,0 +1,205 @@
+"""Everything that reaches into TRL's trainer (1.16): what is read from it, done to it, and handed to it.
+
+TRL knows engines of its own only; for any other it has the experimental ``rollout_func``. What that leaves open is
+done here by names that TRL does not promise to keep, so that a new version is looked through in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import TrainerCallback
+
+from arrol_train.rl.group import Group
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
+CHECKPOINT_FOLDER = "arrol"
+"""Inside TRL's checkpoint folders; there once a checkpoint is complete."""
+
+
+class TrainedPolicy:
+    """The policy as TRL's trainer holds it.
+
+    Args:
+        trainer: whose model is sampled and trained.
+    """
+
+    def __init__(self, trainer: GRPOTrainer) -> None:
+        self._trainer = trainer
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that were taken."""
+        return int(self._trainer.state.global_step)
+
+    @property
+    def process(self) -> int:
+        """Number of this process among those that train."""
+        return int(self._trainer.accelerator.process_index)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the rollouts that TRL asks for are trained on; otherwise it evaluates."""
+        return bool(self._trainer.model.training)
+
+    @property
+    def group_size(self) -> int:
+        """How often TRL repeats each prompt."""
+        return int(self._trainer.num_generations if self.is_training else self._trainer.num_generations_eval)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's tokenizer."""
+        return self._trainer.processing_class
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where what we keep beside TRL's checkpoint of this step lies, when there is one."""
+        return _beside_checkpoint(self._trainer.args, self.step)
+
+    def complete_checkpoints(self, save: Callable[[Path], None]) -> None:
+        """Have a function called whenever TRL has written a checkpoint, with a folder of its own in there."""
+        self._trainer.add_callback(_Checkpoints(save))
+
+    def correct_mismatch(self) -> None:
+        """Let TRL weigh tokens by the ratio of its own to the engine's probabilities.
+
+        It does so only where it believes to have vLLM itself. That stays unused: with a rollout function TRL asks
+        it for nothing but ``sync_weights``, once a step.
+        """
+        trainer: Any = self._trainer
+        trainer.use_vllm = True
+        trainer.vllm_generation = _NoSync()
+        trainer._last_loaded_step = -1
+
+    @torch.no_grad()
+    def logprobs(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], temperature: float
+    ) -> NDArray[np.float32]:
+        """The trainer's own log-probabilities of tokens after a prompt: float32 ``[len(token_ids)]``."""
+        ids = torch.tensor([[*prompt_ids, *token_ids]], device=self._trainer.accelerator.device)
+        logits = self._trainer.model(input_ids=ids, logits_to_keep=len(token_ids) + 1).logits[0, :-1].float()
+        logprobs = (logits / temperature).log_softmax(-1)
+        own: NDArray[np.float32] = logprobs.gather(1, ids[0, -len(token_ids) :, None])[:, 0].cpu().numpy()
+        return own
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The policy's weights under the names of its checkpoint, adapters merged, shards gathered.
+
+        Every process must iterate to the end, since gathering is collective. Sharded models (FSDP, DeepSpeed
+        ZeRO-3) are handled as their documentation says, but untested here.
+        """
+        model: Any = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        adapted = hasattr(model, "merge_adapter")
+        if adapted:
+            model.merge_adapter()
+        try:
+            for name, parameter in model.named_parameters():
+                plain = _checkpoint_name(name)
+                with _gathered(parameter):
+                    tensor = parameter.data
+                    tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+                    if plain:
+                        yield plain, tensor
+        finally:
+            if adapted:
+                model.unmerge_adapter()
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer, adapters merged. Every process must call; the main one writes."""
+        accelerator = self._trainer.accelerator
+        model: Any = accelerator.unwrap_model(self._trainer.model)
+        weights = accelerator.get_state_dict(self._trainer.model)
+        if not accelerator.is_main_process:
+            return
+        if hasattr(model, "merge_and_unload"):
+            model.merge_and_unload().save_pretrained(folder)
+        else:
+            model.save_pretrained(folder, state_dict=weights)
+        self.tokenizer.save_pretrained(folder)
+
+
+def trl_columns(groups: Sequence[Group]) -> dict[str, Any]:
+    """What a ``rollout_func`` returns: the survivors, group by group.
+
+    Returns:
+        ``prompt_ids``, ``completion_ids``, ``logprobs`` (None where the engine gives none) and ``rollout_reward``,
+        which TRL passes on to the reward functions.
+    """
+    survivors = [(group, rollout) for group in groups for rollout in group.survivors]
+    logprobs = [rollout.logprobs for _, rollout in survivors]
+    return {
+        "prompt_ids": [group.prompt_ids for group, _ in survivors],
+        "completion_ids": [rollout.token_ids for _, rollout in survivors],
+        "logprobs": None if any(row is None for row in logprobs) else logprobs,
+        "rollout_reward": [float(rollout.reward or 0.0) for _, rollout in survivors],
+    }
+
+
+def log_metrics(columns: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Give metrics to TRL's log, from inside a reward function.
+
+    A reward function's ``log_metric`` is the one public way into TRL's log, its history and whatever a script
+    reports to: a callback is called after these.
+
+    Args:
+        columns: the keyword arguments that TRL calls a reward function with.
+        metrics: the same on every process, since TRL takes the mean over these.
+    """
+    if log_metric := columns.get("log_metric"):
+        for name, value in metrics.items():
+            log_metric(name, value)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in TRL's output folder, None when there is none."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{CHECKPOINT_FOLDER}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _beside_checkpoint(args: Any, step: int) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{step}" / CHECKPOINT_FOLDER
+
+
+class _Checkpoints(TrainerCallback):
+    """Completes TRL's checkpoints: called when all else is written."""
+
+    def __init__(self, save: Callable[[Path], None]) -> None:
+        self._save = save
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._save(_beside_checkpoint(args, state.global_step))
+
+
+class _NoSync:
+    """Stands where TRL would have its own vLLM: weights are pushed by PrunedRollout."""
+
+    def sync_weights(self) -> None:
+        """Nothing to do."""
+
+
+def _checkpoint_name(name: str) -> str:
+    """A parameter's name without its wrappers; "" for an adapter's own."""
+    if "lora_" in name or "original_module" in name:
+        return ""
+    for wrapper in ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "base_model.model."):
+        name = name.replace(wrapper, "")
+    return name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+
+
+def _gathered(parameter: torch.nn.Parameter) -> Any:
+    """A context in which a parameter of DeepSpeed ZeRO-3 is whole; others are anyway."""
+    if not hasattr(parameter, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter])
