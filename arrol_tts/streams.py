@@ -1,19 +1,20 @@
-"""Iterators that can be closed: mapped, turned into events, and read by asyncio."""
+"""A call under way: traces as they end, grouped by question, and the events that they make."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from arrol_tts.engine.request import never_stop
 from arrol_tts.events import Ended, Event, Progress, Voted
 from arrol_tts.trace import Trace
-from arrol_tts.voting import VoteResult
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from arrol_tts.engine.base import Engine
+    from arrol_tts.plan import Plan
+    from arrol_tts.voting import VoteResult
+
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -28,88 +29,105 @@ class Closing(Protocol[T_co]):
         """Stop the source."""
 
 
-class Mapped(Iterator[T], Generic[T]):
-    """``map`` that passes ``close`` on."""
+class Asking(Iterator[Progress | Trace]):
+    """The questions of a plan on their way through an engine; finished traces have their answers.
 
-    def __init__(self, source: Closing[T], function: Callable[[T], T]) -> None:
-        self._source, self._function = source, function
+    Args:
+        engine: samples them.
+        plan: what to ask.
+        extract: reads the answer off a finished trace's text.
+        reached: gives why a question needs no more traces, from those that have ended; "" while it does. Asked
+            whenever a trace has ended, where the plan has a consensus.
+        every: seconds between reports of progress; None for traces alone.
 
-    def __next__(self) -> T:
-        return self._function(next(self._source))
+    Raises:
+        InputError: when the plan does not fit the engine; before anything is generated.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        plan: Plan,
+        *,
+        extract: Callable[[str], str | None],
+        reached: Callable[[list[Trace]], str],
+        every: float | None = None,
+    ) -> None:
+        self._extract, self._reached = extract, reached
+        self._groups: dict[str, dict[int, Trace]] = {question.id: {} for question in plan.questions}
+        self._sizes = {question.id: len(question.wanted(plan.sampling.n)) for question in plan.questions}
+        self._source: Closing[Progress | Trace] | None = None
+        if not plan.questions:
+            return
+        asked = (plan.questions, plan.sampling, plan.spec)
+        stop = never_stop if plan.consensus is None else self._stop_question
+        if every is None:
+            self._source = engine().sample(*asked, stop_question=stop)
+        else:
+            self._source = engine().stream(*asked, stop_question=stop, every=every)
+
+    def __next__(self) -> Progress | Trace:
+        if self._source is None:
+            raise StopIteration
+        item = next(self._source)
+        if isinstance(item, Trace):
+            self._take(item)
+        return item
 
     def close(self) -> None:
-        """Stop the source."""
-        self._source.close()
+        """Abort what is still being sampled."""
+        if self._source is not None:
+            self._source.close()
 
+    @property
+    def question_ids(self) -> list[str]:
+        """The questions, in their order."""
+        return list(self._groups)
 
-def nothing() -> Generator[Any, None, None]:
-    """An iterator over nothing."""
-    yield from ()
+    def group(self, question_id: str) -> list[Trace]:
+        """The traces of a question that have ended, by sample id."""
+        group = self._groups[question_id]
+        return [group[sample_id] for sample_id in sorted(group)]
+
+    def is_whole(self, question_id: str) -> bool:
+        """Whether all traces of a question have ended."""
+        return len(self._groups[question_id]) == self._sizes[question_id]
+
+    def _take(self, trace: Trace) -> None:
+        """Read a trace's answer, and put it to its question; once, whoever sees it first."""
+        group = self._groups[trace.question_id]
+        if trace.sample_id not in group:
+            group[trace.sample_id] = trace
+            if trace.finish_reason == "stop" and trace.answer is None:
+                trace.answer = self._extract(trace.text)
+
+    def _stop_question(self, trace: Trace) -> str:
+        self._take(trace)
+        return self._reached(list(self._groups[trace.question_id].values()))
 
 
 class EventStream(Iterator[Event]):
     """Progress and traces as events, with the vote so far after every answer.
 
     Args:
-        source: what an engine streams.
+        asking: the call.
         vote: over the traces of one question that have ended.
-        size: traces of each question.
     """
 
-    def __init__(
-        self, source: Closing[Progress | Trace], vote: Callable[[list[Trace]], VoteResult], size: int
-    ) -> None:
-        self._source, self._vote, self._size = source, vote, size
-        self._ended: dict[str, list[Trace]] = {}
+    def __init__(self, asking: Asking, vote: Callable[[list[Trace]], VoteResult]) -> None:
+        self._asking, self._vote = asking, vote
         self._next: deque[Event] = deque()
 
     def __next__(self) -> Event:
         if not self._next:
-            item = next(self._source)
+            item = next(self._asking)
             if isinstance(item, Progress):
                 return item
             self._next.append(Ended(item))
-            group = self._ended.setdefault(item.question_id, [])
-            group.append(item)
-            if item.answer is not None or len(group) == self._size:
-                self._next.append(Voted(self._vote(group)))
+            if item.answer is not None or self._asking.is_whole(item.question_id):
+                self._next.append(Voted(self._vote(self._asking.group(item.question_id))))
         return self._next.popleft()
 
     def close(self) -> None:
         """Abort the sampling."""
-        self._source.close()
-
-
-async def in_thread(source: Closing[T]) -> AsyncIterator[T]:
-    """Read a blocking iterator on a thread of its own; it is closed when the reader leaves or is cancelled."""
-    loop = asyncio.get_running_loop()
-    inbox: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-    left = threading.Event()
-
-    def tell(kind: str, value: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody listens
-            loop.call_soon_threadsafe(inbox.put_nowait, (kind, value))
-
-    def read() -> None:
-        try:
-            for item in source:
-                if left.is_set():
-                    break
-                tell("item", item)
-            tell("end", None)
-        except Exception as error:
-            tell("error", error)
-        finally:
-            source.close()
-
-    thread = threading.Thread(target=read, name="arrol-stream", daemon=True)
-    thread.start()
-    try:
-        while (news := await inbox.get())[0] == "item":
-            yield news[1]
-        if news[0] == "error":
-            raise news[1]
-    finally:
-        left.set()
-        with contextlib.suppress(ValueError):  # a generator that is running closes itself at its next item
-            source.close()
+        self._asking.close()

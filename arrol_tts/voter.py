@@ -6,36 +6,31 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from arrol_tts.answers import extract_answer
-from arrol_tts.consensus import Consensus
-from arrol_tts.engine.request import Question, Sampling, check_request, never_stop
-from arrol_tts.events import Event, Progress
+from arrol_tts.engine.request import check_request
+from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
+from arrol_tts.plan import Plan, Questions, SampleOptions, check_options, make_plan
 from arrol_tts.prompts import Prompt
-from arrol_tts.stopping import KeepShare, Rule, TraceSpec
-from arrol_tts.streams import Closing, EventStream, Mapped, in_thread, nothing
+from arrol_tts.streams import Asking, Closing, EventStream
 from arrol_tts.trace import Trace
 from arrol_tts.voting import METHODS, Method, VoteResult, resolve_method, vote
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Unpack
 
     from arrol_tts.engine.base import Engine
+    from arrol_tts.events import Event
 
 EngineName = Literal["auto", "vllm", "transformers"]
 Extractor = Callable[[str], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    questions: list[Question]
-    sampling: Sampling
-    spec: TraceSpec
-    consensus: Consensus | None
-    every: float | None
+OnTrace = Callable[[Trace], None]
+SIGNALS = ("confidence", "scores", "self_certainty")
+"""What engines record for voting methods."""
+T = TypeVar("T")
 
 
 class WeightedVoter:
@@ -47,6 +42,7 @@ class WeightedVoter:
             defaults of every call.
         method: voting method, a name in ``METHODS`` or a function ``traces -> weights``.
         extract: reads the answer off a finished trace's text.
+        prompt: how questions are put to the model; None: as the head's config says.
     """
 
     def __init__(
@@ -56,10 +52,12 @@ class WeightedVoter:
         config: QualityHeadConfig | None = None,
         method: str | Method = "quality",
         extract: Extractor = extract_answer,
+        prompt: Prompt | None = None,
     ) -> None:
         self.config = config
         self.method = method
         self.extract = extract
+        self.prompt = Prompt.from_messages(config.prompt if config else ()) if prompt is None else prompt
         self._engine = engine
         self._make_engine: Callable[[], Engine] | None = None
 
@@ -74,6 +72,7 @@ class WeightedVoter:
         revision: str | None = None,
         method: str | Method = "quality",
         extract: Extractor = extract_answer,
+        prompt: Prompt | None = None,
         **engine_options: Any,
     ) -> WeightedVoter:
         """A voter from a quality head; the language model loads when the first question is asked.
@@ -87,25 +86,27 @@ class WeightedVoter:
             revision: commit, branch or tag of the head on the hub.
             method: see the class.
             extract: see the class.
+            prompt: see the class.
             **engine_options: passed to the engine, e.g. ``tensor_parallel_size=2``.
 
         Raises:
             HeadError: when the head cannot be read, or is for a model of another hidden size.
         """
         if engine not in ("auto", "vllm", "transformers"):
-            raise ValueError(f"engine is {engine!r}; it must be 'auto', 'vllm' or 'transformers'")
+            raise InputError(f"engine is {engine!r}; it must be 'auto', 'vllm' or 'transformers'")
         folder = resolve_head(path_or_id, revision=revision)
         config = read_head_config(folder)
-        base_model = model or config.base_model
         if server is None and model is None:
             config.check_revision()
         elif server is None:
             from arrol_tts.engine.base import hidden_size_of
 
-            config.check_model(hidden_size=hidden_size_of(base_model), model=base_model)
-        voter = cls(config=config, method=method, extract=extract)
+            config.check_model(hidden_size=hidden_size_of(model or config.base_model), model=model)
+        voter = cls(config=config, method=method, extract=extract, prompt=prompt)
         if server is None:
-            voter._make_engine = lambda: load_engine(base_model, folder, config, engine, engine_options)
+            voter._make_engine = lambda: load_engine(
+                model or config.base_model, folder, config, engine, engine_options
+            )
         else:
             from arrol_tts.engine.server_engine import ServerEngine
 
@@ -119,33 +120,41 @@ class WeightedVoter:
         """The engine, loaded when first needed.
 
         Raises:
-            ValueError: when this voter has none.
+            InputError: when this voter has none.
         """
         if self._engine is None:
             if self._make_engine is None:
-                raise ValueError(
+                raise InputError(
                     "this voter has no language model: make it with WeightedVoter.from_pretrained(...) or "
                     "pass engine="
                 )
             self._engine = self._make_engine()
         return self._engine
 
-    def solve(self, question: str, n: int = 32, **options: Any) -> VoteResult:
+    def solve(
+        self,
+        question: str,
+        n: int = 32,
+        *,
+        method: str | Method | None = None,
+        **options: Unpack[SampleOptions],
+    ) -> VoteResult:
         """Sample a question n times, prune early, and vote.
 
         Args:
             question: what to ask.
             n: traces to sample.
-            **options: as in ``solve_many``.
+            method: voting method, by default the voter's.
+            **options: see `SampleOptions`; pruning and recorded signals follow the method's needs.
 
         Returns:
             ``answer``, ``confidence``, ``table``, ``tokens`` and ``traces``.
 
         Raises:
-            ValueError: for an empty question, n < 1, an unknown method or a detection position beyond
+            InputError: for an empty question, n < 1, an unknown method or option, or a detection position beyond
                 max_tokens; before anything is generated.
         """
-        return self.solve_many([question], n, **options)[0]
+        return self._solve("solve", [question], n, method, options)[0]
 
     def solve_many(
         self,
@@ -153,7 +162,8 @@ class WeightedVoter:
         n: int = 32,
         *,
         method: str | Method | None = None,
-        **options: Any,
+        on_trace: OnTrace | None = None,
+        **options: Unpack[SampleOptions],
     ) -> list[VoteResult]:
         """Answer several questions at once; their traces share the engine's batches.
 
@@ -161,21 +171,27 @@ class WeightedVoter:
             questions: texts, or ``{id: text}``.
             n: traces per question.
             method: voting method, by default the voter's.
-            **options: as in ``sample``; pruning and confidences follow the method's needs.
+            on_trace: called with every trace as it ends, answer included, for progress and storage.
+            **options: as in ``solve``.
 
         Returns:
             One result per question, in order.
 
         Raises:
-            ValueError: as in ``solve``.
+            InputError: as in ``solve``.
         """
-        method = self.method if method is None else method
-        options = self._needed_by(method, options)
-        return [self.vote(group, method=method) for group in self.sample(questions, n, **options).values()]
+        return self._solve("solve_many", questions, n, method, options, on_trace)
 
-    async def asolve(self, question: str, n: int = 32, **options: Any) -> VoteResult:
+    async def asolve(
+        self,
+        question: str,
+        n: int = 32,
+        *,
+        method: str | Method | None = None,
+        **options: Unpack[SampleOptions],
+    ) -> VoteResult:
         """``solve`` for asyncio: other tasks run meanwhile, and cancelling it aborts the sampling."""
-        return (await self.asolve_many([question], n, **options))[0]
+        return (await self._asolve("asolve", [question], n, method, options))[0]
 
     async def asolve_many(
         self,
@@ -183,25 +199,20 @@ class WeightedVoter:
         n: int = 32,
         *,
         method: str | Method | None = None,
-        **options: Any,
+        on_trace: OnTrace | None = None,
+        **options: Unpack[SampleOptions],
     ) -> list[VoteResult]:
         """``solve_many`` for asyncio; several calls at once share the engine's batches."""
-        method = self.method if method is None else method
-        plan = self._plan(questions, n, **self._needed_by(method, options))
-        groups: dict[str, list[Trace]] = {question.id: [] for question in plan.questions}
-        async for trace in in_thread(self._run(plan)):
-            if isinstance(trace, Trace):
-                groups[trace.question_id].append(trace)
-        return [self.vote(_by_sample(group), method=method) for group in groups.values()]
+        return await self._asolve("asolve_many", questions, n, method, options, on_trace)
 
     def stream(
         self,
-        questions: str | Sequence[str] | Mapping[str, str],
+        questions: Questions,
         n: int = 32,
         *,
         method: str | Method | None = None,
         every: float = 0.1,
-        **options: Any,
+        **options: Unpack[SampleOptions],
     ) -> Closing[Event]:
         """Watch questions being answered.
 
@@ -210,30 +221,28 @@ class WeightedVoter:
             n: traces per question.
             method: voting method, by default the voter's.
             every: seconds between reports of a trace's progress.
-            **options: as in ``sample``; pruning and confidences follow the method's needs. ``score_every``
-                asks for scores along the way.
+            **options: as in ``solve``; ``score_every`` asks for scores along the way.
 
         Returns:
             An iterator of ``Progress`` (a trace was written on), ``Ended`` (with its answer) and ``Voted`` (the
             vote so far; the last of a question is what ``solve`` returns). Closing it aborts the sampling.
 
         Raises:
-            ValueError: as in ``solve``, at once.
+            InputError: as in ``solve``, at once.
         """
-        method = self.method if method is None else method
-        plan = self._plan(
-            [questions] if isinstance(questions, str) else questions,
-            n,
-            every=every,
-            **self._needed_by(method, options),
-        )
-        return EventStream(self._run(plan), lambda traces: self.vote(_by_sample(traces), method=method), n)
+        return self._stream("stream", questions, n, method, every, options)
 
     async def astream(
-        self, questions: str | Sequence[str] | Mapping[str, str], n: int = 32, **options: Any
+        self,
+        questions: Questions,
+        n: int = 32,
+        *,
+        method: str | Method | None = None,
+        every: float = 0.1,
+        **options: Unpack[SampleOptions],
     ) -> AsyncIterator[Event]:
         """``stream`` for asyncio; leaving the loop over it, or cancelling, aborts the sampling."""
-        async for event in in_thread(self.stream(questions, n, **options)):
+        async for event in _in_thread(self._stream("astream", questions, n, method, every, options)):
             yield event
 
     def sample(
@@ -241,8 +250,8 @@ class WeightedVoter:
         questions: Sequence[str] | Mapping[str, str],
         n: int = 32,
         *,
-        on_trace: Callable[[Trace], None] | None = None,
-        **options: Any,
+        on_trace: OnTrace | None = None,
+        **options: Unpack[SampleOptions],
     ) -> dict[str, list[Trace]]:
         """Sample without voting: sample once, vote many times.
 
@@ -250,45 +259,34 @@ class WeightedVoter:
             questions: texts, or ``{id: text}``.
             n: traces per question.
             on_trace: called with every trace as it ends, answer included, for progress and storage.
-
-        Options:
-            keep: share of a question's traces to keep at the detection position, by default the head's;
-                1 prunes nothing.
-            at: detection position in generated tokens; by default the head's first.
-            temperature: sampling temperature; by default the head's, else 1.
-            top_p: nucleus share; by default the head's, else 1.
-            max_tokens: limit on a trace; by default the head's, else 1024.
-            stop: texts that end a trace, such as the next question that a base model would go on with; by default
-                the head's, else none.
-            seed: of the sampling.
-            confidence: record DeepConf's token confidences.
-            confidence_window: record DeepConf's measures over windows of this many tokens, in place of every
-                token's confidence: a few numbers a trace, enough for DeepConf's votes with that window.
-            scores: record the head's scores; without them nothing but majority and confidence can vote.
-            score_every: record them at every multiple of this many tokens too.
-            rules: more stopping rules of the engine, beside the keep ratio.
-            consensus: when a question needs no more traces; its others are cancelled then.
-            chat: send questions through the model's chat template, where it has one; False sends the text as it
-                is, such as a few-shot prompt for a base model.
-            samples: ``{id: numbers}`` of the traces to sample, where not all n of a question are wanted: to go on
-                with an interrupted run. Not together with rules that compare a question's traces.
+            **options: see `SampleOptions`; confidences, and scores where there is a head, are recorded unless
+                declined.
 
         Returns:
             ``{question id: traces by sample id}``, in the order of the questions.
 
         Raises:
-            ValueError: for an empty question, n < 1 or a detection position beyond max_tokens; before
-                anything is generated.
+            InputError: for an empty question, n < 1, an unknown option or a detection position beyond max_tokens;
+                before anything is generated.
         """
-        plan = self._plan(questions, n, **options)
-        traces: dict[str, list[Trace]] = {question.id: [] for question in plan.questions}
-        with contextlib.closing(self._run(plan)) as items:
-            for trace in items:
-                assert isinstance(trace, Trace)
-                traces[trace.question_id].append(trace)
-                if on_trace is not None:
-                    on_trace(trace)
-        return {question_id: _by_sample(group) for question_id, group in traces.items()}
+        check_options("sample", options)
+        asking = self._ask(self._plan(questions, n, options))
+        _exhaust(asking, on_trace)
+        return {question_id: asking.group(question_id) for question_id in asking.question_ids}
+
+    async def asample(
+        self,
+        questions: Sequence[str] | Mapping[str, str],
+        n: int = 32,
+        *,
+        on_trace: OnTrace | None = None,
+        **options: Unpack[SampleOptions],
+    ) -> dict[str, list[Trace]]:
+        """``sample`` for asyncio; several calls at once share the engine's batches."""
+        check_options("asample", options)
+        asking = self._ask(self._plan(questions, n, options))
+        await _aexhaust(asking, on_trace)
+        return {question_id: asking.group(question_id) for question_id in asking.question_ids}
 
     def vote(self, traces: Sequence[Trace], method: str | Method | None = None, **options: Any) -> VoteResult:
         """Vote over traces of one question, made here or anywhere.
@@ -307,111 +305,124 @@ class WeightedVoter:
             self._engine.close()
             self._engine = None
 
+    def _solve(
+        self,
+        call: str,
+        questions: Sequence[str] | Mapping[str, str],
+        n: int,
+        method: str | Method | None,
+        options: SampleOptions,
+        on_trace: OnTrace | None = None,
+    ) -> list[VoteResult]:
+        asking, method = self._ask_for_vote(call, questions, n, method, options)
+        _exhaust(asking, on_trace)
+        return self._votes(asking, method)
+
+    async def _asolve(
+        self,
+        call: str,
+        questions: Sequence[str] | Mapping[str, str],
+        n: int,
+        method: str | Method | None,
+        options: SampleOptions,
+        on_trace: OnTrace | None = None,
+    ) -> list[VoteResult]:
+        asking, method = self._ask_for_vote(call, questions, n, method, options)
+        await _aexhaust(asking, on_trace)
+        return self._votes(asking, method)
+
+    def _stream(
+        self,
+        call: str,
+        questions: Questions,
+        n: int,
+        method: str | Method | None,
+        every: float,
+        options: SampleOptions,
+    ) -> EventStream:
+        asking, chosen = self._ask_for_vote(call, questions, n, method, options, every)
+        return EventStream(asking, lambda traces: self.vote(traces, chosen))
+
+    def _votes(self, asking: Asking, method: str | Method) -> list[VoteResult]:
+        return [self.vote(asking.group(question_id), method) for question_id in asking.question_ids]
+
     def _options(self, method: str | Method) -> dict[str, Any]:
         if self.config is None or not isinstance(method, str):
             return {}
         return dict(self.config.voting.get(method, {}))
 
-    def _needed_by(self, method: str | Method, options: dict[str, Any]) -> dict[str, Any]:
-        """The options of a call, with the signals that its method reads, and no others, where none are named."""
+    def _ask_for_vote(
+        self,
+        call: str,
+        questions: Questions,
+        n: int,
+        method: str | Method | None,
+        options: SampleOptions,
+        every: float | None = None,
+    ) -> tuple[Asking, str | Method]:
+        """Ask questions for a vote by a method, recording what it reads."""
+        check_options(call, options)
+        method = self.method if method is None else method
+        needs = self._needs(method)
+        return self._ask(self._plan(questions, n, options, needs), every), method
+
+    def _needs(self, method: str | Method) -> tuple[str, ...]:
+        """The signals that a method reads; those of a function are not known."""
         resolve_method(method, self._options(method))
-        needs = METHODS[method].needs if isinstance(method, str) else ("scores", "confidence")
-        if isinstance(method, str) and "scores" in needs and self._engine is not None and self.config is None:
-            raise ValueError(
+        if not isinstance(method, str):
+            return ("scores", "confidence")
+        needs = METHODS[method].needs
+        if "scores" in needs and self._engine is not None and self.config is None:
+            raise InputError(
                 f"method {method!r} needs a quality head: make the voter with from_pretrained(...), or choose a "
                 "method without one, such as 'majority' or 'deepconf'"
             )
-        defaults: dict[str, Any] = {"confidence": "confidence" in needs and not options.get("confidence_window")}
-        if "scores" not in needs:
-            defaults |= {"keep": 1.0, "scores": bool(options.get("score_every"))}
-        return defaults | options
+        if unknown := [signal for signal in needs if signal not in SIGNALS]:
+            raise InputError(
+                f"method {method!r} needs {unknown[0]!r}, which no engine records (they record "
+                f"{', '.join(SIGNALS)}): sample first, add it to the traces, and vote on them"
+            )
+        return needs
 
     def _plan(
-        self,
-        questions: Sequence[str] | Mapping[str, str],
-        n: int,
-        *,
-        keep: float | None = None,
-        at: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        stop: Sequence[str] | None = None,
-        seed: int = 0,
-        confidence: bool = True,
-        confidence_window: int = 0,
-        scores: bool = True,
-        score_every: int = 0,
-        rules: Sequence[Rule] = (),
-        consensus: Consensus | None = None,
-        chat: bool = True,
-        samples: Mapping[str, Sequence[int]] | None = None,
-        every: float | None = None,
-    ) -> _Plan:
-        """A call's options with the head's defaults, refused here when they cannot work."""
-        if not isinstance(questions, Mapping):
-            questions = {f"q{i}": text for i, text in enumerate(questions)}
-        defaults: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 1024}
-        defaults |= self.config.sampling if self.config else {}
-        given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop}
-        sampling = Sampling(n=n, seed=seed, **defaults | {k: v for k, v in given.items() if v is not None})
-        rules = tuple(rules)
-        score_at: tuple[int, ...] = ()
-        if self.config is None:
-            if keep not in (None, 1) or at is not None:
-                raise ValueError("pruning needs a quality head: make the voter with from_pretrained(...)")
-            scores = False
-        else:
-            position = self.config.positions[0] if at is None else at
-            share = self.config.keep if keep is None else keep
-            score_at = (position,) if scores else ()
-            rules = (KeepShare(position, share), *rules) if share != 1 else rules
-        spec = TraceSpec(
-            score_at=score_at,
-            score_every=score_every,
-            score_finish=scores,
-            confidence=confidence and not confidence_window,
-            confidence_window=confidence_window,
-            rules=rules,
-        )
-        wanted = {question_id: tuple(numbers) for question_id, numbers in (samples or {}).items()}
-        prompt = Prompt.from_messages(self.config.prompt if self.config else ())
-        asked = [
-            prompt.ask(question_id, text, chat=chat, samples=wanted.get(question_id))
-            for question_id, text in questions.items()
-        ]
-        check_request(asked, sampling, spec, has_head=self.config is not None)
-        return _Plan(asked, sampling, spec, consensus, every)
+        self, questions: Questions, n: int, options: SampleOptions, needs: tuple[str, ...] | None = None
+    ) -> Plan:
+        return make_plan(questions, n, options, config=self.config, prompt=self.prompt, needs=needs)
 
-    def _run(self, plan: _Plan) -> Closing[Progress | Trace]:
-        """Sample by a plan; finished traces have their answers."""
-        traces: dict[str, list[Trace]] = {question.id: [] for question in plan.questions}
-
-        def read(item: Progress | Trace) -> Progress | Trace:
-            if isinstance(item, Trace) and item.finish_reason == "stop" and item.answer is None:
-                item.answer = self.extract(item.text)
-            return item
-
-        def stop_question(trace: Trace) -> str:
-            assert plan.consensus is not None
-            read(trace)
-            group = traces[trace.question_id]
-            group.append(trace)
-            return plan.consensus.reached(group, **self._options(plan.consensus.method))
-
-        stop = never_stop if plan.consensus is None else stop_question
-        if not plan.questions:
-            return nothing()
-        if plan.every is None:
-            return Mapped(self.engine.sample(plan.questions, plan.sampling, plan.spec, stop_question=stop), read)
-        return Mapped(
-            self.engine.stream(plan.questions, plan.sampling, plan.spec, stop_question=stop, every=plan.every),
-            read,
+    def _ask(self, plan: Plan, every: float | None = None) -> Asking:
+        if self._engine is None:
+            # The engine checks again what it is asked; here it is not worth loading for what cannot work.
+            check_request(plan.questions, plan.sampling, plan.spec, has_head=self.config is not None)
+        consensus = plan.consensus
+        return Asking(
+            lambda: self.engine,
+            plan,
+            extract=self.extract,
+            reached=lambda traces: (
+                consensus.reached(traces, **self._options(consensus.method)) if consensus else ""
+            ),
+            every=every,
         )
 
 
-def _by_sample(traces: Sequence[Trace]) -> list[Trace]:
-    return sorted(traces, key=lambda trace: trace.sample_id)
+def _exhaust(asking: Asking, on_trace: OnTrace | None) -> None:
+    with contextlib.closing(asking):
+        for item in asking:
+            if on_trace is not None and isinstance(item, Trace):
+                on_trace(item)
+
+
+async def _aexhaust(asking: Asking, on_trace: OnTrace | None) -> None:
+    async for item in _in_thread(asking):
+        if on_trace is not None and isinstance(item, Trace):
+            on_trace(item)
+
+
+async def _in_thread(source: Closing[T]) -> AsyncIterator[T]:
+    from arrol_tts.in_thread import in_thread
+
+    async for item in in_thread(source):
+        yield item
 
 
 def load_engine(

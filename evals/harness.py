@@ -12,6 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
+from arrol_tts.plan import SampleOptions
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import VoteResult
 
@@ -64,9 +65,7 @@ class VotingLM(LM):  # type: ignore[misc]  # the harness is untyped
             ).load_voter()
         self._voter = voter
         self._n, self._method = int(n), method
-        asked = {"keep": keep, "max_tokens": max_tokens}
-        self._options = {name: value for name, value in asked.items() if value is not None}
-        self._options |= {"chat": chat, "seed": int(seed)}
+        self._options: SampleOptions = {"keep": keep, "max_tokens": max_tokens, "chat": chat, "seed": int(seed)}
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One text a request: see the module."""
@@ -76,7 +75,7 @@ class VotingLM(LM):  # type: ignore[misc]  # the harness is untyped
         answers = [""] * len(requests)
         for stop, numbers in by_stops.items():
             texts = {str(i): requests[i].args[0] for i in numbers}
-            results = self._voter.solve_many(texts, self._n, method=self._method, stop=stop, **self._options)
+            results = self._voter.solve_many(texts, self._n, method=self._method, **self._options | {"stop": stop})
             for i, result in zip(numbers, results, strict=True):
                 answers[i] = _winner(result)
         return answers

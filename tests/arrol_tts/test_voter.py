@@ -74,6 +74,44 @@ def test_bad_calls_are_refused_before_the_model_is_loaded(
         voter.solve(question, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("call", ["solve", "solve_many", "stream", "sample"])
+def test_a_misspelt_option_is_an_error_of_the_public_call(voter: WeightedVoter, call: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{call}\(\) has no option 'temprature': did you mean 'temperature'"):
+        getattr(voter, call)("2+3*4" if call == "solve" else ["2+3*4"], temprature=1)
+
+
+@pytest.mark.parametrize("call", ["asolve", "asolve_many", "asample"])
+def test_so_it_is_in_the_calls_for_asyncio(voter: WeightedVoter, call: str) -> None:
+    import asyncio
+
+    with pytest.raises(TypeError, match=rf"^{call}\(\) has no option 'keeep': did you mean 'keep'"):
+        asyncio.run(getattr(voter, call)("2+3*4" if call == "asolve" else ["2+3*4"], keeep=1))
+
+
+def test_a_method_whose_signal_no_engine_records_is_refused_before_the_model_is_loaded(
+    voter: WeightedVoter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from arrol_tts.voting import registry
+
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+    monkeypatch.setattr("arrol_tts.voter.METHODS", registry._methods)
+    monkeypatch.setattr(registry, "METHODS", registry._methods)
+    registry.register("psychic", needs=["aura"])(lambda traces: [1.0 for _ in traces])
+    with pytest.raises(ValueError, match="method 'psychic' needs 'aura', which no engine records"):
+        voter.solve("2+3*4", method="psychic")
+
+
+def test_a_prompt_of_ones_own_goes_over_the_heads_and_leaves_its_config_as_it_is() -> None:
+    from arrol_tts.prompts import Prompt
+
+    own = [{"role": "user", "content": "Compute {question}"}]
+    config = QualityHeadConfig("m", 8, prompt=own)
+    voter = WeightedVoter(config=config, prompt=Prompt())
+    assert voter.prompt == Prompt()
+    assert config.prompt == own
+    assert WeightedVoter(config=config).prompt.to_messages() == own
+
+
 def test_no_questions_give_no_results(voter: WeightedVoter) -> None:
     assert voter.solve_many([]) == []
 

@@ -1,0 +1,202 @@
+"""Plan: what a call of WeightedVoter asks of an engine.
+
+The options of the call come first, then the head's own defaults, then those of `Sampling` and `TraceSpec`, where
+each is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypedDict
+
+from arrol_tts.engine.request import Question, Sampling
+from arrol_tts.errors import InputError, OptionError
+from arrol_tts.stopping import KeepShare, Rule, TraceSpec
+
+if TYPE_CHECKING:
+    from arrol_tts.consensus import Consensus
+    from arrol_tts.head_config import QualityHeadConfig
+    from arrol_tts.prompts import Prompt
+
+Questions = str | Sequence[str] | Mapping[str, str]
+"""A question, questions, or ``{id: question}``."""
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How to sample; what is left out, or None, is the head's own, else the default of `Sampling`.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: nucleus share in (0, 1].
+        top_k: tokens to choose among; 0 is off.
+        min_p: tokens less likely than this share of the likeliest one are left out; 0 is off.
+        repetition_penalty: divides the logits of tokens that the prompt or the trace has; 1 is off.
+        presence_penalty: taken off the logits of tokens that the trace has; 0 is off.
+        frequency_penalty: taken off them for every time that the trace has them; 0 is off.
+        max_tokens: limit on the generated tokens of a trace.
+        min_tokens: before so many generated tokens a trace does not end by itself.
+        stop: texts that end a trace, such as the next question that a base model would go on with.
+        stop_token_ids: tokens that end a trace, beside the model's own.
+        seed: of the sampling.
+    """
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    max_tokens: int | None
+    min_tokens: int | None
+    stop: Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    seed: int | None
+
+
+class SampleOptions(SamplingOptions, total=False):
+    """What to sample, to record and to stop: the options of ``WeightedVoter.solve``, ``sample`` and ``stream``.
+
+    Attributes:
+        keep: share of a question's traces to keep at the detection position, by default the head's; 1 prunes
+            nothing.
+        at: detection position in generated tokens; by default the head's first.
+        confidence: record DeepConf's token confidences; by default ``solve`` and ``stream`` do where their method
+            reads them, and ``sample`` does.
+        confidence_window: record DeepConf's measures over windows of this many tokens, in place of every token's
+            confidence: a few numbers a trace, enough for DeepConf's votes with that window.
+        self_certainty: record each trace's self-certainty; by default where the method reads it.
+        scores: record the head's scores, by default where there is a head and the method reads them; without
+            them nothing but majority and confidences can vote.
+        score_every: record them at every multiple of this many tokens too.
+        rules: more stopping rules of the engine, beside the keep ratio.
+        consensus: when a question needs no more traces; its others are cancelled then.
+        chat: send questions through the model's chat template, where it has one; False sends the text as it is,
+            such as a few-shot prompt for a base model.
+        samples: ``{id: numbers}`` of the traces to sample, where not all n of a question are wanted: to go on with
+            an interrupted run. Not together with rules that compare a question's traces.
+    """
+
+    keep: float | None
+    at: int | None
+    confidence: bool | None
+    confidence_window: int
+    self_certainty: bool | None
+    scores: bool | None
+    score_every: int
+    rules: Sequence[Rule]
+    consensus: Consensus | None
+    chat: bool
+    samples: Mapping[str, Sequence[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A call, ready for an engine.
+
+    Attributes:
+        questions: with their prompts.
+        sampling: how to sample each.
+        spec: what to record, and when to stop.
+        consensus: when a question needs no more traces; None: it needs all.
+    """
+
+    questions: tuple[Question, ...]
+    sampling: Sampling
+    spec: TraceSpec
+    consensus: Consensus | None
+
+
+def check_options(call: str, options: Mapping[str, object]) -> None:
+    """Refuse options that there are not.
+
+    Args:
+        call: the public method, for the message.
+        options: as given.
+
+    Raises:
+        OptionError: naming the first one, the nearest that there is, and the call.
+    """
+    known = SamplingOptions.__annotations__ | SampleOptions.__annotations__
+    for name in options:
+        if name not in known:
+            import difflib
+
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
+            raise OptionError(f"{call}() has no option {name!r}: {hint}")
+
+
+def make_plan(
+    questions: Questions,
+    n: int,
+    options: SampleOptions,
+    *,
+    config: QualityHeadConfig | None,
+    prompt: Prompt,
+    needs: Collection[str] | None = None,
+) -> Plan:
+    """Put a call together.
+
+    Args:
+        questions: what to ask.
+        n: traces of each.
+        options: of the call.
+        config: of the head, None without one.
+        prompt: how the questions are put to the model.
+        needs: signals that the voting method reads, and no others are recorded unless asked for; None for a call
+            without a vote, which records confidences and scores.
+
+    Raises:
+        InputError: when a value is out of range, or something needs a head and there is none.
+    """
+    every_signal = needs is None
+    needs = ("confidence", "scores") if needs is None else needs
+    score_every = options.get("score_every", 0)
+    window = options.get("confidence_window", 0)
+    scores = _either(options.get("scores"), "scores" in needs or score_every > 0)
+    keep, at = options.get("keep"), options.get("at")
+    if not (every_signal or "scores" in needs) and keep is None:
+        keep = 1.0
+    rules = tuple(options.get("rules", ()))
+    score_at: tuple[int, ...] = ()
+    if config is None:
+        if keep not in (None, 1) or at is not None:
+            raise InputError("pruning needs a quality head: make the voter with from_pretrained(...)")
+        scores = False
+    else:
+        position = config.positions[0] if at is None else at
+        share = config.keep if keep is None else keep
+        score_at = (position,) if scores else ()
+        rules = (KeepShare(position, share), *rules) if share != 1 else rules
+    spec = TraceSpec(
+        score_at=score_at,
+        score_every=score_every,
+        score_finish=scores,
+        confidence=_either(options.get("confidence"), "confidence" in needs) and not window,
+        confidence_window=window,
+        rules=rules,
+    )
+    samples = {question_id: tuple(numbers) for question_id, numbers in (options.get("samples") or {}).items()}
+    chat = options.get("chat", True)
+    if isinstance(questions, str):
+        questions = [questions]
+    if not isinstance(questions, Mapping):
+        questions = {f"q{i}": text for i, text in enumerate(questions)}
+    asked = tuple(
+        prompt.ask(question_id, text, chat=chat, samples=samples.get(question_id))
+        for question_id, text in questions.items()
+    )
+    return Plan(asked, _sampling(n, options, config), spec, options.get("consensus"))
+
+
+def _sampling(n: int, options: Mapping[str, object], config: QualityHeadConfig | None) -> Sampling:
+    names = {field.name for field in fields(Sampling)} & options.keys()
+    given = {name: options[name] for name in names if options[name] is not None}
+    own = dict(config.sampling) if config else {}
+    return Sampling(n=n, **own | given)
+
+
+def _either(given: bool | None, default: bool) -> bool:
+    return default if given is None else given

@@ -1,0 +1,82 @@
+"""Plans: options of a call, the head's defaults, and what a voting method needs."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from arrol_tts import KeepShare, QualityHeadConfig, Sampling
+from arrol_tts.errors import InputError, OptionError
+from arrol_tts.plan import SampleOptions, SamplingOptions, check_options, make_plan
+from arrol_tts.prompts import Prompt
+
+HEAD = QualityHeadConfig(
+    "m", 8, positions=[64, 16], keep=0.25, sampling={"temperature": 0.6, "top_k": 20, "max_tokens": 128}
+)
+
+
+def plan(options: SampleOptions | None = None, config: QualityHeadConfig | None = HEAD, needs: Any = None) -> Any:
+    return make_plan("2+3", 4, options or {}, config=config, prompt=Prompt(), needs=needs)
+
+
+def test_every_sampling_parameter_is_an_option() -> None:
+    assert set(SamplingOptions.__annotations__) == {field.name for field in fields(Sampling)} - {"n"}
+
+
+def test_the_heads_sampling_is_the_default_and_a_call_goes_over_it() -> None:
+    sampling = plan({"temperature": 0.2, "min_p": 0.1}).sampling
+    assert sampling == Sampling(n=4, temperature=0.2, top_k=20, min_p=0.1, max_tokens=128)
+
+
+def test_none_leaves_an_option_to_the_default() -> None:
+    assert plan({"temperature": None, "max_tokens": None}).sampling == plan().sampling
+    assert plan({"keep": None, "at": None, "scores": None}).spec == plan().spec
+
+
+def test_without_a_head_the_defaults_are_those_of_sampling() -> None:
+    assert plan(config=None).sampling == Sampling(n=4)
+
+
+def test_a_head_prunes_and_scores_at_its_first_position() -> None:
+    spec = plan().spec
+    assert spec.rules == (KeepShare(64, 0.25),)
+    assert (spec.score_at, spec.score_finish, spec.confidence) == ((64,), True, True)
+
+
+@pytest.mark.parametrize(
+    ("needs", "recorded"),
+    [
+        ((), (False, False, False)),
+        (("confidence",), (True, False, False)),
+        (("scores",), (False, True, False)),
+    ],
+)
+def test_a_method_has_recorded_what_it_needs_and_nothing_else(
+    needs: tuple[str, ...], recorded: tuple[bool, bool, bool]
+) -> None:
+    spec = plan(needs=needs).spec
+    assert (spec.confidence, spec.score_finish, False) == recorded
+    assert bool(spec.rules) == ("scores" in needs)  # pruning by a head that does not vote would surprise
+
+
+def test_windows_take_the_place_of_every_tokens_confidence() -> None:
+    spec = plan({"confidence_window": 32}).spec
+    assert (spec.confidence, spec.confidence_window) == (False, 32)
+
+
+@pytest.mark.parametrize("options", [{"keep": 0.5}, {"at": 16}])
+def test_pruning_without_a_head_is_refused(options: SampleOptions) -> None:
+    with pytest.raises(InputError, match="pruning needs a quality head"):
+        plan(options, config=None)
+
+
+def test_a_misspelt_option_is_named_with_the_nearest_and_the_call() -> None:
+    with pytest.raises(OptionError, match=r"solve\(\) has no option 'temprature': did you mean 'temperature'\?"):
+        check_options("solve", {"temprature": 1})
+
+
+def test_an_option_like_no_other_lists_what_there_is() -> None:
+    with pytest.raises(OptionError, match=r"sample\(\) has no option 'zzz': it has temperature, .*consensus"):
+        check_options("sample", {"zzz": 1})
