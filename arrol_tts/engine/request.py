@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import uuid
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -173,7 +173,7 @@ class Request:
         every: float | None = None,
     ) -> Request:
         """Give every question its own group; ``spec`` says the rest, for all of them."""
-        call = uuid.uuid4().hex[:12]
+        call = os.urandom(6).hex()
         spec = spec or TraceSpec()
         spec = replace(spec, size=sampling.n, stop=spec.stop + sampling.stop, live=every is not None)
         specs = tuple(replace(spec, group=f"{call}/{i}") for i in range(len(questions)))
