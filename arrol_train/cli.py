@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 import yaml
 
+from arrol_tts.engine.request import Sampling
+
 if TYPE_CHECKING:
     from arrol_train.heads.collect import CollectionManifest
     from arrol_tts.engine.base import Engine
     from arrol_tts.engine.request import Question
+
+DEFAULT = Sampling()
+"""Of every option of the sampling."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -63,12 +68,29 @@ def collect(
         Path | None, typer.Option(help="JSON lines of worked examples: question and solution")
     ] = None,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print the first prompt, and stop")] = False,
-    temperature: Annotated[float, typer.Option(help="of the sampling")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="nucleus share")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="limit on a sample's tokens", min=2)] = 1024,
+    temperature: Annotated[float, typer.Option(help="of the sampling")] = DEFAULT.temperature,
+    top_p: Annotated[float, typer.Option(help="nucleus share")] = DEFAULT.top_p,
+    top_k: Annotated[int, typer.Option(help="likeliest tokens that are drawn from; 0: all")] = DEFAULT.top_k,
+    min_p: Annotated[float, typer.Option(help="least probability, as a share of the likeliest token's")] = (
+        DEFAULT.min_p
+    ),
+    repetition_penalty: Annotated[float, typer.Option(help="on tokens that are there already; 1 is off")] = (
+        DEFAULT.repetition_penalty
+    ),
+    presence_penalty: Annotated[float, typer.Option(help="on tokens that were generated before; 0 is off")] = (
+        DEFAULT.presence_penalty
+    ),
+    frequency_penalty: Annotated[float, typer.Option(help="for each time that they were; 0 is off")] = (
+        DEFAULT.frequency_penalty
+    ),
+    max_tokens: Annotated[int, typer.Option(help="limit on a sample's tokens", min=2)] = DEFAULT.max_tokens,
+    min_tokens: Annotated[int, typer.Option(help="tokens before which no sample ends")] = DEFAULT.min_tokens,
     stop: Annotated[
         list[str] | None,
         typer.Option(help="text that ends a sample, for base models; repeatable; \\n is a new line"),
+    ] = None,
+    stop_token_id: Annotated[
+        list[int] | None, typer.Option(help="token that ends a sample, beside the model's own; repeatable")
     ] = None,
     positions: Annotated[
         str, typer.Option(help="generated tokens at which hidden vectors are kept, as 16,32,64; the finish always")
@@ -90,6 +112,7 @@ def collect(
     from arrol_train.heads.collect_progress import collect_with_progress
     from arrol_train.questions import read_prompt, read_questions
     from arrol_train.rewards import load_reward, math_reward
+    from arrol_train.sampling import sampling_record
     from arrol_tts.engine.base import DEFAULT_TOP_K, hidden_size_of
     from arrol_tts.files import file_sha256
     from arrol_tts.revision import model_revision
@@ -102,10 +125,19 @@ def collect(
             _show_prompt(None if server else model, asked.ask("", questions[0].question))
             return
         engine = _connect(model, server, options) if server else None
-        sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-        sampling["seed"] = seed
-        if stop:
-            sampling["stop"] = [text.replace("\\n", "\n") for text in stop]
+        sampling = Sampling(
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            stop=tuple(text.replace("\\n", "\n") for text in stop or ()),
+            stop_token_ids=tuple(stop_token_id or ()),
+        )
         manifest = CollectionManifest(
             model=model if server or not Path(model).is_dir() else str(Path(model).resolve()),
             revision=None if server else model_revision(model),
@@ -113,7 +145,7 @@ def collect(
             data=data.name,
             data_sha256=file_sha256(data),
             prompt=asked.to_messages(),
-            sampling=sampling,
+            sampling=sampling_record(sampling) | {"seed": seed},
             positions=_positions(positions) or default_positions(max_tokens),
             top_k=int(options.get("top_k", DEFAULT_TOP_K)),
             engine=options,

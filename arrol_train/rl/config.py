@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from arrol_train.rl.posterior import POSTERIORS
 from arrol_train.rl.selection import POLICIES
+from arrol_tts.engine.request import Sampling
 from arrol_tts.errors import InputError
 from arrol_tts.files import differences
 
@@ -20,6 +21,10 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 class ConfigError(InputError):
     """A configuration that cannot be run; the message says what to change."""
+
+
+PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""Options of the sampling that rollouts for training cannot have, and the value at which each is off."""
 
 
 class _Section(BaseModel):
@@ -49,7 +54,12 @@ class RolloutConfig(_Section):
         exploration: probability that a group's survivors are a uniformly random subset.
         cold_start: first steps in which all G rollouts are finished (paper: 20).
         max_tokens: limit on the generated tokens of a rollout.
-        temperature, top_p: of the sampling.
+        temperature: of the sampling.
+        top_p, top_k, min_p: of the sampling; 1, 0 and 0 are off. Where they are on, the ratio of TRL's to the
+            engine's probabilities is biased: TRL computes its own without them.
+        stop: texts that end a rollout, beside the end-of-sequence token. One that straddles a detection position
+            goes unnoticed; what comes after it is not graded.
+        stop_token_ids: tokens that end a rollout.
         refills: DAPO's dynamic sampling: how often groups without signal are replaced by those of further
             prompts; 0 is off.
         reward_timeout: seconds after which a reward function is taken to hang on a rollout.
@@ -66,6 +76,10 @@ class RolloutConfig(_Section):
     max_tokens: int = Field(default=1024, ge=2)
     temperature: float = Field(default=1.0, gt=0, le=100)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     refills: int = Field(default=0, ge=0)
     reward_timeout: float = Field(default=30.0, gt=0)
     correct_mismatch: bool = True
@@ -74,6 +88,37 @@ class RolloutConfig(_Section):
     def survivors(self) -> int:
         """M, the rollouts of a group that are trained on."""
         return round(self.group * self.detect[-1].keep) if self.detect else self.group
+
+    @property
+    def sampling(self) -> Sampling:
+        """How whole rollouts are sampled, but for their number and seed."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+        )
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are drawn from a part of the policy's distribution."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unpenalised(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name, off in PENALTIES.items():
+                if data.get(name, off) != off:
+                    raise ValueError(
+                        f"{name}: TRL computes the policy's log-probabilities without it, and so would learn from "
+                        f"tokens of another distribution: leave it out ({off:g} is off)"
+                    )
+            data = {name: value for name, value in data.items() if name not in PENALTIES}
+        return data
 
     @field_validator("policy")
     @classmethod
@@ -115,6 +160,10 @@ class RolloutConfig(_Section):
                     f"{before.at} keeps {before.keep:g}, then {point.at} keeps {point.keep:g}"
                 )
             before = point
+        try:
+            _ = self.sampling
+        except InputError as error:
+            raise ValueError(str(error)) from None
         if self.policy == "none" and self.survivors != self.group:
             raise ValueError("policy 'none' keeps everybody: leave detect out, or choose another policy")
         return self

@@ -245,7 +245,7 @@ class PrunedRollout:
                 raise InputError("the engine returns no log-probabilities: set correct_mismatch to false")
         for group in groups[:CHECKED_ROLLOUTS]:
             rollout = group.survivors[0]
-            if rollout.logprobs is None or self.config.top_p < 1:
+            if rollout.logprobs is None or self.config.truncates:
                 return
             token_ids = rollout.token_ids[:CHECKED_TOKENS]
             own = policy.logprobs(group.prompt_ids, token_ids, self.config.temperature)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.selection import select
 from arrol_tts.engine.request import Question, Sampling
+from arrol_tts.engine.stop_texts import before_stop
 from arrol_tts.prompts import encode_prompt
 from arrol_tts.stopping import TraceSpec
 
@@ -145,6 +147,7 @@ class GroupSampler:
             rollout.append(trace, marks)
             if trace.finish_reason == "stop":
                 text = self._tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
+                text = before_stop(text, self.config.stop)
                 rollout.end(self.grade(self._rows[group.row], text), trace)
             elif len(rollout.token_ids) >= self.config.max_tokens:
                 rollout.end(0.0, trace)  # cut off: it has no answer
@@ -189,4 +192,4 @@ class GroupSampler:
 
 def sampling_of(config: RolloutConfig, n: int, max_tokens: int, seed: int) -> Sampling:
     """How ``n`` rollouts of a prompt are sampled."""
-    return Sampling(n=n, temperature=config.temperature, top_p=config.top_p, max_tokens=max_tokens, seed=seed)
+    return replace(config.sampling, n=n, max_tokens=max_tokens, seed=seed)

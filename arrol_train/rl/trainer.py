@@ -66,7 +66,7 @@ def trl_config(config: RunConfig, out: Path, processes: int) -> GRPOConfig:
     """TRL's configuration: one optimiser step for each batch of rollouts.
 
     Raises:
-        ConfigError: when the micro-batch does not divide the batch.
+        ConfigError: when the micro-batch does not divide the batch, or TRL refuses its options.
     """
     from trl import GRPOConfig
 
@@ -74,6 +74,11 @@ def trl_config(config: RunConfig, out: Path, processes: int) -> GRPOConfig:
     micro = config.micro_batch or rows
     if rows % micro:
         raise ConfigError(f"micro_batch {micro} does not divide the {rows} rollouts of a step on each process")
+    if config.trl.get("mask_truncated_completions") and (config.rollout.stop or config.rollout.stop_token_ids):
+        raise ConfigError(
+            "trl.mask_truncated_completions takes every rollout that a stop text or token ended for one that was "
+            "cut off: leave it out, or rollout.stop and rollout.stop_token_ids"
+        )
     cuda = torch.cuda.is_available()
     options: dict[str, Any] = {
         "output_dir": str(out / CHECKPOINTS),
@@ -84,6 +89,8 @@ def trl_config(config: RunConfig, out: Path, processes: int) -> GRPOConfig:
         "max_completion_length": config.rollout.max_tokens,
         "temperature": config.rollout.temperature,
         "top_p": config.rollout.top_p,
+        "top_k": config.rollout.top_k,
+        "min_p": config.rollout.min_p or None,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_schedule,
         "warmup_steps": round(config.warmup * config.steps),

@@ -299,6 +299,21 @@ def test_rollouts_depend_on_the_seed(engine: VLLMEngine, tmp_path: Path) -> None
     assert runs[0] != runs[2]
 
 
+def test_a_stop_text_ends_rollouts_and_is_not_graded(engine: VLLMEngine, tmp_path: Path, tokenizer: Any) -> None:
+    graded: list[str] = []
+
+    def reward(row: Mapping[str, Any], text: str) -> float:
+        graded.append(text)
+        return float(len(graded) % 2)
+
+    config = RolloutConfig.model_validate(CONFIG.model_dump() | {"stop": ["="]})
+    _, _, recorded = one_step(engine, tmp_path, config, reward=reward)
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in recorded.outputs[0]["completion_ids"]]
+    assert any(text.endswith("=") for text in texts)
+    assert max(text.count("=") for text in texts) == 1
+    assert not any("=" in text for text in graded)
+
+
 def test_dynamic_sampling_replaces_groups_without_signal_within_its_bound(
     engine: VLLMEngine, tmp_path: Path
 ) -> None:
@@ -425,6 +440,10 @@ def test_rows_without_prompt_or_with_two_answers_are_refused(engine: VLLMEngine)
         ({"policy": "none"}, "policy 'none' keeps everybody"),
         ({"policy_options": {"lambda": 1.0}}, "no option 'lambda'"),
         ({"group": 1}, "greater than or equal to 2"),
+        ({"repetition_penalty": 1.1}, r"repetition_penalty: TRL computes .* leave it out \(1 is off\)"),
+        ({"presence_penalty": 0.5}, "presence_penalty: TRL computes"),
+        ({"stop": [""]}, "none of them empty"),
+        ({"min_p": 2}, "less than or equal to 1"),
     ],
 )
 def test_rollouts_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -19,10 +19,12 @@ import yaml
 
 from arrol_train.rl.config import CONFIGS, ConfigError, RunConfig, TaskConfig, check_same, load_config
 from arrol_train.rl.run import run
+from arrol_train.rl.sampler import sampling_of
 from arrol_train.rl.saving import DiskFullError
 from arrol_train.rl.tasks import load_task
 from arrol_train.rl.trainer import trl_config
 from arrol_train.rl.trl_bridge import last_checkpoint
+from arrol_tts.engine.request import Sampling
 from tests.arrol_train.conftest import restore_pocket
 
 if TYPE_CHECKING:
@@ -307,6 +309,18 @@ def test_a_micro_batch_must_divide_the_batch(tmp_path: Path) -> None:
         trl_config(config(micro_batch=3), tmp_path, 1)
     with pytest.raises(ConfigError, match="TRL refuses"):
         trl_config(config(trl={"no_such": 1}), tmp_path, 1)
+
+
+def test_options_of_the_sampling_reach_engine_trl_and_head() -> None:
+    rollout = TINY["rollout"] | {"temperature": 0.6, "top_k": 20, "min_p": 0.1, "stop_token_ids": [3]}
+    chosen = config(rollout=rollout | {"repetition_penalty": 1.0})
+    arguments = trl_config(chosen, Path("out"), 1)
+    assert (arguments.temperature, arguments.top_k, arguments.min_p) == (0.6, 20, 0.1)
+    sampling = sampling_of(chosen.rollout, 8, 24, seed=5)
+    expected = Sampling(n=8, temperature=0.6, top_k=20, min_p=0.1, stop_token_ids=(3,), max_tokens=24, seed=5)
+    assert sampling == expected
+    with pytest.raises(ConfigError, match="takes every rollout that a stop text or token ended"):
+        trl_config(config(rollout=rollout, trl={"mask_truncated_completions": True}), Path("out"), 1)
 
 
 @pytest.mark.parametrize(
