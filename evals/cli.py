@@ -22,3 +22,7 @@ app.command("import")(import_)
 @app.callback()
 def main() -> None:
     """More right answers for fewer generated tokens: run benchmarks, compare voting methods."""
+
+
+if __name__ == "__main__":
+    app()

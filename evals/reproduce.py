@@ -1,7 +1,8 @@
 """The paper's experiments at pocket scale (synthetic): ``python -m evals.reproduce`` writes docs/results.md.
 
-What takes minutes is run: the recipe ``pocket``, and ablations that replay its traces. What takes longer is read
-from the committed results of the benchmarks, each with its command, commit and machine.
+What takes minutes is run: the recipe ``pocket``, and ablations that replay its traces, into
+``evals/results/reproduce.json``. What takes longer is read from the committed results of the benchmarks. The page
+is written from those files alone: ``--from-committed`` does only that, in seconds.
 """
 
 from __future__ import annotations
@@ -9,26 +10,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from matplotlib.figure import Figure
 
 from arrol_tts.files import write_atomic
 from arrol_tts.replay import replay
+from arrol_tts.voter import WeightedVoter
 
-from .bench import RESULTS, commit, machine
-from .reporting.plots import curve_figure, reliability_figure
-from .reporting.report import JSON_FILE, markdown_table, stopping_table, votes_table
+from .bench import RESULTS, write_result
+from .reporting.plots import curve_figure, keep_figure, reliability_figure
+from .reporting.report import JSON_FILE
 from .reporting.rows import is_right, keep_rule
+from .reporting.sections import write_sections
 from .reporting.summary import interval
 from .sampling.folder import RunFolder
-from .sampling.seed_samples import SeedSamples
+from .sampling.seed_samples import Traces
 
 DOCS = Path(__file__).parents[1] / "docs"
+NAME = "reproduce"
+COMMAND = "python -m evals.reproduce"
 RECIPE = "pocket"
 KEEPS = (0.125, 0.25, 0.5, 0.75, 1.0)
 WEIGHTS: Mapping[str, Mapping[str, Any]] = {
@@ -38,245 +42,101 @@ WEIGHTS: Mapping[str, Mapping[str, Any]] = {
     "odds, mean of the log-odds (the head's config)": {"over": "mean", "odds_power": 1.0},
 }
 
-TITLES = {
-    "pocket": "Voting and pruning over three seeds",
-    "rl": "Reinforcement learning with pruned rollouts",
-    "head": "Quality heads",
-    "engine": "Cost of scoring and stopping inside vLLM",
-    "voting": "Speed of voting and of the confidence measures",
-    "demo": "The demo",
-}
-"""``{benchmark: heading}``, in the order of the document; others follow under their own names."""
-
 
 def main(
     out: Annotated[Path, typer.Option(help="results folder of the quick run; goes on where it was cut")] = Path(
         "runs/reproduce"
     ),
+    from_committed: Annotated[
+        bool, typer.Option("--from-committed", help="write the page from evals/results/ alone; nothing is sampled")
+    ] = False,
 ) -> None:
     """Run what is quick, read what is committed, and write docs/results.md with its figures."""
-    command = ["run", "--recipe", RECIPE, "--out", str(out)]
-    subprocess.run([sys.executable, "-c", "from evals.cli import app; app()", *command], check=True)
-    folder = RunFolder(out)
-    report = json.loads((out / JSON_FILE).read_text())
-    (entry,) = report["benchmarks"]
-    curve_figure(entry).savefig(DOCS / "results_accuracy_tokens.png", dpi=130)
-    reliability_figure(entry["head"]).savefig(DOCS / "results_reliability.png", dpi=130)
-    ((run,),) = folder.samples()
-    keeps = keep_ablation(run, folder)
-    keep_figure(keeps).savefig(DOCS / "results_keep.png", dpi=130)
-    names = dict.fromkeys([*TITLES, *sorted(path.stem for path in RESULTS.glob("*.json"))])
+    if not from_committed:
+        command = ["run", "--recipe", RECIPE, "--out", str(out)]
+        subprocess.run([sys.executable, "-m", f"{__package__}.cli", *command], check=True)
+        folder = RunFolder(out)
+        write_result(NAME, quick_figures(folder), folder.manifest().seeds, COMMAND)
+    draw(DOCS, RESULTS)
+    write_atomic(DOCS / "results.md", page(RESULTS).encode())
+    typer.echo(f"wrote {DOCS / 'results.md'}")
+
+
+def page(results: Path) -> str:
+    """The results page, from a folder of results."""
     parts = [
         "# Results",
-        "Written by `make reproduce`; do not edit. Every figure names the command that made it. The pocket model "
-        "is **synthetic**: its figures say how the machinery behaves, not how your model would do.",
-        *quick_section(entry, report, keeps, weight_ablation(run, folder)),
-        *(part for name in names for part in benchmark_section(name)),
+        "Written by `make reproduce` from evals/results/; do not edit. Each section says what was asked, shows "
+        "it, and says what it means; its last line names command, commit and machine. The pocket model is "
+        "**synthetic**: its figures say how the machinery behaves, not how your model would do.",
+        *write_sections(results),
     ]
-    write_atomic(DOCS / "results.md", ("\n\n".join(parts) + "\n").encode())
-    typer.echo(f"wrote {DOCS / 'results.md'}")
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(docs: Path, results: Path) -> None:
+    """Draw the quick run's pictures, where it has been run."""
+    path = results / f"{NAME}.json"
+    if not path.exists():
+        return
+    figures = json.loads(path.read_text())["figures"]
+    entry = {
+        "name": RECIPE,
+        "n": figures["traces_per_question"],
+        **{name: figures[name] for name in ("synthetic", "questions", "curve")},
+    }
+    pictures = {
+        "accuracy_tokens": curve_figure(entry),
+        "reliability": reliability_figure(figures["head"]),
+        "keep": keep_figure(figures["keep_ratios"]),
+    }
+    for name, figure in pictures.items():
+        figure.savefig(docs / f"results_{name}.png", dpi=130)
 
 
 # --- the quick run --------------------------------------------------------------------------------
 
 
-def keep_ablation(run: SeedSamples, folder: RunFolder) -> list[dict[str, Any]]:
-    """Accuracy and tokens by keep ratio, replayed over the traces that were sampled in full."""
+def quick_figures(folder: RunFolder) -> dict[str, Any]:
+    """The figures of the recipe's results folder: its report's, and ablations over its traces."""
+    (entry,) = json.loads((folder.path / JSON_FILE).read_text())["benchmarks"]
+    ((samples,),) = folder.samples()
     voter = folder.voter()
-    whole = sum(trace.num_tokens for group in run.full.values() for trace in group)
+    return {
+        "synthetic": entry["synthetic"],
+        "questions": entry["questions"],
+        "traces_per_question": entry["n"],
+        "sample_accuracy": entry["samples"]["accuracy"],
+        **{name: entry[name] for name in ("votes", "stopping", "curve", "head")},
+        "keep_ratios": keep_ablation(samples.full, voter),
+        "weights": weight_ablation(samples.full, voter),
+    }
+
+
+def keep_ablation(traces: Traces, voter: WeightedVoter) -> list[dict[str, Any]]:
+    """Accuracy and tokens by keep ratio, replayed over the traces that were sampled in full."""
+    whole = sum(trace.num_tokens for group in traces.values() for trace in group)
     rows = []
     for keep in KEEPS:
         rule = keep_rule(voter, keep)
-        groups = [replay(group, rule) if keep < 1 else group for group in run.full.values()]
+        groups = [replay(group, rule) if keep < 1 else group for group in traces.values()]
         spent = sum(trace.num_tokens for group in groups for trace in group)
         row: dict[str, Any] = {"keep": keep, "tokens_saved": 1 - spent / whole}
         for method in ("majority", "quality"):
             right = np.array([is_right(voter, group, method) for group in groups], float)
-            row[method], row[f"{method}_interval"] = float(right.mean()), interval(right)
+            row[method], row[f"{method}_interval"] = float(right.mean()), list(interval(right))
         rows.append(row)
     return rows
 
 
-def weight_ablation(run: SeedSamples, folder: RunFolder) -> list[list[str]]:
+def weight_ablation(traces: Traces, voter: WeightedVoter) -> list[dict[str, Any]]:
     """Accuracy by what a trace's score counts in the vote."""
-    voter = folder.voter()
     rows = []
     for name, options in WEIGHTS.items():
-        right = np.array(
-            [bool(voter.vote(group, "quality", **options).correct) for group in run.full.values()], float
-        )
-        rows.append([name, f"{right.mean():.3f}", _interval(interval(right))])
+        votes = [voter.vote(group, "quality", **options) for group in traces.values()]
+        right = np.array([bool(vote.correct) for vote in votes], float)
+        rows.append({"weight": name, "accuracy": float(right.mean()), "interval": list(interval(right))})
     return rows
-
-
-def quick_section(
-    entry: Mapping[str, Any],
-    report: Mapping[str, Any],
-    keeps: Sequence[Mapping[str, Any]],
-    weights: Sequence[Sequence[str]],
-) -> Iterator[str]:
-    """The recipe's tables, and the ablations."""
-    here = machine()
-    yield f"## The quick run (synthetic): {entry['questions']} questions x {entry['n']} traces"
-    yield f"`{report['commands'][0]}` at commit {_short(commit())}, {here['cores']} cores ({here['cpu']})."
-    yield f"Votes over {entry['n']} traces (gain and p against majority; 95% intervals over questions):"
-    yield markdown_table(votes_table(entry["votes"], entry["n"]))
-    yield (
-        "Early stopping, sampled again with the same seeds inside vLLM (tokens a question). What it saves in time "
-        "is measured below, on a machine that does nothing else:"
-    )
-    yield markdown_table([row[:6] for row in stopping_table(entry["stopping"])])
-    yield "![accuracy against tokens](results_accuracy_tokens.png)"
-    yield "![reliability of the head](results_reliability.png)"
-    yield "Ablation: keep ratio at the detection position, replayed over the same traces:"
-    yield markdown_table(
-        [
-            ["keep", "tokens saved", "majority", "95%", "quality", "95%"],
-            *(
-                [
-                    f"{row['keep']:g}",
-                    f"{row['tokens_saved']:.1%}",
-                    f"{row['majority']:.3f}",
-                    _interval(row["majority_interval"]),
-                    f"{row['quality']:.3f}",
-                    _interval(row["quality_interval"]),
-                ]
-                for row in keeps
-            ),
-        ]
-    )
-    yield "![accuracy by keep ratio](results_keep.png)"
-    yield "Ablation: what a trace's score counts in the quality vote:"
-    yield markdown_table([["weight", "accuracy", "95%"], *weights])
-
-
-def keep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy against the share of tokens saved, by keep ratio."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for method, marker in (("quality", "o"), ("majority", "s")):
-        axes.plot(
-            [row["tokens_saved"] for row in rows], [row[method] for row in rows], marker=marker, label=method
-        )
-    for row in rows:
-        axes.annotate(
-            f"keep {row['keep']:g}", (row["tokens_saved"], row["quality"]), (0, 6), textcoords="offset points"
-        )
-    axes.set(xlabel="share of tokens saved", ylabel="accuracy", title="pocket (synthetic), replayed")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
-
-
-# --- committed benchmarks -------------------------------------------------------------------------
-
-
-def benchmark_section(name: str) -> Iterator[str]:
-    """A committed benchmark's figures, the single ones as a table."""
-    yield f"## {TITLES.get(name, name)}"
-    path = RESULTS / f"{name}.json"
-    if not path.exists():
-        yield f"Not measured yet: `python -m evals.bench.{name}` writes evals/results/{name}.json."
-        return
-    result = json.loads(path.read_text())
-    seeds = ", ".join(map(str, result["seeds"]))
-    yield (
-        f"[evals/results/{name}.json](../evals/results/{name}.json): `{result['command']}` at commit "
-        f"{_short(result['commit'])}, {result['machine']['cores']} cores, seeds {seeds}."
-    )
-    if name == "pocket":
-        yield pocket_table(result["figures"])
-    yield markdown_table([["figure", "value"], *_single_figures(result["figures"])])
-    for label, rows in _row_figures(result["figures"]):
-        yield f"{label}:"
-        yield markdown_table(rows)
-    for picture in sorted(DOCS.glob(f"{name}_*.png")):
-        yield f"![{picture.stem.replace('_', ' ')}]({picture.name})"
-
-
-POCKET_ROWS = {
-    "majority": "majority",
-    "deepconf": "DeepConf (bottom window)",
-    "quality": "**quality head**",
-    "quality_pruned": "**quality head, half pruned at token 32**",
-    "random_pruned": "control: half pruned at random, majority",
-}
-
-
-def pocket_table(figures: Mapping[str, Any]) -> str:
-    """The table of README.md."""
-    rows = [["vote", "accuracy", "95% interval", "tokens a question", "saved"]]
-    full = figures["tokens_per_question"]["majority"]
-    for name, label in POCKET_ROWS.items():
-        accuracy, tokens = figures[f"accuracy_{name}"], figures["tokens_per_question"][name]
-        saved = "" if tokens == full else f"{1 - tokens / full:.0%}"
-        best = name.startswith("quality")
-        rows.append(
-            [
-                label,
-                f"**{accuracy:.3f}**" if best else f"{accuracy:.3f}",
-                "{:.3f} to {:.3f}".format(*figures["accuracy_intervals"][name]),
-                f"{tokens:,.0f}",
-                f"**{saved}**" if saved and best else saved,
-            ]
-        )
-    return markdown_table(rows)
-
-
-def _single_figures(figures: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:
-    for name, value in figures.items():
-        label = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping) and prefix.count(",") < 2 and not _is_table(value):
-            yield from _single_figures(value, f"{label}, ")
-        elif isinstance(value, bool | str):
-            yield [label, str(value)]
-        elif isinstance(value, int | float):
-            yield [label, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"]
-        elif isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
-            yield [label, f"{value[0]:.4g} to {value[1]:.4g}"]
-
-
-def _row_figures(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, list[list[str]]]]:
-    """What has rows with the same fields, by number or by name, each as cells with a heading."""
-    for name, value in figures.items():
-        label = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping) and _is_table(value):
-            first = next(iter(value.values()))
-            columns = [key for key, cell in first.items() if isinstance(cell, int | float)]
-            cells = [
-                [row.replace("_", " "), *(_with_interval(fields, key) for key in columns)]
-                for row, fields in value.items()
-            ]
-            yield label, [["", *(key.replace("_", " ") for key in columns)], *cells]
-        elif isinstance(value, Mapping):
-            yield from _row_figures(value, f"{label}, ")
-        elif isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-            columns = [key for key, cell in value[0].items() if isinstance(cell, int | float | str)]
-            cells = [[_cell(row.get(key, "")) for key in columns] for row in value]
-            yield label, [[key.replace("_", " ") for key in columns], *cells]
-
-
-def _is_table(value: Mapping[str, Any]) -> bool:
-    """Whether it maps names to figures of the same names."""
-    rows = list(value.values())
-    return len(rows) > 1 and all(isinstance(row, Mapping) and row and row.keys() == rows[0].keys() for row in rows)
-
-
-def _with_interval(fields: Mapping[str, Any], key: str) -> str:
-    ends = fields.get(f"{key}_interval")
-    return _cell(fields[key]) + (f" ({ends[0]:.3g} to {ends[1]:.3g})" if ends else "")
-
-
-def _cell(value: float | str) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-def _short(revision: str) -> str:
-    return revision[:12] + "-dirty" * revision.endswith("-dirty")
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.2f}-{ends[1]:.2f}"
 
 
 if __name__ == "__main__":

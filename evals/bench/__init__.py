@@ -14,19 +14,20 @@ from typing import Any
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def write_result(name: str, figures: Mapping[str, Any], seeds: Sequence[int]) -> Path:
+def write_result(name: str, figures: Mapping[str, Any], seeds: Sequence[int], command: str | None = None) -> Path:
     """Write ``evals/results/NAME.json``: the figures with the command, commit and machine behind them.
 
     Args:
-        name: the benchmark's module, ``evals.bench.NAME``.
+        name: of the benchmark, which is the module ``evals.bench.NAME`` where no command is named.
         figures: measured values, JSON-ready.
         seeds: seeds of the generated inputs or of the sampling.
+        command: that measures it.
 
     Returns:
         The file written.
     """
     record = {
-        "command": f"python -m evals.bench.{name}",
+        "command": command or f"python -m evals.bench.{name}",
         "commit": commit(),
         "machine": machine(),
         "seeds": list(seeds),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,24 @@ def reliability_figure(head: Mapping[str, Any]) -> Figure:
     _draw_reliability(figure.subplots(), head["reliability"]["count"], head["reliability"]["accuracy"])
     figure.supxlabel("score of the head at the finish")
     figure.supylabel("share of right traces")
+    return figure
+
+
+def keep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Accuracy against the share of tokens saved, by keep ratio."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for method, marker in (("quality", "o"), ("majority", "s")):
+        axes.plot(
+            [row["tokens_saved"] for row in rows], [row[method] for row in rows], marker=marker, label=method
+        )
+    for row in rows:
+        axes.annotate(
+            f"keep {row['keep']:g}", (row["tokens_saved"], row["quality"]), (0, 6), textcoords="offset points"
+        )
+    axes.set(xlabel="share of tokens saved", ylabel="accuracy", title="pocket (synthetic), replayed")
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from arrol_tts.files import write_atomic, write_json
 
 from ..sampling.folder import RunFolder, folder_name
 from .json_ready import finite
+from .layout import PAGE, Cells, html_table, markdown_table, svg, terminal_table
 from .plots import curve_figure, reliability_figure
 from .summary import summarise
 
 JSON_FILE, MARKDOWN_FILE, HTML_FILE = "report.json", "report.md", "report.html"
 VERDICTS_FILE = "verdicts.json"
 """Right or wrong by question, for ``arrol-eval compare``."""
-
-Cells = Sequence[Sequence[str]]
 
 
 def write_report(folder: RunFolder) -> dict[str, Any]:
@@ -39,8 +34,8 @@ def write_report(folder: RunFolder) -> dict[str, Any]:
     """
     report = summarise(folder.samples(), folder.voter(), folder.manifest())
     verdicts = {entry["name"]: entry.pop("verdicts") for entry in report["benchmarks"]}
-    _write_json(folder.path / VERDICTS_FILE, verdicts)
-    _write_json(folder.path / JSON_FILE, report)
+    write_json(folder.path / VERDICTS_FILE, finite(verdicts))
+    write_json(folder.path / JSON_FILE, finite(report))
     pictures = {entry["name"]: _pictures(entry) for entry in report["benchmarks"]}
     for name, figures in pictures.items():
         for what, figure in figures.items():
@@ -56,7 +51,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         console.print()
         console.print(section.title, style="bold")
         for caption, cells in section.tables:
-            console.print(_terminal_table(caption, cells))
+            console.print(terminal_table(caption, cells))
         for line in section.lines:
             console.print(line)
 
@@ -83,14 +78,14 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Figure]]
     for section in _sections(report):
         body.append(f"<h2>{html.escape(section.title)}</h2>")
         for caption, cells in section.tables:
-            body.append(_html_table(caption, cells))
+            body.append(html_table(caption, cells))
         body += [f"<p>{html.escape(line)}</p>" for line in section.lines]
-        body += [_svg(figure) for figure in pictures.get(section.benchmark, {}).values()]
+        body += [svg(figure) for figure in pictures.get(section.benchmark, {}).values()]
     items = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in _provenance(report)
     )
     body.append(f"<h2>How it was made</h2><dl>{items}</dl>")
-    return _PAGE.replace("TITLE", html.escape(title(report))).replace("BODY", "\n".join(body))
+    return PAGE.replace("TITLE", html.escape(title(report))).replace("BODY", "\n".join(body))
 
 
 def title(report: Mapping[str, Any]) -> str:
@@ -242,64 +237,8 @@ def _provenance(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "command", command
 
 
-# --- how it looks ---------------------------------------------------------------------------------
-
-
-def _terminal_table(caption: str, cells: Cells) -> Table:
-    table = Table(title=caption, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))  # fits 80 columns
-    for i, heading in enumerate(cells[0]):
-        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in cells[1:]:
-        table.add_row(*row)
-    return table
-
-
-def markdown_table(cells: Cells) -> str:
-    """Cells as a Markdown table, numbers to the right."""
-    rule = ["---", *["---:"] * (len(cells[0]) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:]))
-
-
-def _html_table(caption: str, cells: Cells) -> str:
-    def row(tag: str, values: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
-
-    body = "".join(row("td", values) for values in cells[1:])
-    return f"<table><caption>{html.escape(caption)}</caption>{row('th', cells[0])}{body}</table>"
-
-
 def _pictures(entry: Mapping[str, Any]) -> dict[str, Figure]:
     pictures = {"accuracy_tokens": curve_figure(entry)}
     if entry["head"] is not None:
         pictures["reliability"] = reliability_figure(entry["head"])
     return pictures
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    # Text as text: smaller, and it can be selected and searched.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "arrol"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return "<figure>" + text[text.index("<svg") :] + "</figure>"
-
-
-def _write_json(path: Path, data: Any) -> None:
-    write_json(path, finite(data))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>TITLE</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
-caption { text-align: left; font-weight: 600; padding: .3rem 0 }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
-figure { margin: 1rem 0; display: inline-block } svg { max-width: 100%; height: auto }
-dt { font-weight: 600 } dd { margin: 0 0 .4rem; overflow-wrap: anywhere }
-</style></head><body>
-BODY
-</body></html>
-"""

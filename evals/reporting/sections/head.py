@@ -1,0 +1,157 @@
+"""Quality heads: of a real pretrained model, and carried over between tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .base import Section
+from .parts import NONE, Figures, difference, p_value, table, to
+
+METHODS = {
+    "majority": "majority",
+    "deepconf": "DeepConf (bottom window)",
+    "combined": "combined (head, confidence, length; fitted)",
+    "head": "**quality head**",
+}
+ABLATION = {
+    "all": "as trained",
+    "linear_probe": "linear probe instead",
+    "no_ranking_term": "without the ranking term of the loss",
+    "a_quarter_of_the_questions": "a quarter of the training questions",
+    "the_hardest_quarter": "the hardest quarter of them",
+    "4_of_16_samples": "4 of 16 samples of each",
+    "last_vectors_only": "last vectors of the traces only",
+}
+
+
+def show(figures: Figures) -> Iterator[str]:
+    """Votes and pruning with a real model's head, ablations, transfer, and what making a head takes."""
+    yield (
+        f"{figures['real_model']} on {figures['real_task']}: {figures['real_questions']} questions, "
+        f"{figures['real_samples_per_question']} samples each, five folds; a question is voted on with a head "
+        "that was trained without it. p is McNemar's, exact."
+    )
+    yield table(
+        ["vote", "accuracy", "95% interval", "above majority", "95% interval", "p"],
+        [
+            [
+                label,
+                f"{figures[f'accuracy_{name}']:.3f}",
+                to(figures[f"accuracy_{name}_interval"]),
+                *(
+                    [NONE] * 3
+                    if name == "majority"
+                    else [
+                        f"{figures[f'{name}_above_majority']:+.3f}",
+                        to(figures[f"{name}_above_majority_interval"], "+.3f"),
+                        p_value(figures[f"{name}_above_majority_mcnemar_p"]),
+                    ]
+                ),
+            ]
+            for name, label in METHODS.items()
+        ],
+    )
+    yield (
+        "How well right and wrong traces are told apart after so many tokens (AUROC over all traces, and in "
+        "brackets within a question, which is what a vote can use):"
+    )
+    yield table(
+        ["tokens", "quality head", "linear probe", "mean confidence"],
+        [
+            [
+                position,
+                *(
+                    f"{row[f'{name}_auroc']['mean']:.3f} ({row[f'{name}_within']['mean']:.3f})"
+                    for name in ("head", "linear_probe", "mean_confidence")
+                ),
+            ]
+            for position, row in figures["real_auroc_by_position"].items()
+        ],
+    )
+    yield "Pruning with that head, replayed:"
+    yield table(
+        ["at token", "keep ratio", "tokens saved", "accuracy", "against keeping all", "pruned at random"],
+        [
+            [
+                f"{row['position']:.0f}",
+                f"{row['keep']:g}",
+                f"{row['tokens_saved']:.1%}",
+                f"{row['accuracy']:.3f}",
+                f"{row['above_full']:+.3f}",
+                f"{row['random']:.3f}",
+            ]
+            for row in figures["real_pruning"]
+        ],
+    )
+    yield "What the training of the head needs; one thing is taken away at a time (lost: against as trained):"
+    yield table(
+        ["head", "accuracy of its vote", "lost", "AUROC within a question", "lost"],
+        [
+            [ABLATION.get(name, name), *(_with_interval(row, key) for key in _COLUMNS)]
+            for name, row in figures["real_ablation"].items()
+        ],
+    )
+    yield "Heads of the pocket model (synthetic) on questions they were not trained for:"
+    yield table(
+        ["trained on", "asked", "AUROC", "95% interval", "AUROC within a question", "95% interval", "questions"],
+        [
+            [
+                *(part.replace("_", " ") for part in name.split("_on_")),
+                f"{row['auroc']:.3f}",
+                to(row["interval"]),
+                f"{row['within']:.3f}",
+                to(row["within_interval"]),
+                f"{row['questions']}",
+            ]
+            for name, row in figures["transfer_synthetic"].items()
+        ],
+    )
+    yield "What making a head takes:"
+    yield table(
+        ["what", "figure"],
+        [
+            ["training on 100,000 vectors of width 4,096", f"{figures['train_100k_seconds']:.0f} s on two cores"],
+            ["its memory at the peak", f"{figures['train_100k_peak_bytes'] / 1e9:.2f} GB"],
+            ["(those vectors as float32)", f"{figures['train_100k_rows_bytes_float32'] / 1e9:.2f} GB"],
+            ["a head for width 4,096", f"{figures['head_4096_bytes'] / 1e6:.2f} MB"],
+            ["collecting vectors, against sampling alone", f"{figures['collect_overhead']:+.1%} of the time"],
+        ],
+    )
+    gain = difference(figures["head_above_majority"], figures["head_above_majority_interval"])
+    confidence = difference(figures["deepconf_above_majority"], figures["deepconf_above_majority_interval"])
+    losing = [
+        ABLATION.get(name, name)
+        for name, row in figures["real_ablation"].items()
+        if row["accuracy_lost_interval"][0] > 0
+    ]
+    after = figures["transfer_synthetic"]["after_rl_on_after_rl"]["within"]
+    yield (
+        f"**What it means.** On a real, small model the head's vote gains {gain} over majority; DeepConf "
+        f"{confidence}. One sample alone is right {figures['sample_accuracy']:.3f} of the time. The head is "
+        f"overconfident by an expected calibration error of {figures['calibration_error']:.3f}. Limits: the model "
+        "has 135M parameters and the problems are one step long and made from templates. The combined vote, "
+        f"which is fitted on more signals, is right {figures['accuracy_combined']:.3f} of the time, the head "
+        f"alone {figures['accuracy_head']:.3f}. Of the ablations these lose votes that the questions can tell "
+        f"from none: {', '.join(losing) or 'none'}. Heads carry over between lengths of the same task in part, "
+        "and less to the model after reinforcement learning; one that was trained after it has an AUROC of "
+        f"{after:.2f} within a question there, where 0.5 is chance. Train the head anew for another model, and "
+        "look at it before use."
+    )
+
+
+_COLUMNS = ("accuracy", "accuracy_lost", "auroc_within", "auroc_within_lost")
+
+
+def _with_interval(row: Figures, key: str) -> str:
+    if key.endswith("_lost") and not row[key] and not any(row[f"{key}_interval"]):
+        return NONE
+    return f"{row[key]:.3f} ({to(row[f'{key}_interval'], '.2f')})"
+
+
+SECTION = Section(
+    "Quality heads",
+    "Does a head that is trained with `arrol-train` help a real pretrained model's votes? When can it tell "
+    "right from wrong, which parts of its training matter, does it carry over to other questions, and what does "
+    "making it take?",
+    show,
+)
