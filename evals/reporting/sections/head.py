@@ -127,13 +127,13 @@ def show(figures: Figures) -> Iterator[str]:
     after = figures["transfer_synthetic"]["after_rl_on_after_rl"]["within"]
     yield (
         f"**What it means.** On a real, small model the head's vote gains {gain} over majority; DeepConf "
-        f"{confidence}. One sample alone is right {figures['sample_accuracy']:.3f} of the time. The head is "
-        f"overconfident by an expected calibration error of {figures['calibration_error']:.3f}. Limits: the model "
-        "has 135M parameters and the problems are one step long and made from templates. The combined vote, "
-        f"which is fitted on more signals, is right {figures['accuracy_combined']:.3f} of the time, the head "
-        f"alone {figures['accuracy_head']:.3f}. Of the ablations these lose votes that the questions can tell "
-        f"from none: {', '.join(losing) or 'none'}. Heads carry over between lengths of the same task in part, "
-        "and less to the model after reinforcement learning; one that was trained after it has an AUROC of "
+        f"{confidence}. One sample alone is right {figures['sample_accuracy']:.3f} of the time. The head's "
+        f"expected calibration error is {figures['calibration_error']:.3f}. Limits: the model has 135M parameters "
+        "and the problems are one step long and made from templates. The combined vote, which is fitted on more "
+        f"signals, is right {figures['accuracy_combined']:.3f} of the time, the head alone "
+        f"{figures['accuracy_head']:.3f}. Of the ablations these lose votes that the questions can tell from "
+        f"none: {', '.join(losing) or 'none'}. Heads carry over between lengths of the same task in part, and "
+        "less to the model after reinforcement learning; one that was trained after it has an AUROC of "
         f"{after:.2f} within a question there, where 0.5 is chance. Train the head anew for another model, and "
         "look at it before use."
     )

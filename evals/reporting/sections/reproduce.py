@@ -84,7 +84,9 @@ def show(figures: Figures) -> Iterator[str]:
         f"it, not the smaller number. The intervals are wide ({figures['questions']} questions, one seed), so "
         "neighbours in these tables are not to be ranked; the next section has more questions and seeds. What "
         "does not help here: DeepConf's confidences, a budget, and consensus, because the model falls for its "
-        "misconception with confidence and in most of its traces."
+        "misconception with confidence and in most of its traces. The vote by ranks is not to be relied on here: "
+        "traces of the same text have scores that differ by rounding only, which ranks turn into whole steps, "
+        "and noise of one part in ten million in the scores moved it by 0.2."
     )
 
 

@@ -40,6 +40,6 @@ def show(figures: Figures) -> Iterator[str]:
 SECTION = Section(
     "Speed of voting and of the confidence measures",
     "What do votes cost beside generating? Confidence measures against DeepConf's own way of computing them, "
-    "equality of answers, and votes, on one core.",
+    "equality of answers, and votes.",
     show,
 )
