@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from arrol_tts.errors import InputError
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
     from arrol_tts.voting import VoteResult
 
 FEATURES = ("share", "margin", "agreement", "log_effective_votes")

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from arrol_tts.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WINDOW = 2048
 """Tokens in a sliding window, and in the tail, as DeepConf publishes them."""

@@ -8,22 +8,21 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from arrol_tts.answers import extract_answer
-from arrol_tts.engine.request import check_request
 from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
-from arrol_tts.plan import Plan, Questions, SampleOptions, check_options, make_plan
-from arrol_tts.prompts import Prompt
-from arrol_tts.streams import Asking, Closing, EventStream
 from arrol_tts.trace import Trace
 from arrol_tts.voting import METHODS, Method, VoteResult, resolve_method, vote
 
+# What samples loads when somebody samples: importing arrol_tts is quick.
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
     from arrol_tts.engine.base import Engine
     from arrol_tts.events import Event
+    from arrol_tts.plan import Plan, Questions, SampleOptions
+    from arrol_tts.prompts import Prompt
+    from arrol_tts.streams import Asking, Closing, EventStream
 
 EngineName = Literal["auto", "vllm", "transformers"]
 Extractor = Callable[[str], str | None]
@@ -41,7 +40,7 @@ class WeightedVoter:
         config: the head's config, whose positions, keep ratio, sampling and voting options are the
             defaults of every call.
         method: voting method, a name in ``METHODS`` or a function ``traces -> weights``.
-        extract: reads the answer off a finished trace's text.
+        extract: reads the answer off a finished trace's text; None: ``extract_answer``.
         prompt: how questions are put to the model; None: as the head's config says.
     """
 
@@ -51,12 +50,14 @@ class WeightedVoter:
         *,
         config: QualityHeadConfig | None = None,
         method: str | Method = "quality",
-        extract: Extractor = extract_answer,
+        extract: Extractor | None = None,
         prompt: Prompt | None = None,
     ) -> None:
+        from arrol_tts.prompts import Prompt
+
         self.config = config
         self.method = method
-        self.extract = extract
+        self.extract = extract or _extract_answer
         self.prompt = Prompt.from_messages(config.prompt if config else ()) if prompt is None else prompt
         self._engine = engine
         self._make_engine: Callable[[], Engine] | None = None
@@ -71,7 +72,7 @@ class WeightedVoter:
         server: str | Sequence[str] | None = None,
         revision: str | None = None,
         method: str | Method = "quality",
-        extract: Extractor = extract_answer,
+        extract: Extractor | None = None,
         prompt: Prompt | None = None,
         **engine_options: Any,
     ) -> WeightedVoter:
@@ -269,8 +270,7 @@ class WeightedVoter:
             InputError: for an empty question, n < 1, an unknown option or a detection position beyond max_tokens;
                 before anything is generated.
         """
-        check_options("sample", options)
-        asking = self._ask(self._plan(questions, n, options))
+        asking = self._ask_for_traces("sample", questions, n, options)
         _exhaust(asking, on_trace)
         return {question_id: asking.group(question_id) for question_id in asking.question_ids}
 
@@ -283,8 +283,7 @@ class WeightedVoter:
         **options: Unpack[SampleOptions],
     ) -> dict[str, list[Trace]]:
         """``sample`` for asyncio; several calls at once share the engine's batches."""
-        check_options("asample", options)
-        asking = self._ask(self._plan(questions, n, options))
+        asking = self._ask_for_traces("asample", questions, n, options)
         await _aexhaust(asking, on_trace)
         return {question_id: asking.group(question_id) for question_id in asking.question_ids}
 
@@ -340,6 +339,8 @@ class WeightedVoter:
         every: float,
         options: SampleOptions,
     ) -> EventStream:
+        from arrol_tts.streams import EventStream
+
         asking, chosen = self._ask_for_vote(call, questions, n, method, options, every)
         return EventStream(asking, lambda traces: self.vote(traces, chosen))
 
@@ -361,10 +362,18 @@ class WeightedVoter:
         every: float | None = None,
     ) -> tuple[Asking, str | Method]:
         """Ask questions for a vote by a method, recording what it reads."""
+        from arrol_tts.plan import check_options
+
         check_options(call, options)
         method = self.method if method is None else method
         needs = self._needs(method)
         return self._ask(self._plan(questions, n, options, needs), every), method
+
+    def _ask_for_traces(self, call: str, questions: Questions, n: int, options: SampleOptions) -> Asking:
+        from arrol_tts.plan import check_options
+
+        check_options(call, options)
+        return self._ask(self._plan(questions, n, options))
 
     def _needs(self, method: str | Method) -> tuple[str, ...]:
         """The signals that a method reads; those of a function are not known."""
@@ -387,9 +396,14 @@ class WeightedVoter:
     def _plan(
         self, questions: Questions, n: int, options: SampleOptions, needs: tuple[str, ...] | None = None
     ) -> Plan:
+        from arrol_tts.plan import make_plan
+
         return make_plan(questions, n, options, config=self.config, prompt=self.prompt, needs=needs)
 
     def _ask(self, plan: Plan, every: float | None = None) -> Asking:
+        from arrol_tts.engine.request import check_request
+        from arrol_tts.streams import Asking
+
         if self._engine is None:
             # The engine checks again what it is asked; here it is not worth loading for what cannot work.
             check_request(plan.questions, plan.sampling, plan.spec, has_head=self.config is not None)
@@ -416,6 +430,12 @@ async def _aexhaust(asking: Asking, on_trace: OnTrace | None) -> None:
     async for item in _in_thread(asking):
         if on_trace is not None and isinstance(item, Trace):
             on_trace(item)
+
+
+def _extract_answer(text: str) -> str | None:
+    from arrol_tts.answers import extract_answer  # not at the top: importing arrol_tts is quick
+
+    return extract_answer(text)
 
 
 async def _in_thread(source: Closing[T]) -> AsyncIterator[T]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from arrol_tts import confidence as measures
 from arrol_tts.calibration import logit, sigmoid
@@ -17,6 +16,8 @@ from arrol_tts.voting.registry import Weights, register
 from arrol_tts.voting.tally import label
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from arrol_tts.trace import Trace
 
 

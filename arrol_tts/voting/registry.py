@@ -14,14 +14,16 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from arrol_tts.errors import InputError
 
-Weights = NDArray[np.float64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Weights: TypeAlias = "NDArray[np.float64]"
 Method = Callable[..., Weights]
 """``method(traces, **options) -> weights``: the answered traces of one question in, one finite
 non-negative float64 weight a trace out."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arrol_tts.answers import canonical_answer, group_answers
 from arrol_tts.errors import VoteError
 from arrol_tts.voting.registry import Method, Weights, resolve_method
 from arrol_tts.voting.result import AnswerRow, TokenLedger, VoteResult
@@ -45,6 +44,8 @@ def vote(
             option, a signal the method needs and a trace lacks, or weights that are not finite and
             non-negative.
     """
+    from arrol_tts.answers import group_answers  # not at the top: importing arrol_tts is quick
+
     question_id = _check_traces(traces)
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise VoteError(f"min_confidence is {min_confidence}; it must be in [0, 1]")
@@ -132,6 +133,8 @@ def _tally(
     traces: Sequence[Trace], weights: Sequence[float], groups: Sequence[int]
 ) -> tuple[list[AnswerRow], dict[int, int]]:
     """The table, and the row of each group; ``traces`` come by sample id."""
+    from arrol_tts.answers import canonical_answer
+
     members: dict[int, list[int]] = {}
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
