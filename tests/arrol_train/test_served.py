@@ -14,11 +14,10 @@ from arrol_train.rewards import pocket_reward
 from arrol_train.rl.config import ConfigError
 from arrol_train.rl.run import run
 from arrol_tts.engine.server_engine import ServerEngine
-from arrol_tts.pocket import POCKET_HEAD
 from tests.arrol_train.conftest import restore_pocket
 from tests.arrol_train.heads.test_collect import MANIFEST, QUESTIONS, N, traces_of
 from tests.arrol_train.rl.test_run import assert_same_run, config
-from tests.arrol_tts.engine.test_server import Server, start
+from tests.arrol_tts.engine.serving import PLUG_IN, Server, serving
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
@@ -31,13 +30,7 @@ pytest.importorskip("trl")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_SERVER_DEV_MODE", "1")
-        folder = tmp_path_factory.mktemp("server")
-        server = start(folder, "trained", "arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD))
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.kill()
+        yield from serving(tmp_path_factory, "trained", *PLUG_IN)
 
 
 @pytest.mark.slow

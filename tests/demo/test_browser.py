@@ -167,7 +167,8 @@ def test_a_link_brings_settings_and_result_back(open_page: OpenPage) -> None:
     expect(second.locator("#question textarea")).to_have_value(QUESTION)
 
 
-def test_replay_scrubs_the_last_run_by_keyboard(open_page: OpenPage) -> None:
+def test_replay_scrubs_the_last_run_by_keyboard(open_page: OpenPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demo.frames.PLAY_FRAMES", 10)
     page = open_page({"q": QUESTION, "n": 8})
     wait_for_end(page)
     spent = page.locator("[data-meter=tokens] dd")
@@ -219,6 +220,7 @@ def test_script_in_a_question_is_shown_as_text(open_page: OpenPage) -> None:
     assert page.title() != "owned"
 
 
+@pytest.mark.slow
 def test_a_phone_needs_no_sideways_scrolling(open_page: OpenPage) -> None:
     page = open_page({"q": QUESTION, "n": 8, "compare": 1}, viewport={"width": 390, "height": 844}, has_touch=True)
     wait_for_end(page)
@@ -229,6 +231,7 @@ def test_a_phone_needs_no_sideways_scrolling(open_page: OpenPage) -> None:
     picture(page, "phone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_background(open_page: OpenPage, scheme: str) -> None:
     page = open_page({"q": QUESTION, "n": 16}, color_scheme=scheme)
@@ -266,6 +269,7 @@ def test_everything_works_from_the_keyboard(open_page: OpenPage) -> None:
     assert page.evaluate("document.activeElement === document.querySelectorAll('.card')[1]")
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_result_is_a_png(open_page: OpenPage, tmp_path: Path) -> None:
     page = open_page({"q": QUESTION, "n": 8})
     wait_for_end(page)
@@ -279,6 +283,7 @@ def test_the_picture_of_a_result_is_a_png(open_page: OpenPage, tmp_path: Path) -
     assert len(data) > 10_000
 
 
+@pytest.mark.slow
 def test_two_tabs_at_once_each_show_their_own_question(open_page: OpenPage) -> None:
     questions = [QUESTION, "7+9*8-3-3*8-6-2"]
     tabs = [open_page() for _ in questions]

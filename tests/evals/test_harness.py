@@ -47,6 +47,7 @@ def task(data: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_task_scores_what_the_vote_says(voter: WeightedVoter, tmp_path: Path) -> None:
     from evals.harness import VotingLM
 

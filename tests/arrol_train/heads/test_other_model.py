@@ -57,6 +57,7 @@ def ends_soon(row: dict[str, str], text: str) -> float:
     return float(len(text) < int(row["answer"]))
 
 
+@pytest.mark.slow
 def test_another_architecture_needs_no_other_code(model: Path, tmp_path: Path) -> None:
     data, out, head = tmp_path / "data.jsonl", tmp_path / "collection", tmp_path / "head"
     rows = [{"question": f"{i}+{i + 1}", "answer": 20} for i in range(20)]

@@ -49,7 +49,7 @@ def test_exactly_so_many_survive_and_all_had_a_chance(
 def test_inclusion_probabilities_match_simulation(policy: str, keep: int) -> None:
     rng = np.random.default_rng(0)
     count = np.zeros(len(Q))
-    draws = 4000
+    draws = 2000
     for _ in range(draws):
         selection = select(policy, Q, keep, rng, known=KNOWN, tau=1.0, exploration=0.2)
         count[selection.kept] += 1

@@ -5,17 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import random
 import re
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +26,7 @@ from arrol_tts.errors import ServerError
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace
+from tests.arrol_tts.engine.serving import PLUG_IN, Server, get, serving, start
 from tests.conftest import TOP_K
 
 if TYPE_CHECKING:
@@ -38,83 +34,36 @@ if TYPE_CHECKING:
 
 pytest.importorskip("vllm")
 
-# A busy machine takes its time: httpx would give up after five seconds.
 post = partial(httpx.post, timeout=60)
-get = partial(httpx.get, timeout=60)
 AT = 32
 QUESTIONS = [Question(f"q{i}", q.text) for i, q in enumerate(itertools.islice(questions("test"), 40))]
 SAMPLING = Sampling(n=8, max_tokens=256, seed=3)
 SCORED = TraceSpec(score_at=(1, AT), score_finish=True, confidence=True)
 PRUNED = replace(SCORED, rules=(KeepShare(AT, 0.5),))
-OPTIONS = ["--host=127.0.0.1", "--max-model-len=512", "--max-num-seqs=24", "--kv-cache-memory-bytes=67108864"]
-START_SECONDS = 400
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[bytes]
-    url: str
-    log: Path
-
-    def wait(self) -> None:
-        for _ in range(START_SECONDS * 2):
-            if self.process.poll() is not None:
-                break
-            try:
-                if get(f"{self.url}/health").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.5)
-        raise AssertionError(f"the server did not start:\n{self.log.read_text()[-4000:]}")
-
-    def kill(self) -> None:
-        """The whole process group, engine core included, at once."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def start(folder: Path, name: str, *arguments: str) -> Server:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = folder / f"{name}.log"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments, *OPTIONS, "--port", str(port)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    return Server(process, f"http://127.0.0.1:{port}", log)
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    """Two servers with the plug-in, started by the documented command, and one without it."""
-    folder = tmp_path_factory.mktemp("servers")
-    plug_in = ("arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD))
-    plain = ("vllm.entrypoints.openai.api_server", "--model", str(POCKET_MODEL), "--dtype", "float32")
-    started = {
-        "first": start(folder, "first", *plug_in),
-        "second": start(folder, "second", *plug_in),
-        "plain": start(folder, "plain", *plain, "--enforce-eager", "--no-async-scheduling"),
-    }
-    try:
-        for server in started.values():
-            server.wait()
-        yield started
-    finally:
-        for server in started.values():
-            server.kill()
+def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the plug-in, started by the documented command."""
+    yield from serving(tmp_path_factory, "first", *PLUG_IN)
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Another one."""
+    yield from serving(tmp_path_factory, "second", *PLUG_IN)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without the plug-in."""
+    command = ("vllm.entrypoints.openai.api_server", "--model", str(POCKET_MODEL), "--dtype", "float32")
+    yield from serving(tmp_path_factory, "plain", *command, "--enforce-eager", "--no-async-scheduling")
 
 
 @pytest.fixture
-def engine(servers: dict[str, Server]) -> Iterator[ServerEngine]:
-    engine = ServerEngine(servers["first"].url, head=POCKET_HEAD)
+def engine(first: Server) -> Iterator[ServerEngine]:
+    engine = ServerEngine(first.url, head=POCKET_HEAD)
     yield engine
     engine.close()
 
@@ -162,10 +111,8 @@ def test_the_server_gives_what_the_engine_in_this_process_gives(
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_a_stream_shows_texts_as_they_are_written_and_ends_in_the_same_traces(
-    servers: dict[str, Server], chat: bool
-) -> None:
-    engine = ServerEngine(servers["first"].url, head=POCKET_HEAD, chat=chat)
+def test_a_stream_shows_texts_as_they_are_written_and_ends_in_the_same_traces(first: Server, chat: bool) -> None:
+    engine = ServerEngine(first.url, head=POCKET_HEAD, chat=chat)
     whole = by_id(list(engine.sample(QUESTIONS[:2], SAMPLING, SCORED)))
     ended: dict[tuple[str, int], Trace] = {}
     texts = Counter[tuple[str, int]]()
@@ -233,8 +180,8 @@ def test_a_group_meets_whole_although_its_requests_arrive_one_by_one(engine: Ser
         assert sum(t.finish_reason == "pruned" for t in traces) == 4
 
 
-def test_a_voter_solves_through_a_server(servers: dict[str, Server]) -> None:
-    voter = WeightedVoter.from_pretrained("pocket", server=servers["first"].url)
+def test_a_voter_solves_through_a_server(first: Server) -> None:
+    voter = WeightedVoter.from_pretrained("pocket", server=first.url)
     result = voter.solve(QUESTIONS[0].text, n=16)
     voter.close()
     assert result.tokens.pruned_traces == 8
@@ -243,24 +190,26 @@ def test_a_voter_solves_through_a_server(servers: dict[str, Server]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_a_malformed_spec_is_refused_with_400(servers: dict[str, Server], path: str) -> None:
+def test_a_malformed_spec_is_refused_with_400(first: Server, path: str) -> None:
     body = chat(prompt="2+3", max_tokens=1) | xargs({"score_at": [-1]})
-    reply = post(servers["first"].url + path, json=body)
+    reply = post(first.url + path, json=body)
     assert reply.status_code == 400
     assert reply.json()["error"]["message"] == "score_at is -1; it must be a whole number from 1 to 1.67772e+07"
 
 
-def test_streams_and_other_requests_pass(servers: dict[str, Server]) -> None:
-    url = servers["first"].url
-    spec = xargs({"score_at": [1]})
-    reply = post(f"{url}/v1/chat/completions", json=chat(max_tokens=3, ignore_eos=True, stream=True) | spec)
+def test_streams_and_other_requests_pass(first: Server) -> None:
+    url = f"{first.url}/v1/chat/completions"
+    greedy = chat(max_tokens=3, ignore_eos=True, temperature=0)
+    reply = post(url, json=greedy | {"stream": True} | xargs({"score_at": [1]}))
     assert reply.headers["content-type"].startswith("text/event-stream")
-    assert reply.text.count("data: {") >= 3
-    assert reply.text.rstrip().endswith("data: [DONE]")
-    plain = post(f"{url}/v1/chat/completions", json=chat(max_tokens=3, n=2))
-    assert len(plain.json()["choices"]) == 2
-    assert plain.json()["kv_transfer_params"] is None
-    assert post(f"{url}/tokenize", json={"model": str(POCKET_MODEL), "prompt": "2+3"}).json()["count"] == 3
+    *events, done = [line.removeprefix("data: ") for line in reply.text.split("\n\n") if line]
+    assert done == "[DONE]"
+    deltas = [json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events]
+    plain = post(url, json=greedy).json()
+    assert plain["choices"][0]["message"]["content"] == "".join(deltas)
+    assert plain["kv_transfer_params"] is None
+    assert len(post(url, json=chat(max_tokens=3, n=2)).json()["choices"]) == 2
+    assert post(f"{first.url}/tokenize", json={"model": str(POCKET_MODEL), "prompt": "2+3"}).json()["count"] == 3
 
 
 def hostile_specs(count: int) -> Iterator[str]:
@@ -302,10 +251,10 @@ def acceptable(text: str) -> bool:
 
 
 def test_thousands_of_hostile_specs_are_refused_or_served_and_the_server_stays_up(
-    servers: dict[str, Server], engine: ServerEngine
+    first: Server, engine: ServerEngine
 ) -> None:
     specs = list(hostile_specs(2200))
-    url = servers["first"].url + "/v1/chat/completions"
+    url = first.url + "/v1/chat/completions"
 
     async def ask_all() -> list[int]:
         limit = asyncio.Semaphore(48)
@@ -340,33 +289,30 @@ def requests_of(server: Server) -> float:
     return gauge(server, "num_requests_running") + gauge(server, "num_requests_waiting")
 
 
-def test_a_client_that_goes_away_leaves_no_running_request(
-    servers: dict[str, Server], engine: ServerEngine
-) -> None:
+def test_a_client_that_goes_away_leaves_no_running_request(first: Server, engine: ServerEngine) -> None:
     # Far more work than is done in the seconds that the test waits for.
     listening = engine.sample(QUESTIONS, replace(SAMPLING, n=12), SCORED)
     next(listening)
     deadline = time.monotonic() + 10
-    while (busy := requests_of(servers["first"])) <= 24 and time.monotonic() < deadline:
+    while (busy := requests_of(first)) <= 24 and time.monotonic() < deadline:
         time.sleep(0.02)  # the gauges are written some time after a step
-    before = gauge(servers["first"], "generation_tokens_total")
+    before = gauge(first, "generation_tokens_total")
     listening.close()
     assert busy > 24
     for _ in range(100):
         # The gauges are written with a step, so there must be one.
         list(engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=1)))
-        if requests_of(servers["first"]) == 0:
+        if requests_of(first) == 0:
             break
         time.sleep(0.1)
-    assert requests_of(servers["first"]) == 0
-    assert gauge(servers["first"], "kv_cache_usage_perc") == 0
-    assert gauge(servers["first"], "generation_tokens_total") - before < 12 * len(QUESTIONS) * 40
+    assert requests_of(first) == 0
+    assert gauge(first, "kv_cache_usage_perc") == 0
+    assert gauge(first, "generation_tokens_total") - before < 12 * len(QUESTIONS) * 40
 
 
-def test_a_server_without_the_plug_in_gives_texts_and_confidences(
-    servers: dict[str, Server], vllm_engine: VLLMEngine
-) -> None:
-    engine = ServerEngine(servers["plain"].url, top_k=TOP_K)
+@pytest.mark.slow
+def test_a_server_without_the_plug_in_gives_texts_and_confidences(plain: Server, vllm_engine: VLLMEngine) -> None:
+    engine = ServerEngine(plain.url, top_k=TOP_K)
     voter = WeightedVoter(engine)
     for method in ("majority", "deepconf"):
         assert voter.solve(QUESTIONS[0].text, n=8, max_tokens=256, method=method).answer is not None
@@ -388,49 +334,53 @@ def test_a_server_without_the_plug_in_gives_texts_and_confidences(
     voter.close()
 
 
-@pytest.mark.parametrize("name", ["first", "plain"])
+@pytest.mark.parametrize("name", ["first", pytest.param("plain", marks=pytest.mark.slow)])
 def test_a_stop_text_ends_a_trace_of_any_server(
-    servers: dict[str, Server], vllm_engine: VLLMEngine, name: str
+    request: pytest.FixtureRequest, vllm_engine: VLLMEngine, name: str
 ) -> None:
     greedy = Sampling(n=1, temperature=0, max_tokens=256)
     (whole,) = vllm_engine.sample(QUESTIONS[:1], greedy)
     greedy = replace(greedy, stop=(whole.text[AT : AT + 4],))
     (local,) = vllm_engine.sample(QUESTIONS[:1], greedy)
-    engine = ServerEngine(servers[name].url, head=POCKET_HEAD if name == "first" else None)
+    server: Server = request.getfixturevalue(name)
+    engine = ServerEngine(server.url, head=POCKET_HEAD if name == "first" else None)
     (served,) = engine.sample(QUESTIONS[:1], greedy)
     engine.close()
     assert served.text == local.text == whole.text.partition(greedy.stop[0])[0]
     assert (served.num_tokens, served.finish_reason) == (local.num_tokens, "stop")
 
 
-def test_plain_text_completions_of_a_server_without_the_plug_in(servers: dict[str, Server]) -> None:
-    engine = ServerEngine(servers["plain"].url, top_k=TOP_K, chat=False)
+@pytest.mark.slow
+def test_plain_text_completions_of_a_server_without_the_plug_in(plain: Server) -> None:
+    engine = ServerEngine(plain.url, top_k=TOP_K, chat=False)
     (trace,) = engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=8), TraceSpec(confidence=True))
     engine.close()
     assert trace.confidence is not None
     assert len(trace.confidence) == trace.num_tokens == len(trace.token_ids or [])
 
 
-# The last of this file: it kills a server.
+# The last of this file: it kills the servers.
+@pytest.mark.slow
 def test_when_a_server_is_killed_every_question_is_answered_and_no_trace_comes_twice(
-    servers: dict[str, Server],
+    first: Server,
+    second: Server,
 ) -> None:
-    urls = [servers["first"].url, servers["second"].url]
+    urls = [first.url, second.url]
     voter = WeightedVoter.from_pretrained("pocket", server=urls, max_in_flight=32)
     engine = voter.engine
     assert isinstance(engine, ServerEngine)
     seen: list[tuple[str, int]] = []
-    in_flight = []
+    in_flight: list[int] = []
 
     def kill_in_the_middle(trace: Trace) -> None:
         seen.append((trace.question_id, trace.sample_id))
-        if len(seen) == 60:
+        if len(seen) >= 60 and not in_flight and engine._servers[1].in_flight:
             in_flight.append(engine._servers[1].in_flight)
-            servers["second"].kill()
+            second.kill()
 
     texts = {question.id: question.text for question in QUESTIONS[:24]}
     results = voter.solve_many(texts, n=8, on_trace=kill_in_the_middle)
-    assert in_flight[0] > 0
+    assert in_flight
     assert [result.question_id for result in results] == list(texts)
     assert sorted(seen) == sorted((question_id, i) for question_id in texts for i in range(8))
     assert all([t.sample_id for t in result.traces] == list(range(8)) for result in results)
@@ -439,7 +389,7 @@ def test_when_a_server_is_killed_every_question_is_answered_and_no_trace_comes_t
     assert not engine._servers[0].failure
     # Known to be gone, and asked again in every call: the other one goes on alone.
     assert voter.solve(QUESTIONS[0].text, n=4).traces
-    servers["first"].kill()
+    first.kill()
     with pytest.raises(ServerError, match="no server is left"):
         voter.solve(QUESTIONS[0].text, n=4)
     voter.close()
@@ -447,9 +397,7 @@ def test_when_a_server_is_killed_every_question_is_answered_and_no_trace_comes_t
 
 @pytest.mark.slow
 def test_data_parallel_engines_behind_one_address_keep_each_group_together(tmp_path: Path) -> None:
-    server = start(
-        tmp_path, "parallel", "arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD), "--data-parallel-size=2"
-    )
+    server = start(tmp_path, "parallel", *PLUG_IN, "--data-parallel-size=2")
     try:
         server.wait()
         engine = ServerEngine(server.url, head=POCKET_HEAD)

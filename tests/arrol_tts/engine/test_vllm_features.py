@@ -212,6 +212,7 @@ def test_groups_that_exhaust_the_kv_cache_while_they_wait_do_not_deadlock(
 
 
 # Shorter than the others: vLLM's speculative decoding is slow without a GPU.
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [SHORT, replace(SHORT, n=1, temperature=0)], ids=["sampled", "greedy"])
 def test_parity_with_speculative_decoding(
     speculative_engine: VLLMEngine, reference: Reference, sampling: Sampling
@@ -222,6 +223,7 @@ def test_parity_with_speculative_decoding(
     reference.assert_signals(traces, QUESTIONS, WATCHED)
 
 
+@pytest.mark.slow
 def test_pruning_with_speculative_decoding(speculative_engine: VLLMEngine, reference: Reference) -> None:
     with watched_tokens(speculative_engine) as tokens:
         traces = sample(speculative_engine, SHORT, HALVED)
@@ -231,6 +233,7 @@ def test_pruning_with_speculative_decoding(speculative_engine: VLLMEngine, refer
     reference.assert_pruned(traces, QUESTIONS, KeepShare(AT, 0.5), late_tokens=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
 def test_parity_with_tensor_parallel_workers_and_a_core_process(
     parallel_engine: VLLMEngine, reference: Reference, sampling: Sampling
@@ -240,6 +243,7 @@ def test_parity_with_tensor_parallel_workers_and_a_core_process(
     reference.assert_signals(sample(parallel_engine, sampling, WATCHED), QUESTIONS, WATCHED)
 
 
+@pytest.mark.slow
 def test_pruning_with_tensor_parallel_workers_and_a_core_process(
     parallel_engine: VLLMEngine, reference: Reference
 ) -> None:

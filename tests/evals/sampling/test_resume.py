@@ -107,6 +107,7 @@ def check_kills(tmp_path: Path, temperature: float, kills: int, questions: int) 
     assert len(runs[0].full) == len(others[0].full) == questions
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*ends in a torn record")
 def test_a_greedy_run_killed_three_times_gives_the_same_traces(tmp_path: Path) -> None:
     check_kills(tmp_path, temperature=0.0, kills=3, questions=QUESTIONS)

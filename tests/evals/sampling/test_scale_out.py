@@ -27,11 +27,10 @@ QUESTIONS, N = 12, 4
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    from tests.arrol_tts.engine.test_server import start
+    from tests.arrol_tts.engine.serving import PLUG_IN, start
 
     folder = tmp_path_factory.mktemp("servers")
-    plug_in = ("arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD))
-    servers = [start(folder, name, *plug_in) for name in ("first", "second")]
+    servers = [start(folder, name, *PLUG_IN) for name in ("first", "second")]
     try:
         for server in servers:
             server.wait()
