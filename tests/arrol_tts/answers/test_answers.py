@@ -1,4 +1,4 @@
-"""Answers: extraction, equality, grouping, and what hostile strings cost."""
+"""Answers: equality, grouping, and what hostile strings cost."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def gold(name: str) -> list[str]:
         ("aime25", []),
         ("brumo25", []),
         ("math500", SAME_IN_MATH500),
-        ("minerva_math", [{"2", "+2"}]),
+        ("minerva_math", [{"2", "+2"}, {"1", r"100\%"}]),
         ("olympiadbench", SAME_IN_OLYMPIADBENCH),
     ],
 )
@@ -261,68 +261,6 @@ def test_an_unknown_meaning_of_percent_is_refused() -> None:
         answers_equal("1", "2", percent="maybe")  # type: ignore[arg-type]
 
 
-def test_a_text_that_is_no_string_is_refused() -> None:
-    with pytest.raises(TypeError, match="text is NoneType; pass the solution as a string"):
-        extract_answer(None)  # type: ignore[arg-type]
-
-
-# --- extraction -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"First \boxed{1}, no: \boxed{\frac{1}{\sqrt{2}}}.", r"\frac{1}{\sqrt{2}}"),
-        (r"So \boxed{\{1,2\}}", r"\{1,2\}"),
-        (r"So $\boxed 5$", "5"),
-        (r"\fbox{3}", "3"),
-        (r"\boxed{7} and then \boxed{\frac{1", "7"),
-        (r"\boxed{} is empty, the answer is 4", "4"),
-        ("She has 5 - 2 = 3 left.\n#### 1,234", "1,234"),
-        (r"\boxed{2} beats #### 3", "2"),
-        ("The answer is 42.", "42"),
-        ("The answer is 3, since 2+1=3.", "3"),
-        ("The final answer is: $\\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}"),
-        ("the answer is $12\\%$", r"12\%"),
-        ("The answer is\n\n$$\n42\n$$", "42"),
-        ("**Final Answer:** 3/4", "3/4"),
-        ("**Final Answer**\n\n3.5", "3.5"),
-        ("Answer: $x = 5$", "x = 5"),
-        ("The correct answer is **B**.", "B"),
-        ("The answer is approximately 3.14 metres per second for the second car", "3.14"),
-        ("The answer is 12. Wait, the answer is 13.", "13"),
-        ("The answer to the question is 12 apples", "12 apples"),
-        ("7*8=56, 2+56\n2+56=58\nanswer 58", "58"),
-        ("3-70=-67\nanswer -67", "-67"),
-        ("So 10-3=7", "7"),
-        ("so it is -3.", "-3"),
-        ("It costs $1,234.50 in total", "1,234.50"),
-        (r"x = \frac{3}{4}", r"\frac{3}{4}"),
-        ("the probability is 50%", "50%"),
-        ("I am not sure about the answer.", None),
-        ("", None),
-    ],
-)
-def test_answers_are_extracted_from(text: str, answer: str | None) -> None:
-    assert extract_answer(text) == answer
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("Therefore, the answer is (C).", "C"),
-        (r"\boxed{\textbf{(D)}\ 27}", "D"),
-        ("The answer is A because I think B is wrong", "A"),
-        ("**Answer: (B) 27**", "B"),
-        ("Options (A) and (B) fail, so we choose (E).", "E"),
-        ("Only the last one fits.\nC", "C"),
-        ("I think it is 27", None),
-    ],
-)
-def test_choices_are_extracted_from(text: str, letter: str | None) -> None:
-    assert extract_answer(text, choices=True) == letter
-
-
 # --- cost -----------------------------------------------------------------------------------------
 
 NESTED = r"\frac{1+" * 60 + "x" + "}{2}" * 60
@@ -380,18 +318,6 @@ def test_hostile_answers_cost_little_time_and_memory() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 10
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["answer is ", "answer to ", "answer\n", "$", "#### \t", "\n", " ", "1,", "9e", r"\frac{", "-", "*", "\\"],
-)
-def test_extraction_from_a_megabyte_takes_less_than_five_seconds(text: str) -> None:
-    megabyte = text * (1_000_000 // len(text))
-    start = time.perf_counter()
-    extract_answer(megabyte)
-    extract_answer(megabyte, choices=True)
-    assert time.perf_counter() - start < 5
 
 
 def test_equality_works_outside_the_main_thread() -> None:
