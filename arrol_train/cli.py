@@ -112,7 +112,6 @@ def collect(
     from arrol_train.heads.collect_progress import collect_with_progress
     from arrol_train.questions import read_prompt, read_questions
     from arrol_train.rewards import load_reward, math_reward
-    from arrol_train.sampling import sampling_record
     from arrol_tts.engine.base import DEFAULT_TOP_K, hidden_size_of
     from arrol_tts.files import file_sha256
     from arrol_tts.revision import model_revision
@@ -145,7 +144,7 @@ def collect(
             data=data.name,
             data_sha256=file_sha256(data),
             prompt=asked.to_messages(),
-            sampling=sampling_record(sampling) | {"seed": seed},
+            sampling=sampling.record() | {"seed": seed},
             positions=_positions(positions) or default_positions(max_tokens),
             top_k=int(options.get("top_k", DEFAULT_TOP_K)),
             engine=options,

@@ -6,12 +6,14 @@ heaviest trace that gave the winning answer, so that a task's own filters and me
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
+from arrol_tts.engine.request import SAMPLING_PARAMETERS
+from arrol_tts.errors import InputError
 from arrol_tts.plan import SampleOptions
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import VoteResult
@@ -36,7 +38,7 @@ class VotingLM(LM):  # type: ignore[misc]  # the harness is untyped
         server: base URL of a server with the plug-in, several separated by ``+``.
         voter: a voter that is there already, in place of the model and head.
         batch_size, device: of the harness; not used.
-        **engine_options: passed to the engine.
+        **options: parameters of the sampling, such as ``top_k=20``; others are passed to the engine.
     """
 
     def __init__(
@@ -53,19 +55,24 @@ class VotingLM(LM):  # type: ignore[misc]  # the harness is untyped
         voter: WeightedVoter | None = None,
         batch_size: Any = None,
         device: Any = None,
-        **engine_options: Any,
+        **options: Any,
     ) -> None:
         super().__init__()
         if voter is None:
             if head is None and model is None:
-                raise ValueError("name a head or a model: --model_args head=...,n=32")
-            servers = tuple(server.split("+")) if server else ()
-            voter = RunSettings(
-                model=model, head=head, servers=servers, engine_options=engine_options
-            ).load_voter()
+                raise InputError("name a head or a model: --model_args head=...,n=32")
+            settings = RunSettings(
+                model=model,
+                head=head,
+                servers=tuple(server.split("+")) if server else (),
+                engine_options={name: value for name, value in options.items() if name not in SAMPLING_PARAMETERS},
+            )
+            voter = settings.load_voter()
         self._voter = voter
         self._n, self._method = int(n), method
-        self._options: SampleOptions = {"keep": keep, "max_tokens": max_tokens, "chat": chat, "seed": int(seed)}
+        sampling = {name: value for name, value in options.items() if name in SAMPLING_PARAMETERS}
+        fixed = {"keep": keep, "max_tokens": max_tokens, "chat": chat, "seed": int(seed)}
+        self._options = cast(SampleOptions, sampling | fixed)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One text a request: see the module."""

@@ -49,7 +49,7 @@ class CollectionManifest:
         hidden_size: width of the hidden vectors.
         data: name of the file of questions, and ``data_sha256`` of its content.
         prompt: chat messages that put a question to the model.
-        sampling: options of `Sampling` (see ``arrol_train.sampling``), with the ``seed``.
+        sampling: options of `Sampling` (its ``record``), with the ``seed``.
         positions: of the hidden vectors, in generated tokens; the finish is always there too.
         top_k: candidates of the token confidence.
         engine: options that the engine ran with.

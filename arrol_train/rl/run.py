@@ -23,7 +23,6 @@ from arrol_train.rl.saving import disk_watched, save_run
 from arrol_train.rl.tasks import load_task
 from arrol_train.rl.trainer import CHECKPOINTS, make_trainer
 from arrol_train.rl.trl_bridge import last_checkpoint
-from arrol_train.sampling import sampling_record
 from arrol_tts.engine.base import hidden_size_of
 from arrol_tts.files import claim_folder
 from arrol_tts.head import QualityHead
@@ -108,7 +107,7 @@ def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:
         inner_size=config.head.inner_size,
         positions=[point.at for point in config.rollout.detect] or [max(1, config.rollout.max_tokens // 4)],
         keep=config.rollout.survivors / config.rollout.group,
-        sampling=sampling_record(config.rollout.sampling),
+        sampling=config.rollout.sampling.record(),
         engine={name: config.engine[name] for name in ("dtype", "top_k") if name in config.engine},
     )
     head = OnlineHead(head_config, config.head.training, seed=config.seed)

@@ -6,7 +6,8 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from arrol_tts.errors import InputError
 from arrol_tts.stopping import Threshold, TraceSpec
@@ -134,6 +135,23 @@ class Sampling:
     def seed_of(self, question_id: str, sample_id: int) -> int:
         """The seed of one trace: 31 bits."""
         return zlib.crc32(f"{self.seed}/{question_id}/{sample_id}".encode()) & 0x7FFFFFFF
+
+    def record(self) -> dict[str, Any]:
+        """As it is written down, JSON-ready: temperature, top_p, max_tokens, and what else is not at its default.
+
+        Neither ``n`` nor ``seed``: they say how many samples were drawn and which, not from what.
+        """
+        default = Sampling(max_tokens=self.max_tokens)
+        record: dict[str, Any] = {}
+        for name in SAMPLING_PARAMETERS:
+            value = getattr(self, name)
+            if name in ("temperature", "top_p", "max_tokens") or value != getattr(default, name):
+                record[name] = list(value) if isinstance(value, tuple) else value
+        return record
+
+
+SAMPLING_PARAMETERS = tuple(field.name for field in fields(Sampling) if field.name not in ("n", "seed"))
+"""What says from which distribution samples are drawn."""
 
 
 def _is_number(value: object) -> bool:

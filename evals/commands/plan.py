@@ -23,7 +23,7 @@ from ..sampling.estimate import (
     estimate,
     shape_of,
 )
-from ..sampling.run_settings import SAMPLING, RunSettings, read_recipe
+from ..sampling.run_settings import RunSettings, read_recipe
 from .shared import errors_in_words
 
 MEAN_SHARE = 0.5
@@ -57,19 +57,22 @@ def plan(
         "seeds": seeds,
         "limit": limit,
         "keep": keep,
-        "max_tokens": max_tokens,
     }
     with errors_in_words():
         base = read_recipe(recipe) if recipe else RunSettings()
         changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if max_tokens is not None:
+            changed["sampling"] = {**base.sampling, "max_tokens": max_tokens}
         settings = dataclasses.replace(base, **changed)
         if gpu not in GPUS:
             raise InputError(f"there is no GPU {gpu!r}; known: {', '.join(GPUS)}")
         model = settings.model_name()
         if not settings.benchmarks or not model:
             raise InputError("name benchmarks and a model, such as: arrol-eval plan amc23 --model Qwen/Qwen3-8B")
-        config = None if settings.model else settings.head_config()
-        longest = settings.max_tokens or int((SAMPLING | (config.sampling if config else {}))["max_tokens"])
+        # A head is read for its model and sampling only.
+        longest = (
+            (dataclasses.replace(settings, head=None) if settings.model else settings).drawn_from().max_tokens
+        )
         mean = mean_tokens or MEAN_SHARE * longest
         counts = {name: _questions(name, settings.limit) for name in settings.benchmarks}
         shape = shape_of(model)

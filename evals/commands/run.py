@@ -39,9 +39,19 @@ def run(
         list[str] | None,
         typer.Option(help=f"sample again with early stopping: {', '.join(STOPPING)} or none; repeatable"),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="the head's, else 1")] = None,
-    top_p: Annotated[float | None, typer.Option(help="the head's, else 1")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="of a trace; the head's, else 1024", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; the head's, else 1")] = None,
+    top_p: Annotated[float | None, typer.Option(help="nucleus share; the head's, else 1")] = None,
+    top_k: Annotated[int | None, typer.Option(help="tokens to choose among; 0 is off")] = None,
+    min_p: Annotated[float | None, typer.Option(help="leave out tokens below this share of the likeliest")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="of prompt and trace; 1 is off")] = None,
+    presence_penalty: Annotated[float | None, typer.Option(help="of tokens in the trace; 0 is off")] = None,
+    frequency_penalty: Annotated[float | None, typer.Option(help="the same, for each time; 0 is off")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="of a trace; the head's, else 1024")] = None,
+    min_tokens: Annotated[int | None, typer.Option(help="before which a trace does not end by itself")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="text that ends a trace; repeatable")] = None,
+    stop_token_ids: Annotated[
+        list[int] | None, typer.Option("--stop-token-id", help="token that ends a trace; repeatable")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="auto, chat, few-shot or head")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, vllm or transformers")] = None,
     server: Annotated[
@@ -75,12 +85,22 @@ def run(
         "limit": limit,
         "keep": keep,
         "stopping": None if not stopping else tuple(name for name in stopping if name != "none"),
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_tokens": max_tokens,
         "prompt": prompt,
         "engine": engine,
         "servers": tuple(server or ()) or None,
+    }
+    sampling: dict[str, Any] = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "max_tokens": max_tokens,
+        "min_tokens": min_tokens,
+        "stop": stop or None,
+        "stop_token_ids": stop_token_ids or None,
     }
     with errors_in_words():
         base = read_recipe(recipe) if recipe else RunSettings()
@@ -88,6 +108,7 @@ def run(
         settings = dataclasses.replace(
             base,
             **{name: value for name, value in given.items() if value is not None},
+            sampling={**base.sampling, **{k: v for k, v in sampling.items() if v is not None}},
             engine_options=base.engine_options | options,
         )
         loaded = settings.load_benchmarks(_copies(data, settings), partial=partial)

@@ -43,7 +43,7 @@ class RunManifest:
         head: how the head was named; None without one.
         head_sha256: of its weights.
         head_config: its config, whose positions and voting options the votes use.
-        sampling: temperature, top_p, max_tokens, and n, the traces of a question.
+        sampling: n, the traces of a question, and what ``Sampling.record`` says.
         keep: keep ratio of the pruned pass.
         stopping: passes besides the full one.
         prompt: style of the prompts.

@@ -44,15 +44,19 @@ class PromptStyle:
         shots = [f"{PROBLEM}{shot.question}{SOLUTION} {shot.solution}\n\n" for shot in benchmark.shots]
         return "".join(shots) + f"{PROBLEM}{problem.question}{SOLUTION}"
 
-    @property
-    def stop(self) -> tuple[str, ...] | None:
-        """Texts that end a trace; None for those of the head, whose prompt it is."""
-        return {"chat": (), "few-shot": (END,), "head": None}[self.name]
+    def stop(self, config: QualityHeadConfig | None) -> tuple[str, ...]:
+        """Texts that end a trace; those of the head where the prompt is its own."""
+        if self.name == "head":
+            return tuple(config.sampling.get("stop", ())) if config else ()
+        return (END,) if self.name == "few-shot" else ()
+
+    def around(self, config: QualityHeadConfig | None) -> Prompt:
+        """What stands around the text; for the voter, and for the engine's questions."""
+        return Prompt.from_messages(config.prompt if config and self.name == "head" else ())
 
     def question(self, benchmark: Benchmark, problem: Problem, config: QualityHeadConfig | None) -> Question:
         """The engine's question."""
-        prompt = Prompt.from_messages(config.prompt if config and self.name == "head" else ())
-        return prompt.ask(problem.id, self.text(benchmark, problem), chat=self.chat)
+        return self.around(config).ask(problem.id, self.text(benchmark, problem), chat=self.chat)
 
 
 def choose_style(name: str, tokenizer: Any | None, config: QualityHeadConfig | None) -> PromptStyle:

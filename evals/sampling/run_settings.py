@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arrol_tts.engine.request import SAMPLING_PARAMETERS, Sampling
 from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
+from arrol_tts.prompts import Prompt
 from arrol_tts.voter import WeightedVoter, load_engine
 
 from .. import benchmarks
@@ -17,9 +20,6 @@ from ..benchmarks import Benchmark
 from .passes import BY_SCORE, STOPPING
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-
-SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 1024}
-"""Where neither the command nor the head says otherwise."""
 
 
 class SettingsError(InputError):
@@ -37,7 +37,8 @@ class RunSettings:
         n: traces per question.
         seeds: how many; ``seed`` is the first of them.
         keep: share of a question's traces that the pruned pass keeps.
-        temperature, top_p, max_tokens: of the sampling; None: the head's, else ``SAMPLING``.
+        sampling: from what samples are drawn, by the names of ``SAMPLING_PARAMETERS``; what is left out is the
+            head's, else the default of ``Sampling``.
         prompt: style, see ``evals.sampling.prompt_style``.
         stopping: passes with early stopping besides the full one; None: ``pruned`` where there is a head.
         limit: questions of each benchmark; None is all.
@@ -54,9 +55,7 @@ class RunSettings:
     seeds: int = 1
     seed: int = 0
     keep: float = 0.5
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     prompt: str = "auto"
     stopping: tuple[str, ...] | None = None
     limit: int | None = None
@@ -112,10 +111,24 @@ class RunSettings:
                 f"the pass {by_score[0]!r} needs a quality head: name one with --head, or leave it out"
             )
         completed = dataclasses.replace(self, head=head, stopping=stopping)
-        config = completed.head_config()
-        sampling = SAMPLING | (config.sampling if config else {})
-        given = {name: getattr(self, name) for name in SAMPLING if getattr(self, name) is not None}
-        return dataclasses.replace(completed, **{name: (sampling | given)[name] for name in SAMPLING})
+        drawn = completed.drawn_from()
+        # All of it: what is at its default here must not be the head's own when the voter completes a call.
+        return dataclasses.replace(
+            completed, sampling={name: getattr(drawn, name) for name in SAMPLING_PARAMETERS}
+        )
+
+    def drawn_from(self) -> Sampling:
+        """How samples are drawn: what is asked, else the head's, else the defaults.
+
+        The head's stop texts are left to its prompt, which is not always the one that is used.
+
+        Raises:
+            InputError: for values out of range.
+            HeadError: when the head cannot be read.
+        """
+        config = self.head_config()
+        own = {name: value for name, value in (config.sampling if config else {}).items() if name != "stop"}
+        return Sampling(n=self.n, **own | dict(self.sampling))
 
     def head_config(self) -> QualityHeadConfig | None:
         """The head's config, None without a head.
@@ -164,8 +177,11 @@ class RunSettings:
             return self.engine
         return "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
 
-    def load_voter(self) -> WeightedVoter:
+    def load_voter(self, prompt: Prompt | None = None) -> WeightedVoter:
         """A voter for completed settings; the language model loads when its engine is first asked for.
+
+        Args:
+            prompt: how questions are put to the model; None: as the head says.
 
         Raises:
             HeadError: when the head does not fit the model.
@@ -177,21 +193,26 @@ class RunSettings:
                 model=self.model,
                 engine=self.engine,  # type: ignore[arg-type]
                 server=self.servers or None,
+                prompt=prompt,
                 **self.engine_options,
             )
         if self.servers:
             from arrol_tts.engine.server_engine import ServerEngine
 
             return WeightedVoter(
-                ServerEngine(self.servers, model=self.model, **self.engine_options), method="majority"
+                ServerEngine(self.servers, model=self.model, **self.engine_options),
+                method="majority",
+                prompt=prompt,
             )
         assert self.model is not None
         engine = load_engine(self.model, None, None, self.engine, self.engine_options)  # type: ignore[arg-type]
-        return WeightedVoter(engine, method="majority")
+        return WeightedVoter(engine, method="majority", prompt=prompt)
 
 
 def read_recipe(name_or_path: str) -> RunSettings:
     """RunSettings from a recipe: one of ``recipe_names()``, or a YAML file with fields of ``RunSettings``.
+
+    Parameters of the sampling stand beside the other fields there.
 
     Raises:
         SettingsError: when there is no such recipe, or it has unknown fields.
@@ -207,14 +228,15 @@ def read_recipe(name_or_path: str) -> RunSettings:
         ) from None
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from None
-    known = {field.name for field in dataclasses.fields(RunSettings)}
+    known = {field.name for field in dataclasses.fields(RunSettings)} - {"sampling"} | {*SAMPLING_PARAMETERS}
     if not isinstance(data, dict) or (unknown := sorted(set(data) - known)):
         what = f"unknown fields {', '.join(unknown)}" if isinstance(data, dict) else "no mapping"
         raise SettingsError(f"{path} has {what}; known fields: {', '.join(sorted(known))}")
+    sampling = {name: data.pop(name) for name in SAMPLING_PARAMETERS if name in data}
     lists = {
         name: tuple(data[name]) for name in ("benchmarks", "stopping", "servers") if data.get(name) is not None
     }
-    return RunSettings(**{**data, **lists})
+    return RunSettings(**{**data, **lists}, sampling=sampling)
 
 
 def recipe_names() -> list[str]:

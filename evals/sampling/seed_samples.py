@@ -106,7 +106,8 @@ def sample_seed(
         on_trace: called with the pass's name and every new trace, for progress.
         stopping: passes besides the full one, of ``STOPPING``.
         prompt: how to ask; by default through the chat template.
-        sampling: further options of ``WeightedVoter.sample``, such as ``max_tokens``.
+        sampling: further options of ``WeightedVoter.sample``, such as ``max_tokens``; its ``stop`` is in place of
+            the prompt's.
 
     Raises:
         ValueError: when options do not fit the model, head or each other; before anything is generated.
@@ -183,9 +184,8 @@ def _sample(
             seed=seed,
             on_trace=record,
             chat=prompt.chat,
-            stop=prompt.stop,
             samples=None if together else lacking,
-            **options,
+            **{"stop": prompt.stop(voter.config), **options},
         )
     _write_seconds(out, name, before + time.monotonic() - began)
 

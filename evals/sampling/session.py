@@ -43,8 +43,11 @@ def sample_run(settings: RunSettings, benchmarks: list[Benchmark], folder: RunFo
         EngineError: when no server answers for so long that waiting is given up.
         OSError: when the disk is full, among others; what was stored stays.
     """
-    prompt = choose_style(settings.prompt, settings.tokenizer(), settings.head_config())
-    voter = settings.load_voter() if settings.servers else None
+    config = settings.head_config()
+    prompt = choose_style(settings.prompt, settings.tokenizer(), config)
+    stop = (*prompt.stop(config), *settings.sampling.get("stop", ()))
+    settings = dataclasses.replace(settings, sampling={**settings.sampling, "stop": stop})
+    voter = settings.load_voter(prompt.around(config)) if settings.servers else None
     folder.open(_manifest(settings, prompt, voter))
     for benchmark in benchmarks:
         folder.add(benchmark)
@@ -52,7 +55,7 @@ def sample_run(settings: RunSettings, benchmarks: list[Benchmark], folder: RunFo
     if any(any(task.lacking().values()) for task in work):
         if voter is None:
             with console.status("loading the language model"):
-                voter = settings.load_voter()
+                voter = settings.load_voter(prompt.around(config))
                 assert voter.engine is not None  # loads it
         _sample_all(work, voter, prompt, console)
     if voter is not None:
@@ -61,8 +64,6 @@ def sample_run(settings: RunSettings, benchmarks: list[Benchmark], folder: RunFo
 
 def _sample_all(work: list[_Work], voter: WeightedVoter, prompt: PromptStyle, console: Console) -> None:
     """Sample what is missing, and go on when servers that had failed are back."""
-    if voter.config is not None and prompt.name != "head":
-        voter.config.prompt = []
     for attempt in range(len(SERVER_PAUSES) + 1):
         try:
             with RunProgress(console) as progress:
@@ -118,7 +119,7 @@ class _Work:
             on_trace=add,
             stopping=settings.stopping or (),
             prompt=prompt,
-            sampling={name: getattr(settings, name) for name in ("temperature", "top_p", "max_tokens")},
+            sampling=settings.sampling,
         )
 
 
@@ -131,7 +132,7 @@ def _manifest(settings: RunSettings, prompt: PromptStyle, voter: WeightedVoter |
         head=settings.head,
         head_sha256=None if settings.head is None else head_sha256(resolve_head(settings.head)),
         head_config=None if config is None else dataclasses.asdict(config),
-        sampling={name: getattr(settings, name) for name in ("n", "temperature", "top_p", "max_tokens")},
+        sampling={"n": settings.n, **settings.drawn_from().record()},
         keep=settings.keep,
         stopping=list(settings.stopping),
         prompt=prompt.name,

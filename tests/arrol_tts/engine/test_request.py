@@ -68,3 +68,19 @@ def test_two_calls_never_share_a_group() -> None:
 def test_scores_are_reported_along_the_way_only_where_progress_is(every: float | None, live: bool) -> None:
     (spec,) = Request.of([Question("a", "1")], Sampling(), every=every).specs
     assert spec.live is live
+
+
+def test_the_usual_three_are_always_written_and_others_where_they_are_on() -> None:
+    assert Sampling(n=4, seed=3).record() == {"temperature": 1.0, "top_p": 1.0, "max_tokens": 1024}
+    chosen = Sampling(temperature=0.6, top_p=0.95, top_k=20, min_p=0.1, stop=("\n",), stop_token_ids=(5,), n=1)
+    record = chosen.record()
+    assert record == {
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": 20,
+        "min_p": 0.1,
+        "max_tokens": 1024,
+        "stop": ["\n"],
+        "stop_token_ids": [5],
+    }
+    assert Sampling(n=1, **record) == chosen

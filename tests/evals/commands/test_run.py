@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import inspect
 import json
 import re
 from collections import Counter
@@ -13,10 +15,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from arrol_tts.engine.request import SAMPLING_PARAMETERS, Sampling
 from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from evals.cli import app
+from evals.commands.run import run
 from evals.sampling.passes import FOLDERS
+from evals.sampling.run_settings import read_recipe
 
 PASSES = ["full", "pruned", "threshold", "budget", "consensus"]
 STOPPED = ["quality_pruned", "random_pruned", "quality_threshold", "quality_budget", "consensus"]
@@ -256,11 +261,37 @@ def test_show_prompt_is_what_the_model_gets() -> None:
 
 def test_a_recipe_gives_settings_and_options_come_first(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("benchmarks: [pocket]\nn: 3\nlimit: 2\nstopping: []\nmax_tokens: 64\nengine: transformers\n")
+    recipe.write_text(
+        "benchmarks: [pocket]\nn: 3\nlimit: 2\nstopping: []\nmax_tokens: 64\nengine: transformers\n"
+        "top_k: 5\nmin_p: 0.1\nstop: ['answer']\n"
+    )
     out = tmp_path / "out"
-    result = invoke("run", "--recipe", str(recipe), "--n", "2", "--out", str(out))
+    chosen = ["--n", "2", "--top-k", "3", "--stop-token-id", "2", "--min-tokens", "1", "--presence-penalty", "0.5"]
+    result = invoke("run", "--recipe", str(recipe), *chosen, "--out", str(out))
     assert result.exit_code == 0, result.output
     assert len(traces(out, 0, "traces")) == 4
+    assert not any("answer" in trace.text for trace in traces(out, 0, "traces"))
+    assert json.loads((out / "manifest.json").read_text())["sampling"] == {
+        "n": 2,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 3,
+        "min_p": 0.1,
+        "presence_penalty": 0.5,
+        "max_tokens": 64,
+        "min_tokens": 1,
+        "stop": ["answer"],
+        "stop_token_ids": [2],
+    }
+
+
+def test_every_parameter_of_the_sampling_is_an_option_and_a_field_of_recipes(tmp_path: Path) -> None:
+    parameters = inspect.signature(run).parameters
+    assert [name for name in parameters if name in SAMPLING_PARAMETERS] == list(SAMPLING_PARAMETERS)
+    recipe = tmp_path / "all.yaml"
+    values = dataclasses.asdict(Sampling(stop=("x",), stop_token_ids=(1,)))
+    recipe.write_text(json.dumps({name: values[name] for name in SAMPLING_PARAMETERS}))
+    assert read_recipe(str(recipe)).drawn_from() == Sampling(stop=("x",), stop_token_ids=(1,))
 
 
 @pytest.mark.parametrize(
@@ -272,6 +303,8 @@ def test_a_recipe_gives_settings_and_options_come_first(tmp_path: Path) -> None:
         (["run", "pocket", "--engine", "tpu"], "engine is 'tpu'"),
         (["run", "pocket", "--n", "0"], "--n"),
         (["run", "pocket", "--keep", "0"], "keep is 0"),
+        (["run", "pocket", "--top-p", "0"], "top_p is 0.0; it must be in (0, 1]"),
+        (["run", "pocket", "--max-tokens", "0"], "max_tokens is 0"),
         (["run", "pocket", "--stopping", "never"], "no stopping pass 'never'"),
         (["run", "pocket", "--data", "x.jsonl"], "--data is for published benchmarks"),
         (["run", "pocket", "amc23", "--data", "x.jsonl"], "--data BENCHMARK=FILE"),

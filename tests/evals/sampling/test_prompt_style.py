@@ -67,8 +67,7 @@ def test_styles_that_cannot_work_are_refused(name: str, message: str) -> None:
 
 def test_a_base_model_is_stopped_before_a_problem_of_its_own() -> None:
     text = " So \\boxed{4}.\n\nProblem: Now 3+3?\nSolution: \\boxed{6}"
-    stop = PromptStyle("few-shot").stop
-    assert stop is not None
-    assert before_stop(text, stop) == " So \\boxed{4}."
-    assert PromptStyle("chat").stop == ()
-    assert PromptStyle("head").stop is None, "the head's own"
+    assert before_stop(text, PromptStyle("few-shot").stop(None)) == " So \\boxed{4}."
+    own = QualityHeadConfig(base_model="m", hidden_size=8, sampling={"stop": ["\\n\\n"]})
+    assert PromptStyle("chat").stop(own) == ()
+    assert PromptStyle("head").stop(own) == ("\\n\\n",)
