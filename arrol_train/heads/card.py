@@ -9,7 +9,7 @@ from arrol_train.heads.figures import plot_by_position, plot_reliability, shown
 from arrol_tts.files import write_atomic
 
 if TYPE_CHECKING:
-    from arrol_train.heads.inspection import Knowledge
+    from arrol_train.heads.knowledge import Knowledge
     from arrol_train.heads.make import HeadMade
 
 CARD_FILE = "README.md"

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from arrol_train.heads.dataset import Collected
-from arrol_train.heads.inspection import Group, rights
+from arrol_train.heads.dataset import Collected, Group
+from arrol_train.heads.knowledge import rights
 from arrol_train.heads.train import HeadTraining, average_heads, calibrate, train_head
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig

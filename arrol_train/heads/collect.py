@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,53 +114,112 @@ def predicted_bytes(manifest: CollectionManifest, traces: int) -> int:
     return traces * (vectors + 16 * int(manifest.sampling["max_tokens"]))
 
 
+class Collection:
+    """A folder of traces of some questions: what it has, and what it lacks.
+
+    Args:
+        manifest: of the collection.
+        questions: with ids that stay the same from call to call.
+        out: the folder, which is taken for this collection.
+        n: traces of each question.
+
+    Attributes:
+        missing: the numbers of the traces that each question lacked when the folder was opened.
+
+    Raises:
+        CollectError: when the folder holds another collection, or the disk is too small.
+    """
+
+    def __init__(
+        self, manifest: CollectionManifest, questions: Sequence[TrainingQuestion], out: Path, *, n: int
+    ) -> None:
+        self.manifest, self.out, self.n = manifest, out, n
+        self.sampling = Sampling(n=n, **manifest.sampling)
+        self.questions = {question.id: question for question in questions}
+        manifest.claim(out)
+        self.missing = TraceStore(out / TRACES_FOLDER).missing(self.questions, n)
+        _check_disk(manifest, self.lacking, out)
+
+    @property
+    def total(self) -> int:
+        """How many traces it is to have."""
+        return len(self.questions) * self.n
+
+    @property
+    def lacking(self) -> int:
+        """How many of them were missing."""
+        return sum(map(len, self.missing.values()))
+
+    def sample(self, engine: Engine, reward: Reward) -> Generator[Trace]:
+        """Sample what is missing.
+
+        Args:
+            engine: with the manifest's model.
+            reward: grades a finished trace's text; called with ``{"question", "answer"}`` of its question.
+
+        Yields:
+            Every trace, graded, once it is stored.
+
+        Raises:
+            CollectError: when hidden vectors are missing or not finite.
+        """
+        spec = TraceSpec(features_at=tuple(self.manifest.positions), features_finish=True, confidence=True)
+        prompt = Prompt.from_messages(self.manifest.prompt)
+        asked = [
+            prompt.ask(name, self.questions[name].question, samples=numbers)
+            for name, numbers in self.missing.items()
+        ]
+        at_once = max(1, TRACES_AT_ONCE // self.n)
+        with TraceStore(self.out / TRACES_FOLDER) as store:
+            for first in range(0, len(asked), at_once):
+                batch = asked[first : first + at_once]
+                with closing(engine.sample(batch, self.sampling, spec)) as traces:
+                    for trace in traces:
+                        _grade(trace, self.questions[trace.question_id], reward)
+                        store.append(_checked(trace))
+                        yield trace
+
+    def outcomes(self) -> dict[str, list[bool]]:
+        """Which of each question's stored traces are right."""
+        found: dict[str, list[bool]] = {}
+        for trace in TraceStore(self.out / TRACES_FOLDER).read(["question_id", "sample_id", "correct"]):
+            if trace.question_id in self.questions and trace.sample_id < self.n:
+                found.setdefault(trace.question_id, []).append(bool(trace.correct))
+        return found
+
+
 def collect(
     engine: Engine,
     manifest: CollectionManifest,
-    problems: Sequence[TrainingQuestion],
+    questions: Sequence[TrainingQuestion],
     reward: Reward,
     out: Path,
     *,
     n: int,
     on_trace: Callable[[Trace], None] = lambda _: None,
 ) -> int:
-    """Sample n traces of every problem, or those that the folder lacks.
+    """Sample n traces of every question, or those that the folder lacks.
 
     Args:
         engine: with the manifest's model.
         manifest: of the collection.
-        problems: with ids that stay the same from call to call.
-        reward: grades a finished trace's text; called with ``{"question", "answer"}`` of its problem.
+        questions: with ids that stay the same from call to call.
+        reward: grades a finished trace's text; called with ``{"question", "answer"}`` of its question.
         out: the folder.
-        n: traces of each problem.
+        n: traces of each question.
         on_trace: called with every trace once it is stored.
 
     Returns:
         How many traces were sampled now.
 
     Raises:
-        CollectError: when the folder holds another collection, the disk is too small, or hidden vectors are not
-            finite.
+        CollectError: as `Collection`.
     """
-    sampling = Sampling(n=n, **manifest.sampling)
-    manifest.claim(out)
-    spec = TraceSpec(features_at=tuple(manifest.positions), features_finish=True, confidence=True)
-    prompt = Prompt.from_messages(manifest.prompt)
-    by_id = {problem.id: problem for problem in problems}
     sampled = 0
-    with TraceStore(out / TRACES_FOLDER) as store:
-        missing = store.missing(by_id, n)
-        open_ones = [by_id[question_id] for question_id in missing]
-        _check_disk(manifest, sum(map(len, missing.values())), out)
-        at_once = max(1, TRACES_AT_ONCE // n)
-        for first in range(0, len(open_ones), at_once):
-            asked = [prompt.ask(p.id, p.question, samples=missing[p.id]) for p in open_ones[first:][:at_once]]
-            with closing(engine.sample(asked, sampling, spec)) as traces:
-                for trace in traces:
-                    _grade(trace, by_id[trace.question_id], reward)
-                    store.append(_checked(trace))
-                    sampled += 1
-                    on_trace(trace)
+    with closing(Collection(manifest, questions, out, n=n).sample(engine, reward)) as traces:
+        for trace in traces:
+            sampled += 1
+            on_trace(trace)
     return sampled
 
 

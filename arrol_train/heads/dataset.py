@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ from arrol_train.positions import FINISH
 from arrol_tts.head import QualityHead
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
+
+Group = list[Trace]
+"""The traces of a question."""
 
 FIELDS = (
     "question_id",
@@ -77,22 +81,28 @@ class Collected:
         chosen = np.array([name in question_ids for name in self.question_ids], dtype=bool)
         return np.asarray(chosen[self.questions])
 
-    def groups_of(self, question_ids: frozenset[str]) -> list[list[Trace]]:
+    def groups_of(self, question_ids: frozenset[str]) -> list[Group]:
         """The traces of some questions, by question, in the order of their sample ids."""
-        groups: dict[str, list[Trace]] = {name: [] for name in self.question_ids if name in question_ids}
-        for trace in self.traces:
-            if trace.question_id in groups:
-                groups[trace.question_id].append(trace)
-        return [sorted(group, key=lambda trace: trace.sample_id) for group in groups.values()]
+        return _by_question([trace for trace in self.traces if trace.question_id in question_ids])
 
     @torch.inference_mode()
-    def score(self, head: QualityHead) -> None:
-        """Set every trace's ``scores`` by a head, at all its positions."""
-        scores = np.concatenate([head(piece).numpy() for piece in pieces(self.features)])
-        for trace in self.traces:
-            trace.scores = {}
-        for i, token, value in zip(self.trace_of.tolist(), self.tokens.tolist(), scores.tolist(), strict=True):
-            self.traces[i].scores[token] = value
+    def scored(self, head: QualityHead, question_ids: frozenset[str]) -> list[Group]:
+        """Copies of the traces of some questions, as in `groups_of`, with a head's scores at all positions."""
+        rows = np.flatnonzero(self.rows_of(question_ids))
+        scores = np.concatenate([head(piece).numpy() for piece in pieces(self.features, rows)])
+        of_trace: dict[int, dict[int, float]] = defaultdict(dict)
+        for i, token, score in zip(
+            self.trace_of[rows].tolist(), self.tokens[rows].tolist(), scores.tolist(), strict=True
+        ):
+            of_trace[i][token] = score
+        return _by_question([replace(self.traces[i], scores=found) for i, found in of_trace.items()])
+
+
+def _by_question(traces: Iterable[Trace]) -> list[Group]:
+    groups: dict[str, Group] = {}
+    for trace in traces:
+        groups.setdefault(trace.question_id, []).append(trace)
+    return [sorted(group, key=lambda trace: trace.sample_id) for group in groups.values()]
 
 
 def pieces(features: FloatRows, rows: NDArray[np.int64] | None = None) -> Iterator[torch.Tensor]:

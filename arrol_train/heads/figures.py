@@ -12,7 +12,7 @@ from rich.table import Table
 from arrol_tts.metrics import reliability
 
 if TYPE_CHECKING:
-    from arrol_train.heads.inspection import Inspection, Knowledge
+    from arrol_train.heads.knowledge import Inspection, Knowledge
 
 
 def shown(interval: tuple[float, float] | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from arrol_train.heads.collect import CollectionManifest
 from arrol_train.heads.dataset import open_collected
 from arrol_train.heads.figures import plot_by_position
-from arrol_train.heads.inspection import Inspection, inspect
+from arrol_train.heads.knowledge import Inspection, inspect_traces
 from arrol_train.heads.make import EVALUATION_FILE
 from arrol_tts.errors import HeadError
 from arrol_tts.files import write_json
@@ -28,7 +28,7 @@ def inspect_head(head: str, collection: Path | None = None, out: Path | None = N
         What was found, and the folder it was written into.
 
     Raises:
-        ValueError: when there is no head, no collection, or one of another hidden size.
+        InputError: when there is no head, no collection, or one of another hidden size.
     """
     folder = resolve_head(head)
     loaded = QualityHead.from_pretrained(folder)
@@ -37,9 +37,8 @@ def inspect_head(head: str, collection: Path | None = None, out: Path | None = N
         collection, asked = _own_test(folder)
     loaded.config.check_model(hidden_size=CollectionManifest.read(collection).hidden_size, model=str(collection))
     with open_collected(collection) as collected:
-        collected.score(loaded)
-        groups = collected.groups_of(frozenset(collected.question_ids) if asked is None else asked)
-        found = inspect(groups, collected.manifest.positions, loaded.config.voting.get("quality"))
+        groups = collected.scored(loaded, frozenset(collected.question_ids) if asked is None else asked)
+        found = inspect_traces(groups, collected.manifest.positions, loaded.config.voting.get("quality"))
     out = out or (folder / "inspection" if asked is not None else collection / "inspection")
     out.mkdir(parents=True, exist_ok=True)
     record = {"head": str(head), "collection": str(collection), **found.to_dict()}

@@ -19,10 +19,11 @@ from arrol_train.heads.choose import (
     split_questions,
 )
 from arrol_train.heads.collect import CollectionManifest
-from arrol_train.heads.dataset import Collected
-from arrol_train.heads.inspection import Group, Inspection, inspect, rights
+from arrol_train.heads.dataset import Collected, Group
+from arrol_train.heads.knowledge import Inspection, inspect_traces, rights
 from arrol_train.heads.train import HeadTraining
 from arrol_tts.combined import CombinedVoter, fit_combined
+from arrol_tts.errors import InputError
 from arrol_tts.files import write_json
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import bootstrap_interval, mcnemar
@@ -90,6 +91,7 @@ class HeadMade:
         combined: the fitted combined vote; None where confidences or mixed questions are missing.
         votes: methods on the test questions.
         test: the head on them; ``probe`` the linear probe.
+        calibration: the head's last score of each test trace, and whether it is right.
     """
 
     chosen: Chosen
@@ -106,60 +108,25 @@ def make_head(collected: Collected, options: HeadOptions) -> HeadMade:
     """Train a head on a collection, and measure it on the test questions.
 
     Raises:
-        ValueError: when the collection cannot teach a head; saying what to change.
+        InputError: when the collection cannot teach a head; saying what to change.
     """
-    manifest = collected.manifest
+    _check_labels(collected)
     split = split_questions(
         collected.question_ids, seed=options.training.seed, folds=options.folds, fold=options.fold
-    )
-    _check_labels(collected)
-    config = QualityHeadConfig(
-        base_model=options.base_model or manifest.model,
-        base_revision=manifest.revision,
-        hidden_size=manifest.hidden_size,
-        positions=manifest.positions,
-        keep=options.keep,
-        sampling={name: value for name, value in manifest.sampling.items() if name != "seed"},
-        engine={"top_k": manifest.top_k} | {k: v for k, v in (manifest.engine or {}).items() if k == "dtype"},
-        prompt=manifest.prompt,
     )
     chosen = choose_head(
         collected,
         split,
-        config,
+        _head_config(collected.manifest, options),
         options.training,
         sizes=options.sizes,
         weight_decays=options.weight_decays,
         seeds=options.seeds,
         cross_fit=options.cross_fit,
     )
-    head = chosen.head
-    collected.score(chosen.probe)
-    probe = inspect(collected.groups_of(split.test), manifest.positions)
-    # Questions that the scoring head did not learn from: on its own it would look better than it is.
-    fair: list[Group] = []
-    for part, stranger in [*chosen.strangers, (split.validation, head)]:
-        collected.score(stranger)
-        fair += [[replace(trace) for trace in group] for group in collected.groups_of(part)]
-    test = collected.groups_of(split.test)
-    position = choose_position(fair, manifest.positions, options.keep, {})
-    head.config.positions = [position, *(p for p in manifest.positions if p != position)]
-    at_use = [_as_used(group, position) for group in fair]
-    head.config.voting = choose_votes(collected.groups_of(split.train | split.validation), at_use)
-    combined = _combined(at_use, head.config.voting)
-    votes = _votes([_as_used(group, position) for group in test], head.config.voting, combined)
-    scored = [trace for group in test for trace in group]
-    made = HeadMade(
-        chosen,
-        manifest,
-        split,
-        combined,
-        votes,
-        inspect(test, manifest.positions, head.config.voting["quality"]),
-        probe,
-        ([trace.score or 0.0 for trace in scored], [bool(trace.correct) for trace in scored]),
-    )
-    head.config.metrics = _metrics(made, collected)
+    combined = _choose_use(collected, split, chosen, options.keep)
+    made = _measure(collected, split, chosen, combined)
+    chosen.head.config.metrics = _metrics(made, collected)
     return made
 
 
@@ -186,10 +153,55 @@ def save(made: HeadMade, out: Path, collection: Path) -> None:
 def _check_labels(collected: Collected) -> None:
     right = [bool(trace.correct) for trace in collected.traces]
     if all(right) or not any(right):
-        raise ValueError(
+        raise InputError(
             f"all {len(right):,} samples are {'right' if right[0] else 'wrong'}: a head learns from questions "
             f"that have both; collect {'harder' if right[0] else 'easier'} ones, or look at how answers are read"
         )
+
+
+def _head_config(manifest: CollectionManifest, options: HeadOptions) -> QualityHeadConfig:
+    """What a head of this collection says of itself before it is trained."""
+    return QualityHeadConfig(
+        base_model=options.base_model or manifest.model,
+        base_revision=manifest.revision,
+        hidden_size=manifest.hidden_size,
+        positions=manifest.positions,
+        keep=options.keep,
+        sampling={name: value for name, value in manifest.sampling.items() if name != "seed"},
+        engine={"top_k": manifest.top_k} | {k: v for k, v in (manifest.engine or {}).items() if k == "dtype"},
+        prompt=manifest.prompt,
+    )
+
+
+def _choose_use(collected: Collected, split: Split, chosen: Chosen, keep: float) -> CombinedVoter | None:
+    """Choose position and voting options, into the head's config; and fit the combined vote."""
+    positions, config = collected.manifest.positions, chosen.head.config
+    # Questions that the scoring head did not learn from: on its own it would look better than it is.
+    strangers = [*chosen.strangers, (split.validation, chosen.head)]
+    fair = [group for part, head in strangers for group in collected.scored(head, part)]
+    position = choose_position(fair, positions, keep, {})
+    config.positions = [position, *(p for p in positions if p != position)]
+    at_use = [_as_used(group, position) for group in fair]
+    config.voting = choose_votes(collected.groups_of(split.train | split.validation), at_use)
+    return _combined(at_use, config.voting)
+
+
+def _measure(collected: Collected, split: Split, chosen: Chosen, combined: CombinedVoter | None) -> HeadMade:
+    """What the card says of the test questions."""
+    positions, config = collected.manifest.positions, chosen.head.config
+    test = collected.scored(chosen.head, split.test)
+    in_use = [_as_used(group, config.positions[0]) for group in test]
+    traces = [trace for group in test for trace in group]
+    return HeadMade(
+        chosen=chosen,
+        manifest=collected.manifest,
+        split=split,
+        combined=combined,
+        votes=_votes(in_use, config.voting, combined),
+        test=inspect_traces(test, positions, config.voting["quality"]),
+        probe=inspect_traces(collected.scored(chosen.probe, split.test), positions),
+        calibration=([trace.score or 0.0 for trace in traces], [bool(trace.correct) for trace in traces]),
+    )
 
 
 def _as_used(group: Group, position: int) -> Group:

@@ -35,8 +35,8 @@ import typer
 from numpy.typing import NDArray
 
 from arrol_train.heads.choose import Split, choose_head, split_questions
-from arrol_train.heads.dataset import Collected, open_collected
-from arrol_train.heads.inspection import Group, rights
+from arrol_train.heads.dataset import Collected, Group, open_collected
+from arrol_train.heads.knowledge import rights
 from arrol_train.heads.train import HeadTraining
 from arrol_train.positions import FINISH
 from arrol_tts.head_config import QualityHeadConfig
@@ -221,8 +221,8 @@ def ablation(collection: Path, size: int = 128, weight_decay: float = 0.05) -> d
                 )
                 heads = {name: chosen.head} | ({"linear_probe": chosen.probe} if name == "all" else {})
                 for called, head in heads.items():
-                    collected.score(head)
-                    _add(found.setdefault(called, {"votes": {}, "within": {}}), collected.groups_of(split.test))
+                    scored = collected.scored(head, split.test)
+                    _add(found.setdefault(called, {"votes": {}, "within": {}}), scored)
     return {"real_ablation": {name: _against(found["all"], each) for name, each in found.items()}}
 
 

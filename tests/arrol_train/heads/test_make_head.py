@@ -17,12 +17,12 @@ from arrol_train.cli import app
 from arrol_train.heads.choose import choose_position, split_questions
 from arrol_train.heads.collect import TRACES_FOLDER, CollectError, CollectionManifest
 from arrol_train.heads.dataset import open_collected
-from arrol_train.heads.inspection import inspect, pruned
+from arrol_train.heads.knowledge import inspect_traces, pruned
 from arrol_tts import WeightedVoter
 from arrol_tts.combined import CombinedVoter
 from arrol_tts.errors import HeadError
 from arrol_tts.head import QualityHead
-from arrol_tts.head_config import read_head_config
+from arrol_tts.head_config import QualityHeadConfig, read_head_config
 from arrol_tts.pocket import POCKET_MODEL
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
@@ -175,9 +175,23 @@ def test_the_same_seed_makes_the_same_head(collection: Path, head: Path, tmp_pat
 def test_the_combined_vote_is_loaded_from_the_folder(collection: Path, head: Path) -> None:
     combined = CombinedVoter.from_dict(json.loads((head / "combined.json").read_text()))
     with open_collected(collection) as collected:
-        collected.score(QualityHead.from_pretrained(head))
-        group = collected.groups_of(frozenset(["row-0"]))[0]
+        (group,) = collected.scored(QualityHead.from_pretrained(head), frozenset(["row-0"]))
     assert WeightedVoter(config=read_head_config(head)).vote(group, combined).method == "combined"
+
+
+def test_scoring_by_one_head_leaves_no_trace_in_what_another_scores(collection: Path, head: Path) -> None:
+    first = QualityHead.from_pretrained(head)
+    second = QualityHead(QualityHeadConfig("m", WIDTH, inner_size=4))
+    asked = frozenset(["row-3", "row-1"])
+    with open_collected(collection) as collected:
+        alone = collected.scored(first, asked)
+        other = collected.scored(second, asked)
+        again = collected.scored(first, asked)
+        assert [[t.scores for t in group] for group in alone] == [[t.scores for t in group] for group in again]
+        assert alone[0][0].scores.keys() == other[0][0].scores.keys() == {*POSITIONS, LENGTH - 1}
+        assert alone[0][0].scores != other[0][0].scores
+        assert [group[0].question_id for group in alone] == ["row-1", "row-3"]
+        assert not any(trace.scores for trace in collected.traces)
 
 
 def test_inspect_writes_figures_of_the_test_questions(head: Path) -> None:
@@ -283,7 +297,7 @@ GROUPS = [
 
 
 def test_what_is_known_equals_a_hand_computation() -> None:
-    found = inspect(GROUPS, [2])
+    found = inspect_traces(GROUPS, [2])
     at_two, finish = found.positions
     # Question a at token 2: the right ones score 0.9 and 0.2, the wrong 0.8 and 0.1: 3 of 4 pairs; b: 3 of 3.
     assert at_two.head.within == pytest.approx((3 / 4 + 1) / 2)

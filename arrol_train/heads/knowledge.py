@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arrol_train.heads.dataset import Group
+from arrol_tts.errors import InputError
 from arrol_tts.metrics import (
     auroc,
     auroc_per_question,
@@ -21,8 +23,6 @@ from arrol_tts.stopping import KeepShare
 from arrol_tts.trace import Trace
 from arrol_tts.voting import vote
 
-Group = list[Trace]
-"""The traces of a question, with scores at all positions."""
 Interval = tuple[float, float] | None
 
 KEEPS = (0.25, 0.5, 0.75)
@@ -97,7 +97,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Everything `inspect` tells.
+    """Everything that ``arrol-train inspect`` and a head's card tell.
 
     Attributes:
         questions, samples: how many.
@@ -123,10 +123,10 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(
+def inspect_traces(
     groups: Sequence[Group], positions: Sequence[int], options: Mapping[str, Any] | None = None
 ) -> Inspection:
-    """Look at scored traces.
+    """Everything that is known of scored traces.
 
     Args:
         groups: finished traces by question, with labels, and scores at the positions and the finish.
@@ -134,11 +134,11 @@ def inspect(
         options: of the quality vote.
 
     Raises:
-        ValueError: when there are no traces.
+        InputError: when there are no traces.
     """
     traces = [trace for group in groups for trace in group]
     if not traces:
-        raise ValueError("there are no traces to look at")
+        raise InputError("there are no traces to look at")
     last = [trace.score or 0.0 for trace in traces]
     right = [bool(trace.correct) for trace in traces]
     return Inspection(
