@@ -150,7 +150,7 @@ def head(
     from arrol_train.heads.collect import CollectionManifest
     from arrol_train.heads.collect_progress import collect_with_progress
     from arrol_train.heads.dataset import open_collected
-    from arrol_train.heads.make import HeadOptions, make_head, save
+    from arrol_train.heads.make import HeadOptions, make_head, save_head
     from arrol_train.heads.train import HeadTraining
     from arrol_train.questions import TrainingQuestion
     from arrol_train.rewards import pocket_reward
@@ -188,7 +188,7 @@ def head(
     )
     with open_collected(collection) as collected:
         made = make_head(collected, options)
-    save(made, out, collection)
+    save_head(made, out, collection)
     typer.echo(f"wrote {out}: {made.chosen.head.config.metrics} {made.chosen.head.config.voting}")
 
 

@@ -183,7 +183,7 @@ def head(
 
     from arrol_train.heads.card import CARD_FILE
     from arrol_train.heads.dataset import open_collected
-    from arrol_train.heads.make import HeadOptions, make_head, save
+    from arrol_train.heads.make import HeadOptions, make_head, save_head
     from arrol_train.heads.train import HeadTraining
 
     console = Console()
@@ -203,7 +203,7 @@ def head(
         with console.status("reading"), open_collected(collection) as collected:
             with console.status("training"):
                 made = make_head(collected, options)
-            save(made, out, collection)
+            save_head(made, out, collection)
     except (ValueError, OSError) as error:
         _fail(str(error))
     for name, figures in made.votes.items():

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from arrol_tts.answers import answers_equal, extract_answer
+from arrol_tts.errors import InputError
 from arrol_tts.pocket import verify
 
 Row = Mapping[str, Any]
@@ -57,13 +58,13 @@ def load_reward(name: str) -> Reward:
     """Import a reward function by ``module:function``.
 
     Raises:
-        ValueError: when there is none.
+        InputError: when there is none.
     """
     module, _, function = name.partition(":")
     try:
         reward: Reward = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"the reward {name!r} cannot be imported as module:function: {error}") from None
+        raise InputError(f"the reward {name!r} cannot be imported as module:function: {error}") from None
     return reward
 
 
@@ -91,7 +92,7 @@ class Grader:
         """Grade a rollout: 0.0 or 1.0.
 
         Raises:
-            ValueError: when the function works, but returns anything but 0 and 1.
+            InputError: when the function works, but returns anything but 0 and 1.
         """
         outcome: list[Any] = []
 
@@ -111,7 +112,7 @@ class Grader:
             if isinstance(value, BaseException):
                 return self._failed(f"raised {type(value).__name__}: {value}", text)
         if value not in (0, 1):
-            raise ValueError(
+            raise InputError(
                 f"the reward function returned {value!r}; the head's posterior needs rewards that are 0 or 1: "
                 "threshold a graded score (score >= 1.0)"
             )

@@ -12,6 +12,7 @@ import numpy as np
 from arrol_train.heads.dataset import Collected, Group
 from arrol_train.heads.knowledge import rights
 from arrol_train.heads.train import HeadTraining, average_heads, calibrate, train_head
+from arrol_tts.errors import InputError
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.replay import replay
@@ -67,12 +68,12 @@ def split_questions(question_ids: Sequence[str], *, seed: int, folds: int = 5, f
     """Deal the questions into folds: one to test, the next to validate, the others to train.
 
     Raises:
-        ValueError: for fewer than three folds, a fold that is not there, or fewer questions than folds.
+        InputError: for fewer than three folds, a fold that is not there, or fewer questions than folds.
     """
     if folds < 3 or not 0 <= fold < folds:
-        raise ValueError(f"fold {fold} of {folds}: there must be three or more, counted from 0")
+        raise InputError(f"fold {fold} of {folds}: there must be three or more, counted from 0")
     if len(question_ids) < folds:
-        raise ValueError(f"{len(question_ids)} questions cannot be dealt into {folds} folds: collect more")
+        raise InputError(f"{len(question_ids)} questions cannot be dealt into {folds} folds: collect more")
     parts = _deal(question_ids, seed, folds)
     test, validation = parts[fold], parts[(fold + 1) % folds]
     return Split(frozenset(question_ids) - test - validation, validation, test)
@@ -108,11 +109,11 @@ def choose_head(
         cross_fit: parts of the training questions, each scored by a head that did not learn from it; 0: none.
 
     Raises:
-        ValueError: when nothing can be learned (see ``train_head``), or the head would exceed ``MAX_BYTES``.
+        InputError: when nothing can be learned (see ``train_head``), or the head would exceed ``MAX_BYTES``.
     """
     largest = max(size or 2 for size in sizes)
     if largest * seeds * 4 * (config.hidden_size + 2) > MAX_BYTES:
-        raise ValueError(
+        raise InputError(
             f"{seeds} seeds of size {largest} make a head of over {MAX_BYTES / 1e6:g} MB at width "
             f"{config.hidden_size}: choose smaller --sizes or fewer --seeds"
         )

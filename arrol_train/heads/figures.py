@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from arrol_tts.metrics import reliability
+from arrol_tts.plots import draw_reliability
 
 if TYPE_CHECKING:
     from arrol_train.heads.knowledge import Inspection, Knowledge
@@ -67,11 +68,8 @@ def plot_reliability(probabilities: Sequence[float], right: Sequence[bool], path
     result = reliability(probabilities, right, bins=bins)
     figure = Figure(figsize=(4, 4), layout="constrained")
     axes = figure.subplots()
-    middles = (result.edges[:-1] + result.edges[1:]) / 2
-    bars = axes.bar(middles, np.nan_to_num(result.accuracy), width=0.9 / bins)
-    axes.bar_label(bars, [str(count or "") for count in result.count], fontsize=7)
-    axes.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1.1), xlabel="probability by the head", ylabel="share of right samples")
+    draw_reliability(axes, result.count.tolist(), result.accuracy.tolist())
+    axes.set(xlabel="probability by the head", ylabel="share of right samples")
     axes.set_title(f"ECE {result.ece:.3f}", fontsize=10)
     figure.savefig(path, dpi=120)
 

@@ -130,7 +130,7 @@ def make_head(collected: Collected, options: HeadOptions) -> HeadMade:
     return made
 
 
-def save(made: HeadMade, out: Path, collection: Path) -> None:
+def save_head(made: HeadMade, out: Path, collection: Path) -> None:
     """Write the head, its combined vote, its evaluation and its card into a folder."""
     from arrol_train.heads.card import write_card
 

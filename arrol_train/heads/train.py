@@ -20,6 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from arrol_train.heads.dataset import ROWS_AT_ONCE, FloatRows, pieces
 from arrol_train.losses import ranking_loss
 from arrol_tts.calibration import platt_scale
+from arrol_tts.errors import InputError
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import auroc, within_question_auroc
@@ -109,16 +110,16 @@ def train_head(
         held_out: the rows to validate on, bool ``[rows]``; by default those of ``held_out_rows``.
 
     Raises:
-        ValueError: when features are not finite, labels hold one class only, or no held-out question has both
+        InputError: when features are not finite, labels hold one class only, or no held-out question has both
             right and wrong rows.
     """
     training = training or HeadTraining()
     if labels.all() or not labels.any():
-        raise ValueError(f"all {len(labels)} rows are {'right' if labels[0] else 'wrong'}: a head needs both")
+        raise InputError(f"all {len(labels)} rows are {'right' if labels[0] else 'wrong'}: a head needs both")
     held_out = held_out_rows(questions, training) if held_out is None else held_out
     groups = np.unique(np.stack([questions, positions]), axis=1, return_inverse=True)[1].reshape(-1)
     if labels[~held_out].all() or not labels[~held_out].any() or not _has_pair(labels, groups, held_out):
-        raise ValueError(
+        raise InputError(
             "too few questions have both right and wrong samples to train and to validate on: collect more, or "
             "easier or harder ones"
         )
@@ -219,7 +220,7 @@ def _standardisation(
     for first in range(0, len(features), ROWS_AT_ONCE):
         piece = np.asarray(features[first : first + ROWS_AT_ONCE], np.float32)
         if not np.isfinite(piece).all():
-            raise ValueError("features hold NaN or infinite values: collect them again")
+            raise InputError("features hold NaN or infinite values: collect them again")
         if first == 0:
             shift = piece.mean(axis=0, dtype=np.float64)  # near the mean, so that the squares cancel little
         piece = piece[fit[first : first + ROWS_AT_ONCE]] - shift.astype(np.float32)

@@ -61,7 +61,7 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int, hidden_size: int) -> None:
         if capacity < 1 or hidden_size < 1:
-            raise ValueError(f"capacity is {capacity} and hidden_size {hidden_size}; both must be at least 1")
+            raise InputError(f"capacity is {capacity} and hidden_size {hidden_size}; both must be at least 1")
         self.capacity = capacity
         self.hidden_size = hidden_size
         for name, dtype in _COLUMNS.items():
@@ -83,7 +83,7 @@ class ReplayBuffer:
         """Add rows; shapes as the attributes', any float type.
 
         Raises:
-            ValueError: labels other than 0/1, scores outside [0, 1], inclusion outside (0, 1], features that are
+            InputError: labels other than 0/1, scores outside [0, 1], inclusion outside (0, 1], features that are
                 not finite or of another width, lengths that differ.
         """
         if not np.size(labels):
@@ -100,16 +100,16 @@ class ReplayBuffer:
         rows["steps"] = np.full(len(rows["labels"]), step)
         lengths = {name: column.shape[:1] for name, column in rows.items()}
         if len(set(lengths.values())) != 1 or rows["features"].shape[1:] != (self.hidden_size,):
-            raise ValueError(
+            raise InputError(
                 f"features have shape {rows['features'].shape}, this buffer takes [n, {self.hidden_size}], and "
                 f"as many of everything: {lengths}"
             )
         largest = np.finfo(np.float16).max
         if not (abs(rows["features"].astype(np.float32)) <= largest).all():
-            raise ValueError(f"features must be finite and within float16's {largest:g}")
+            raise InputError(f"features must be finite and within float16's {largest:g}")
         share = rows["inclusion"].astype(np.float64)
         if not ((share > 0) & (share <= 1)).all():
-            raise ValueError("inclusion probabilities must lie in (0, 1]")
+            raise InputError("inclusion probabilities must lie in (0, 1]")
         for name, dtype in _COLUMNS.items():
             joined = np.concatenate([getattr(self, name), rows[name].astype(dtype)])
             setattr(self, name, joined[-self.capacity :])
@@ -118,10 +118,10 @@ class ReplayBuffer:
         """Endless batches of row indices: whole groups in random order, each group once in a pass.
 
         Raises:
-            ValueError: when the buffer is empty.
+            InputError: when the buffer is empty.
         """
         if not len(self):
-            raise ValueError("the replay buffer is empty: append rows first")
+            raise InputError("the replay buffer is empty: append rows first")
         _, group = np.unique(self.groups, return_inverse=True)
         rows_of = np.split(np.argsort(group, kind="stable"), np.bincount(group).cumsum()[:-1])
         while True:

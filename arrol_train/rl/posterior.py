@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from arrol_tts.errors import InputError
+
 Floats = NDArray[np.float64]
 
 
@@ -46,7 +48,7 @@ class HistogramPosterior:
 
     def __init__(self, bins: int = 20, alpha: float = 1.0) -> None:
         if bins < 1 or alpha <= 0:
-            raise ValueError(f"bins is {bins} and alpha {alpha}; there must be a bin, and alpha above 0")
+            raise InputError(f"bins is {bins} and alpha {alpha}; there must be a bin, and alpha above 0")
         self.bins = bins
         self.alpha = alpha
         self.right: Floats = np.zeros(bins)
@@ -56,7 +58,7 @@ class HistogramPosterior:
         """Count; see `Posterior`.
 
         Raises:
-            ValueError: as `check_rows`.
+            InputError: as `check_rows`.
         """
         x, y, w = check_rows(scores, labels, weights)
         bin_of = self._bin(x)
@@ -100,7 +102,7 @@ class IsotonicPosterior:
         """Fit; see `Posterior`.
 
         Raises:
-            ValueError: as `check_rows`.
+            InputError: as `check_rows`.
         """
         from sklearn.isotonic import IsotonicRegression
 
@@ -133,20 +135,20 @@ def check_rows(
     """Scores, labels and weights as float64 ``[n]``.
 
     Raises:
-        ValueError: no rows, lengths that differ, scores outside [0, 1], labels other than 0 and 1, weights
+        InputError: no rows, lengths that differ, scores outside [0, 1], labels other than 0 and 1, weights
             that are negative or not finite.
     """
     x, y = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     w = np.ones(x.shape) if weights is None else np.asarray(weights, np.float64)
     if x.ndim != 1 or not len(x) or not x.shape == y.shape == w.shape:
-        raise ValueError(
+        raise InputError(
             f"scores, labels and weights have shapes {x.shape}, {y.shape}, {w.shape}; "
             "give one of each per rollout, and at least one"
         )
     if not ((x >= 0) & (x <= 1)).all():
-        raise ValueError("scores must lie in [0, 1]")
+        raise InputError("scores must lie in [0, 1]")
     if not np.isin(y, (0.0, 1.0)).all():
-        raise ValueError("labels must be 0/1: threshold a graded reward first (score >= 1.0)")
+        raise InputError("labels must be 0/1: threshold a graded reward first (score >= 1.0)")
     if not np.isfinite(w).all() or (w < 0).any():
-        raise ValueError("weights must be finite and not negative")
+        raise InputError("weights must be finite and not negative")
     return x, y, w

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from arrol_tts.calibration import logit, sigmoid
+from arrol_tts.errors import InputError
 
 Floats = NDArray[np.float64]
 
@@ -89,7 +90,7 @@ def select(
         p_min, p_max: bounds of the survival probability of these two.
 
     Raises:
-        ValueError: an unknown policy, q outside [0, 1], a known q that is no reward, lengths that differ,
+        InputError: an unknown policy, q outside [0, 1], a known q that is no reward, lengths that differ,
             ``keep`` that the policy cannot meet, options out of range.
     """
     posterior = np.asarray(q, dtype=np.float64)
@@ -97,17 +98,17 @@ def select(
     ended = np.zeros(size, bool) if known is None else np.asarray(known, bool)
     finer = posterior if scores is None else np.asarray(scores, np.float64)
     if policy not in _RULES:
-        raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
+        raise InputError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
     if posterior.ndim != 1 or not posterior.shape == ended.shape == finer.shape:
-        raise ValueError(f"q, known and scores have shapes {posterior.shape}, {ended.shape}, {finer.shape}")
+        raise InputError(f"q, known and scores have shapes {posterior.shape}, {ended.shape}, {finer.shape}")
     if not ((posterior >= 0) & (posterior <= 1)).all() or not np.isfinite(finer).all():
-        raise ValueError("q must lie in [0, 1] and scores must be finite")
+        raise InputError("q must lie in [0, 1] and scores must be finite")
     if not np.isin(posterior[ended], (0.0, 1.0)).all():
-        raise ValueError("q of an ended rollout is its reward, which must be 0 or 1")
+        raise InputError("q of an ended rollout is its reward, which must be 0 or 1")
     if not 1 <= keep <= size:
-        raise ValueError(f"keep is {keep}; it must be between 1 and the group's {size} rollouts")
+        raise InputError(f"keep is {keep}; it must be between 1 and the group's {size} rollouts")
     if not 0 <= exploration <= 1 or tau < 0:
-        raise ValueError(f"exploration is {exploration} and tau {tau}; they must lie in [0, 1] and not below 0")
+        raise InputError(f"exploration is {exploration} and tau {tau}; they must lie in [0, 1] and not below 0")
     if keep == size:
         return Selection(np.arange(size), np.ones(size))
 
@@ -133,7 +134,7 @@ def select(
 
 
 def _none(group: _Group, rng: np.random.Generator) -> Selection:
-    raise ValueError(f"policy 'none' keeps all {len(group.q)} rollouts of a group, not {group.keep}")
+    raise InputError(f"policy 'none' keeps all {len(group.q)} rollouts of a group, not {group.keep}")
 
 
 def _random(group: _Group, rng: np.random.Generator) -> Selection:
@@ -242,12 +243,12 @@ def survival_probabilities(
         float64 ``[n]``.
 
     Raises:
-        ValueError: when the bounds do not allow that share.
+        InputError: when the bounds do not allow that share.
 
     Source: arXiv 2603.24840, survival rule.
     """
     if not p_min <= keep <= p_max:
-        raise ValueError(f"the share to keep is {keep:g}, outside the bounds p_min {p_min} and p_max {p_max}")
+        raise InputError(f"the share to keep is {keep:g}, outside the bounds p_min {p_min} and p_max {p_max}")
     wanted = keep + strength * (rho - np.asarray(q, dtype=np.float64))
     low, high = p_min - wanted.max(), p_max - wanted.min()
     for _ in range(60):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from arrol_tts.metrics import reliability
+from arrol_tts.plots import draw_reliability
 
 from .compare_methods import Comparison
 
@@ -43,7 +43,7 @@ def curve_figure(entry: Mapping[str, Any]) -> Figure:
 def reliability_figure(head: Mapping[str, Any]) -> Figure:
     """How often traces with a score are right, of the head's entry in a report."""
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
-    _draw_reliability(figure.subplots(), head["reliability"]["count"], head["reliability"]["accuracy"])
+    draw_reliability(figure.subplots(), head["reliability"]["count"], head["reliability"]["accuracy"])
     figure.supxlabel("score of the head at the finish")
     figure.supylabel("share of right traces")
     return figure
@@ -90,19 +90,10 @@ def plot_reliability(comparison: Comparison, path: Path, *, bins: int = 10) -> N
     for panel, report in zip(panels, reports, strict=False):
         graded = [verdict for verdict in report.verdicts if verdict.correct is not None]
         result = reliability([v.confidence for v in graded], [bool(v.correct) for v in graded], bins=bins)
-        _draw_reliability(panel, result.count.tolist(), result.accuracy.tolist())
+        draw_reliability(panel, result.count.tolist(), result.accuracy.tolist())
         panel.set_title(f"{report.method}, ECE {result.ece:.2f}", fontsize=9)
     for panel in panels[len(reports) :]:
         panel.set_axis_off()
     figure.supxlabel("confidence of the vote")
     figure.supylabel("share of right answers")
     figure.savefig(path, dpi=150)
-
-
-def _draw_reliability(panel: Any, counts: list[int], accuracies: list[float | None]) -> None:
-    bins = len(counts)
-    middles = (np.arange(bins) + 0.5) / bins
-    bars = panel.bar(middles, np.nan_to_num(np.array(accuracies, float)), width=0.9 / bins, color="tab:blue")
-    panel.bar_label(bars, [str(count or "") for count in counts], fontsize=7)
-    panel.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1)
-    panel.set(xlim=(0, 1), ylim=(0, 1.1))
