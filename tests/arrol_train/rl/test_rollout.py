@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.prompts import encode_prompt
 from arrol_tts.stopping import TraceSpec
+from tests.arrol_train.conftest import restore_pocket
 
 if TYPE_CHECKING:
     from arrol_tts.engine.transformers_engine import TransformersEngine
@@ -126,22 +128,34 @@ def one_step(
     return trainer, rollout, recorded
 
 
+@pytest.fixture(scope="module")
+def stepped(vllm_engine: VLLMEngine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+    """One step as most tests want it, whose head has learned nothing yet; to be looked at only."""
+    step = one_step(vllm_engine, tmp_path_factory.mktemp("stepped"), head_updates=0)
+    restore_pocket(vllm_engine)
+    return step
+
+
+@cache
+def pocket_model() -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype=torch.float32).eval()
+
+
 @torch.inference_mode()
 def forward(prompt_ids: list[int], token_ids: list[int]) -> tuple[Any, Any]:
     """Log-probability of each token and last-layer states, of the pocket model as it is built in."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype=torch.float32).eval()
-    output = model(torch.tensor([prompt_ids + token_ids]), output_hidden_states=True)
+    output = pocket_model()(torch.tensor([prompt_ids + token_ids]), output_hidden_states=True)
     logits = output.logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
     logprobs = logits.gather(1, torch.tensor(token_ids)[:, None])[:, 0]
     return logprobs.numpy(), output.hidden_states[-1][0, len(prompt_ids) - 1 :].numpy()
 
 
 def test_every_prompt_gets_exactly_m_finished_rollouts_with_the_models_logprobs(
-    engine: VLLMEngine, tmp_path: Path, tokenizer: Any
+    stepped: tuple[Any, Any, Any], tokenizer: Any
 ) -> None:
-    _, rollout, recorded = one_step(engine, tmp_path)
+    _, rollout, recorded = stepped
     prompts, output = recorded.prompts[0], recorded.outputs[0]
     assert len(prompts) == PROMPTS * 4
     assert {len(column) for column in output.values()} == {len(prompts)}
@@ -159,14 +173,14 @@ def test_every_prompt_gets_exactly_m_finished_rollouts_with_the_models_logprobs(
     assert rollout.metrics["rollout/survivors"] == PROMPTS * 4
 
 
-def test_pruned_rollouts_cost_no_more_tokens_than_up_to_the_position(engine: VLLMEngine, tmp_path: Path) -> None:
-    _, rollout, _ = one_step(engine, tmp_path)
+def test_pruned_rollouts_cost_no_more_tokens_than_up_to_the_position(stepped: tuple[Any, Any, Any]) -> None:
+    _, rollout, _ = stepped
     pruned = rollout.metrics["rollout/generated_tokens"] - rollout.metrics["rollout/trained_tokens"]
     assert pruned == PROMPTS * 4 * (AT + 1)
 
 
-def test_the_head_learns_from_the_states_of_survivors_only(engine: VLLMEngine, tmp_path: Path) -> None:
-    _, rollout, recorded = one_step(engine, tmp_path, head_updates=0)
+def test_the_head_learns_from_the_states_of_survivors_only(stepped: tuple[Any, Any, Any]) -> None:
+    _, rollout, recorded = stepped
     output, buffer, head = recorded.outputs[0], rollout.learner.buffer, rollout.learner.head.head
     survivors = range(PROMPTS * 4)
     assert len(buffer) == 2 * len(survivors)
@@ -187,8 +201,8 @@ def test_the_head_learns_from_the_states_of_survivors_only(engine: VLLMEngine, t
     assert buffer.inclusion.max() <= 1
 
 
-def test_advantages_and_means_are_those_of_the_survivors(engine: VLLMEngine, tmp_path: Path) -> None:
-    trainer, _, recorded = one_step(engine, tmp_path)
+def test_advantages_and_means_are_those_of_the_survivors(stepped: tuple[Any, Any, Any]) -> None:
+    trainer, _, recorded = stepped
     rewards = np.array(recorded.outputs[0]["rollout_reward"]).reshape(PROMPTS, 4)
     mean = rewards.mean(axis=1, keepdims=True)
     deviation = np.sqrt(((rewards - mean) ** 2).sum(axis=1, keepdims=True) / 3)
@@ -202,8 +216,8 @@ def test_advantages_and_means_are_those_of_the_survivors(engine: VLLMEngine, tmp
     assert logged["rollout/no_signal"] == pytest.approx(float((deviation == 0).mean()))
 
 
-def test_the_update_is_trls_own_on_the_same_rows(engine: VLLMEngine, tmp_path: Path) -> None:
-    trainer, _, recorded = one_step(engine, tmp_path / "a")
+def test_the_update_is_trls_own_on_the_same_rows(stepped: tuple[Any, Any, Any], tmp_path: Path) -> None:
+    trainer, _, recorded = stepped
     rows = recorded.outputs[0]
 
     def replay(prompts: list[str], _: Any) -> dict[str, Any]:
@@ -214,7 +228,7 @@ def test_the_update_is_trls_own_on_the_same_rows(engine: VLLMEngine, tmp_path: P
         answers = {row["prompt"]: row for row in ROWS}
         return [pocket_reward(answers[p], c) for p, c in zip(prompts, completions, strict=True)]
 
-    plain = make_trainer(replay, reward, tmp_path / "b", 4)
+    plain = make_trainer(replay, reward, tmp_path, 4)
     plain.train()
     first, second = trainer.state.log_history[0], plain.state.log_history[0]
     assert first["loss"] == pytest.approx(second["loss"], abs=1e-7)
@@ -290,13 +304,14 @@ def test_without_detection_all_are_kept_in_one_phase(engine: VLLMEngine, tmp_pat
     assert set(rollout.learner.buffer.positions) == {FINISH}
 
 
-def test_rollouts_depend_on_the_seed(engine: VLLMEngine, tmp_path: Path) -> None:
-    runs = [
-        one_step(engine, tmp_path / str(i), seed=seed)[2].outputs[0]["completion_ids"]
-        for i, seed in enumerate((0, 0, 1))
-    ]
-    assert runs[0] == runs[1]
-    assert runs[0] != runs[2]
+def test_rollouts_depend_on_the_seed(stepped: tuple[Any, Any, Any], engine: VLLMEngine, tmp_path: Path) -> None:
+    first = stepped[2].outputs[0]["completion_ids"]
+    again, other = (
+        one_step(engine, tmp_path / str(seed), seed=seed, head_updates=0)[2].outputs[0]["completion_ids"]
+        for seed in (0, 1)
+    )
+    assert again == first
+    assert other != first
 
 
 def test_a_stop_text_ends_rollouts_and_is_not_graded(engine: VLLMEngine, tmp_path: Path, tokenizer: Any) -> None:

@@ -143,7 +143,7 @@ def test_a_finished_run_is_left_alone(finished: Path, engine: VLLMEngine) -> Non
     assert (finished / "policy" / "model.safetensors").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("pushes", [1, 3])
+@pytest.mark.parametrize("pushes", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_run_that_was_cut_off_and_goes_on_equals_one_that_was_not(
     finished: Path, engine: VLLMEngine, tmp_path: Path, pushes: int
 ) -> None:
@@ -166,6 +166,7 @@ def test_a_checkpoint_and_a_line_that_are_not_complete_are_passed_over(engine: V
     assert [line["step"] for line in log_of(out)] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_loses_nothing_standin_for_the_disk(
     engine: VLLMEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
