@@ -89,10 +89,9 @@ def check_kills(tmp_path: Path, temperature: float, kills: int, questions: int) 
             stored = [(t.question_id, t.sample_id) for t in _readable(cut / "pocket" / "seed-0" / name)]
             assert len(set(stored)) == len(stored)
             left.append(len(stored))
-    assert killed >= 1
-    if kills > 3:  # with so many, some come in the middle of a pass; the last have nothing left to cut
-        assert killed >= kills / 4
-        assert any(0 < traces < questions * N for traces in left)
+    # Some come in the middle of a pass; the last have nothing left to cut.
+    assert killed >= kills / 4
+    assert any(0 < traces < questions * N for traces in left)
     finish(cut, temperature, questions)
     for name in FOLDERS:
         found, expected = contents(cut, name), contents(whole, name)
@@ -105,12 +104,6 @@ def check_kills(tmp_path: Path, temperature: float, kills: int, questions: int) 
         assert verdicts[0] == verdicts[1]
     (runs,), (others,) = RunFolder(cut).samples(), RunFolder(whole).samples()
     assert len(runs[0].full) == len(others[0].full) == questions
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*ends in a torn record")
-def test_a_greedy_run_killed_three_times_gives_the_same_traces(tmp_path: Path) -> None:
-    check_kills(tmp_path, temperature=0.0, kills=3, questions=QUESTIONS)
 
 
 @pytest.mark.slow
