@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from arrol_tts.errors import ServerError
+from arrol_tts.errors import EngineError, InputError
 from arrol_tts.voter import WeightedVoter
 
 from .choices import MAX_QUESTION, RULES, Ask, Choices
@@ -189,11 +189,11 @@ def _ask_tab(page: gr.Blocks, site: Site, arena: gr.HTML, recording: gr.State) -
                     Choices(rule=rule_b, keep=keep_b, at=_whole(at_b), temperature=temperature_b, **shared)
                 )
             if choices[0].n > site.max_traces:
-                raise ValueError(f"{choices[0].n} traces are too many: at most {site.max_traces} here")
+                raise InputError(f"{choices[0].n} traces are too many: at most {site.max_traces} here")
             async with aclosing(runner.run(Ask(question, tuple(choices)), stopping)) as frames:
                 async for frame in frames:
                     yield frame, frame["id"] or gr.skip()
-        except (ValueError, ServerError) as error:
+        except (ValueError, EngineError) as error:
             yield message(str(error)), gr.skip()
         finally:
             site.ended(session, stopping)
@@ -255,10 +255,10 @@ def _whole(value: float) -> int:
     """A control's number as a whole one.
 
     Raises:
-        ValueError: when it is none.
+        InputError: when it is none.
     """
     if not isinstance(value, int | float) or value != value or int(value) != value:
-        raise ValueError(f"{value!r} is not a whole number")
+        raise InputError(f"{value!r} is not a whole number")
     return int(value)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from arrol_tts.consensus import Consensus
+from arrol_tts.errors import InputError
 from arrol_tts.stopping import ConfidenceFloor, Threshold
 
 RULES = {
@@ -37,7 +38,7 @@ class Choices:
         seed: of the sampling.
 
     Raises:
-        ValueError: for a value out of range, saying what is possible.
+        InputError: for a value out of range, saying what is possible.
     """
 
     n: int = 32
@@ -50,7 +51,7 @@ class Choices:
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
-            raise ValueError(f"the stopping rule is {self.rule!r}; choose from {', '.join(RULES)}")
+            raise InputError(f"the stopping rule is {self.rule!r}; choose from {', '.join(RULES)}")
         for name, low, high in (("n", 1, 256), ("at", 1, 1_000_000), ("seed", 0, 2**31 - 1)):
             _check(name, getattr(self, name), low, high, int)
         for name, least, most in (("temperature", 0.0, 5.0), ("keep", 0.01, 1.0), ("consensus", 0.5, 1.0)):
@@ -83,10 +84,10 @@ class Choices:
             max_tokens: limit on a trace.
 
         Raises:
-            ValueError: when the detection position is not below the limit.
+            InputError: when the detection position is not below the limit.
         """
         if self.prunes_at is not None and self.at >= max_tokens:
-            raise ValueError(f"traces end at token {max_tokens}: detect before that, not at {self.at}")
+            raise InputError(f"traces end at token {max_tokens}: detect before that, not at {self.at}")
         rules: tuple[Any, ...] = ()
         if self.rule == "bar":
             rules = (Threshold(self.at, self.keep),)
@@ -106,7 +107,7 @@ class Choices:
 def _check(name: str, value: object, low: float, high: float, kind: type) -> None:
     fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
     if not fits or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type, operator]
-        raise ValueError(f"{name} is {value!r}; give a {'whole ' * (kind is int)}number from {low:g} to {high:g}")
+        raise InputError(f"{name} is {value!r}; give a {'whole ' * (kind is int)}number from {low:g} to {high:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Ask:
         choices: of one run, or of two to compare.
 
     Raises:
-        ValueError: for a question that is empty or too long.
+        InputError: for a question that is empty or too long.
     """
 
     question: str
@@ -126,9 +127,9 @@ class Ask:
 
     def __post_init__(self) -> None:
         if not isinstance(self.question, str) or not self.question.strip():
-            raise ValueError("the question is empty: ask something")
+            raise InputError("the question is empty: ask something")
         if len(self.question) > MAX_QUESTION:
-            raise ValueError(f"the question has {len(self.question)} characters; the limit is {MAX_QUESTION}")
+            raise InputError(f"the question has {len(self.question)} characters; the limit is {MAX_QUESTION}")
 
     @property
     def link(self) -> str:
@@ -144,7 +145,7 @@ class Ask:
         """Read a link's query string; None when it asks nothing.
 
         Raises:
-            ValueError: for anything malformed.
+            InputError: for anything malformed.
         """
         if not query.get("q"):
             return None
@@ -168,4 +169,4 @@ def _number(name: str, text: str) -> Any:
     try:
         return int(text) if name in ("n", "at", "seed") else float(text)
     except ValueError:
-        raise ValueError(f"{name} in the link is {text[:40]!r}; it must be a number") from None
+        raise InputError(f"{name} in the link is {text[:40]!r}; it must be a number") from None

@@ -11,7 +11,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from arrol_tts.errors import HeadError
 from arrol_tts.head_config import resolve_head
 from arrol_tts.pocket import POCKET_HEAD, task
 from arrol_tts.voter import WeightedVoter
@@ -80,7 +79,7 @@ def main(
             engine_options: dict[str, Any] = {"max_model_len": 512} if is_pocket and server is None else {}
             voter = WeightedVoter.from_pretrained(head, model=model, server=server, **engine_options)
             evaluation = last_evaluation(head, folder, runs)
-        except (ValueError, OSError, HeadError) as error:
+        except (ValueError, OSError) as error:
             _fail(str(error))
         config = voter.config
         assert config is not None  # from_pretrained read it

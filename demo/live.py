@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arrol_tts.answers import answers_equal
-from arrol_tts.errors import ServerError
+from arrol_tts.errors import EngineError, ServerError
 from arrol_tts.voter import WeightedVoter
 
 from .choices import Ask
@@ -68,8 +68,8 @@ class LiveRunner:
         Closing the iterator cancels what is still being generated.
 
         Raises:
-            ValueError: for choices that cannot work, before anything is generated.
-            ServerError: when no server is left that answers.
+            InputError: for choices that cannot work, before anything is generated.
+            EngineError: when the language model could not be loaded, or no server is left that answers.
         """
         reference = self.reference(ask.question)
         options = [one.options(window=self.window, max_tokens=self.max_tokens) for one in ask.choices]
@@ -82,7 +82,7 @@ class LiveRunner:
         while not self.ready.is_set():
             await asyncio.sleep(UPDATE_SECONDS)
         if self.failure:
-            raise ValueError(self.failure)
+            raise EngineError(self.failure)
         runs = [
             asyncio.create_task(self._run(ask.question, one.n, given, state))
             for one, given, state in zip(ask.choices, options, states, strict=True)

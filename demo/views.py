@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from arrol_tts.errors import InputError
 from arrol_tts.head_config import ACCURACY_TOKENS_FILE
 from arrol_tts.trace import Trace
 
@@ -74,7 +75,7 @@ def last_evaluation(head: str, folder: Path, runs: Path) -> Evaluation | None:
         None when the head was never evaluated here.
 
     Raises:
-        ValueError: when a report cannot be read.
+        InputError: when a report cannot be read.
     """
     reports = sorted(runs.glob("*/report.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in reports:
@@ -99,7 +100,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is not a readable report ({error}): move it away, or run arrol-eval again"
         ) from error
     return data if isinstance(data, dict) else {}

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from arrol_tts.errors import InputError
 from arrol_tts.stopping import ConfidenceFloor, Threshold
 from demo.choices import MAX_QUESTION, Ask, Choices
 
@@ -33,7 +34,7 @@ def test_a_link_without_a_question_asks_nothing() -> None:
 
 @pytest.mark.parametrize("link", ["?q=1&n=many", "?q=1&rule=<script>", "?q=1&n=100000", "?q=1&keep=nan", "?q=+"])
 def test_a_malformed_link_is_refused(link: str) -> None:
-    with pytest.raises(ValueError, match="number|rule|empty"):
+    with pytest.raises(InputError, match="number|rule|empty"):
         parse(link)
 
 
@@ -42,18 +43,18 @@ def test_a_malformed_link_is_refused(link: str) -> None:
     [("n", 0), ("n", 1.5), ("n", True), ("keep", 0), ("keep", "x"), ("temperature", -1), ("seed", -1), ("at", 0)],
 )
 def test_choices_out_of_range_name_the_field(field: str, value: object) -> None:
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(InputError, match=field):
         Choices(**{field: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("question", ["", " \n", "1" * (MAX_QUESTION + 1)])
 def test_empty_and_long_questions_are_refused(question: str) -> None:
-    with pytest.raises(ValueError, match="empty|limit"):
+    with pytest.raises(InputError, match="empty|limit"):
         Ask(question, (Choices(),))
 
 
 def test_a_detection_position_beyond_the_last_token_is_refused() -> None:
-    with pytest.raises(ValueError, match="detect before"):
+    with pytest.raises(InputError, match="detect before"):
         Choices(at=64).options(window=8, max_tokens=64)
 
 

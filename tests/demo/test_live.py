@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arrol_tts.errors import ServerError
+from arrol_tts.errors import EngineError, ServerError
 from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.voter import WeightedVoter
@@ -142,7 +142,7 @@ def test_a_model_that_does_not_load_says_why() -> None:
     broken = LiveRunner(voter, Recordings(), max_tokens=64, score_every=8)
     with pytest.raises(ValueError, match="no language model"):
         broken.warm_up()
-    with pytest.raises(ValueError, match="could not be loaded"):
+    with pytest.raises(EngineError, match="could not be loaded"):
         frames(broken, Choices(n=2))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from arrol_tts.errors import InputError
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.trace import Trace
 from demo.charts import accuracy_chart, reliability_chart, score_chart
@@ -88,5 +89,5 @@ def test_a_head_that_was_never_evaluated_has_none(tmp_path: Path) -> None:
 def test_a_broken_report_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "report.json").write_text("{")
-    with pytest.raises(ValueError, match=r"report\.json"):
+    with pytest.raises(InputError, match=r"report\.json"):
         last_evaluation("mine", tmp_path, tmp_path)
