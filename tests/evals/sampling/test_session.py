@@ -34,7 +34,7 @@ class FailingEngine:
 def test_servers_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FailingEngine()
     monkeypatch.setattr(session, "SERVER_PAUSES", (0, 0))
-    monkeypatch.setattr(RunSettings, "load_voter", lambda _: WeightedVoter(engine))
+    monkeypatch.setattr(RunSettings, "load_voter", lambda *_: WeightedVoter(engine))
     settings = RunSettings(("pocket",), n=2, limit=1, stopping=(), servers=("http://x",))
     benchmarks = settings.load_benchmarks({})
     with pytest.raises(ServerError):
