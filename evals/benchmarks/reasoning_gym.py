@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from arrol_tts.errors import MissingPackageError
+
 from .base import Benchmark, BenchmarkError, Problem
 
 QUESTIONS = 100
@@ -19,12 +21,15 @@ def load(name: str, limit: int | None = None) -> Benchmark:
     reasoning-gym gives partial credit; only a full score counts as right.
 
     Raises:
-        BenchmarkError: without reasoning-gym, or when it has no such task.
+        BenchmarkError: when it has no such task.
+        MissingPackageError: without reasoning-gym.
     """
     try:
         import reasoning_gym
     except ImportError:
-        raise BenchmarkError("reasoning-gym's tasks need the package: pip install 'arrol[benchmarks]'") from None
+        raise MissingPackageError(
+            "reasoning-gym's tasks need the package: pip install 'arrol[benchmarks]'"
+        ) from None
     try:
         dataset = reasoning_gym.create_dataset(name, size=limit or QUESTIONS, seed=SEED)
     except ValueError as error:

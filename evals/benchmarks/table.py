@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arrol_tts.answers import answers_equal
+from arrol_tts.errors import MissingPackageError
 from arrol_tts.files import file_sha256
 from arrol_tts.recorded import numbered_rows
 
@@ -88,6 +89,7 @@ class Table:
         Raises:
             BenchmarkError: when the hub cannot be reached, or for missing columns or answers, repeated ids and
                 incomplete copies.
+            MissingPackageError: when they are the hub's, and ``datasets`` is not installed.
         """
         if data is None:
             where, source = str(self.hub), str(self.hub)
@@ -148,7 +150,7 @@ def _download(hub: Hub, name: str) -> Iterable[Row]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise BenchmarkError(
+        raise MissingPackageError(
             f"{name} comes from the hub, which needs datasets: pip install 'arrol[benchmarks]', or give a local "
             f"copy with --data {name}=FILE"
         ) from None

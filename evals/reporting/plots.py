@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from arrol_tts.errors import InputError
 from arrol_tts.metrics import reliability
 from arrol_tts.plots import draw_reliability
 
@@ -79,11 +80,11 @@ def plot_reliability(comparison: Comparison, path: Path, *, bins: int = 10) -> N
         bins: equal-width bins of confidence.
 
     Raises:
-        ValueError: when no method has graded verdicts, or the format is unknown.
+        InputError: when no method has graded verdicts, or the format is unknown.
     """
     reports = [report for report in comparison.methods if report.accuracy is not None]
     if not reports:
-        raise ValueError("a reliability plot needs questions with reference answers")
+        raise InputError("a reliability plot needs questions with reference answers")
     rows = -(-len(reports) // _COLUMNS)
     figure = Figure(figsize=(_COLUMNS * _PANEL_INCHES, rows * _PANEL_INCHES), layout="constrained")
     panels = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from arrol_tts.errors import InputError
+
 MEMORY_SHARE = 0.9
 """Of a GPU's memory that the engine takes: vLLM's default."""
 
@@ -89,7 +91,7 @@ def shape_of(model: str) -> ModelShape:
     """A model's shape: from the table, else from its config, local or on the hub.
 
     Raises:
-        ValueError: when there is no such model.
+        InputError: when there is no such model.
     """
     for name, shape in SHAPES.items():
         if model.removesuffix("-Base").removesuffix("-Instruct") == name:
@@ -99,7 +101,7 @@ def shape_of(model: str) -> ModelShape:
     try:
         config = AutoConfig.from_pretrained(model).get_text_config()
     except (OSError, ValueError) as error:
-        raise ValueError(f"the shape of {model!r} is not known, and its config cannot be read: {error}") from None
+        raise InputError(f"the shape of {model!r} is not known, and its config cannot be read: {error}") from None
     return _shape(config)
 
 
@@ -164,7 +166,7 @@ def estimate(
         replicas: copies of the model that share the questions.
 
     Raises:
-        ValueError: when the model, or a single trace, does not fit into the GPUs' memory.
+        InputError: when the model, or a single trace, does not fit into the GPUs' memory.
     """
     tokens = traces * mean_tokens
     if kept_share is not None:
@@ -173,7 +175,7 @@ def estimate(
     budget = gpus * (gpu.memory * MEMORY_SHARE - OVERHEAD_GB) * 1e9 - shape.weight_bytes
     longest = (prompt_tokens + max_tokens) * shape.kv_bytes
     if budget < longest:
-        raise ValueError(
+        raise InputError(
             f"weights take {shape.weight_bytes / 1e9:.0f} GB and one trace of {max_tokens} tokens "
             f"{longest / 1e9:.1f} GB: more than {gpus} GPU(s) of {gpu.memory:g} GB have; use more or larger ones"
         )

@@ -156,6 +156,9 @@ class RunFolder:
         """The benchmarks in the folder, in the order in which they were added.
 
         Their ``is_right`` compares answers; traces carry the benchmark's own verdict.
+
+        Raises:
+            FolderError: when a file of problems is damaged.
         """
         found = sorted(self.path.glob(f"*/{PROBLEMS}"), key=lambda path: path.stat().st_mtime_ns)
         return [_read_problems(path) for path in found]
@@ -202,13 +205,18 @@ def folder_name(benchmark: str) -> str:
 
 
 def _read_problems(path: Path) -> Benchmark:
-    header, *problems = (json.loads(line) for line in path.read_text().splitlines())
+    try:
+        header, *lines = (json.loads(line) for line in path.read_text().splitlines())
+        name, synthetic, source = (header[field] for field in ("name", "synthetic", "source"))
+        problems = tuple(Problem(**line) for line in lines)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FolderError(f"{path} is damaged ({error}): restore it, or run into another folder") from None
     return Benchmark(
-        header["name"],
-        tuple(Problem(**problem) for problem in problems),
+        name,
+        problems,
         is_right=lambda problem, answer: answers_equal(answer, problem.answer),
-        synthetic=header["synthetic"],
-        source=header["source"],
+        synthetic=synthetic,
+        source=source,
     )
 
 

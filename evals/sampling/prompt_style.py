@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from arrol_tts.engine.request import Question
+from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.prompts import Prompt
 
@@ -70,16 +71,16 @@ def choose_style(name: str, tokenizer: Any | None, config: QualityHeadConfig | N
         config: the head's, None without one.
 
     Raises:
-        ValueError: for an unknown style, or one that model or head do not have.
+        InputError: for an unknown style, or one that model or head do not have.
     """
     if name not in STYLES:
-        raise ValueError(f"--prompt is {name!r}; choose from {', '.join(STYLES)}")
+        raise InputError(f"--prompt is {name!r}; choose from {', '.join(STYLES)}")
     has_template = tokenizer is None or bool(getattr(tokenizer, "chat_template", None))
     has_prompt = config is not None and bool(config.prompt)
     if name == "chat" and not has_template:
-        raise ValueError("--prompt chat: this model has no chat template; use --prompt few-shot")
+        raise InputError("--prompt chat: this model has no chat template; use --prompt few-shot")
     if name == "head" and not has_prompt:
-        raise ValueError("--prompt head: this head was trained without a prompt of its own; use chat or few-shot")
+        raise InputError("--prompt head: this head was trained without a prompt of its own; use chat or few-shot")
     if name == "few-shot" or (name == "auto" and not has_prompt and not has_template):
         return PromptStyle("few-shot")
     return PromptStyle("head" if name == "head" or (name == "auto" and has_prompt) else "chat")

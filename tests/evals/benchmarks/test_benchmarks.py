@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arrol_tts.answers import answers_equal, extract_answer
+from arrol_tts.errors import MissingPackageError
 from evals.benchmarks import NAMES, TABLES, BenchmarkError, load
 from tests.paths import SHARED_DATA
 
@@ -140,6 +142,17 @@ def test_an_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(BenchmarkError, match=r"cannot be loaded from the hub .* --data amc23=FILE"):
         load("amc23")
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [("datasets", "amc23"), ("reasoning_gym", "reasoning_gym:basic_arithmetic")]
+)
+def test_without_its_package_a_benchmark_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, package: str, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'arrol\[benchmarks\]'"):
+        load(name)
 
 
 def test_the_hub_is_asked_for_a_fixed_commit(monkeypatch: pytest.MonkeyPatch) -> None:

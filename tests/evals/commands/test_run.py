@@ -1,4 +1,4 @@
-"""``arrol-eval run`` as a user calls it, its report, and what can be done with a results folder."""
+"""`arrol-eval run` as a user calls it."""
 
 from __future__ import annotations
 
@@ -13,48 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from arrol_tts.engine.request import SAMPLING_PARAMETERS, Sampling
-from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
-from evals.cli import app
 from evals.commands.run import run
 from evals.sampling.passes import FOLDERS
 from evals.sampling.run_settings import read_recipe
-
-PASSES = ["full", "pruned", "threshold", "budget", "consensus"]
-STOPPED = ["quality_pruned", "random_pruned", "quality_threshold", "quality_budget", "consensus"]
-OPTIONS = ["--n", "8", "--limit", "5", "--max-tokens", "128", "--engine", "transformers"]
-STOPPING = [part for name in PASSES[1:] for part in ("--stopping", name)]
-SETTINGS = ["run", "pocket", *OPTIONS, *STOPPING, "--seeds", "2"]
-
-
-def invoke(*arguments: str, columns: int = 100) -> Any:
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(columns)})
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A small run of two seeds, and what it printed."""
-    out = tmp_path_factory.mktemp("run") / "pocket"
-    result = invoke(*SETTINGS, "--out", str(out))
-    assert result.exit_code == 0, result.output
-    return out, result.output
-
-
-@pytest.fixture(scope="module")
-def entry(folder: tuple[Path, str]) -> dict[str, Any]:
-    report = json.loads((folder[0] / "report.json").read_text())
-    (found,) = report["benchmarks"]
-    assert report["average"] is None
-    assert report["head"] == "pocket"
-    assert found["synthetic"]
-    return dict(found)
-
-
-def traces(out: Path, seed: int, name: str) -> list[Any]:
-    return list(TraceStore(out / "pocket" / f"seed-{seed}" / name))
+from tests.evals.commands.small_run import OPTIONS, PASSES, SETTINGS, invoke, traces
 
 
 def test_every_trace_is_stored_once_in_every_pass(folder: tuple[Path, str]) -> None:
@@ -80,66 +45,6 @@ def test_threshold_and_budget_spend_what_the_full_pass_says(folder: tuple[Path, 
         budget = 0.5 * 8 * np.mean([t.num_tokens for t in full])
         # A step computes a token of every trace that runs, so the last one may overshoot by as many.
         assert max(spent.values()) <= budget + 8
-
-
-def test_figures_agree_with_the_stored_traces(folder: tuple[Path, str], entry: dict[str, Any]) -> None:
-    full = [t for seed in (0, 1) for t in traces(folder[0], seed, "traces")]
-    pruned = [t for seed in (0, 1) for t in traces(folder[0], seed, "traces_pruned")]
-    assert entry["samples"]["accuracy"] == pytest.approx(sum(bool(t.correct) for t in full) / len(full))
-    rows = {row["name"]: row for row in entry["stopping"]}
-    assert list(rows) == ["majority", "deepconf", "quality", *STOPPED]
-    assert rows["majority"]["tokens_per_question"] == pytest.approx(sum(t.num_tokens for t in full) / 10)
-    assert rows["quality_pruned"]["tokens_per_question"] == pytest.approx(sum(t.num_tokens for t in pruned) / 10)
-    low, high = rows["quality_pruned"]["tokens_saved_interval"]
-    assert 0 < low <= rows["quality_pruned"]["tokens_saved"] <= high < 0.7
-    assert rows["quality"]["tokens_saved"] == 0
-    assert rows["quality_pruned"]["seconds"] > 0
-    assert rows["random_pruned"]["seconds"] is None
-
-
-def test_votes_have_intervals_tests_and_curves(entry: dict[str, Any]) -> None:
-    votes = {row["name"]: row for row in entry["votes"]}
-    assert {"majority", "deepconf", "deepconf-top10", "quality", "quality-ranks", "best-of-n"} <= set(votes)
-    assert set(entry["skipped"]) == {"self-certainty"}
-    for row in votes.values():
-        low, high = row["interval"]
-        assert 0 <= low <= row["accuracy"] <= high <= 1
-        assert list(row["at"]) == ["1", "2", "4", "8"]
-        assert row["at"]["8"] == pytest.approx(row["accuracy"])
-        assert 0 < row["p_value"] <= 1
-    # One trace has nobody to outvote: every method is right as often as a trace with an answer is.
-    assert votes["quality"]["at"]["1"] == pytest.approx(votes["majority"]["at"]["1"])
-    passes = list(entry["samples"]["pass_at"].values())
-    assert passes == sorted(passes)
-    points = [point for point in entry["curve"] if point["method"] == "quality_pruned"]
-    assert [point["n"] for point in points] == [1, 2, 4, 8]
-    assert sum(entry["head"]["reliability"]["count"]) == 5 * 8 * 2
-
-
-def test_terminal_markdown_and_page_say_the_same(folder: tuple[Path, str], entry: dict[str, Any]) -> None:
-    out, printed = folder
-    markdown, page = (out / "report.md").read_text(), (out / "report.html").read_text()
-    majority = next(row for row in entry["votes"] if row["name"] == "majority")
-    for text in (printed, markdown, page):
-        assert "pocket (synthetic): 5 questions x 8 traces, 2 seeds" in text
-        assert f"{majority['accuracy']:.3f}" in text
-        for name in STOPPED:
-            assert name in text
-    for text in (markdown, page):
-        assert "numpy" in text
-        assert "temperature" in text
-    for name in ("pocket_accuracy_tokens.png", "pocket_reliability.png"):
-        assert (out / name).read_bytes().startswith(b"\x89PNG")
-        assert name in markdown
-
-
-def test_the_page_needs_nothing_else(folder: tuple[Path, str]) -> None:
-    page = (folder[0] / "report.html").read_text()
-    assert page.count("<svg") == 2
-    assert "<script" not in page
-    loaded = re.findall(r"""(?:src|href)=["'](?!#)([^"']*)""", page)
-    assert loaded == []
-    assert len(page) < 300_000
 
 
 def test_the_same_command_has_nothing_left_to_sample(folder: tuple[Path, str], tmp_path: Path) -> None:
@@ -174,64 +79,6 @@ def test_another_model_does_not_mix(folder: tuple[Path, str], tmp_path: Path) ->
     result = invoke(*SETTINGS, "--model", str(tmp_path / "other"), "--head", "pocket", "--out", str(folder[0]))
     assert result.exit_code == 2
     assert "holds traces with model" in result.output
-
-
-def test_report_is_made_again_without_a_model(folder: tuple[Path, str], entry: dict[str, Any]) -> None:
-    result = invoke("report", str(folder[0]))
-    assert result.exit_code == 0, result.output
-    again = json.loads((folder[0] / "report.json").read_text())["benchmarks"][0]
-    assert again == entry
-
-
-def test_show_lists_a_questions_traces(folder: tuple[Path, str]) -> None:
-    result = invoke("show", str(folder[0]), "--question", "pocket-2", "--pass", "pruned")
-    assert result.exit_code == 0, result.output
-    assert len(re.findall(r"^ +\d+ +(stop|pruned|length) ", result.output, re.MULTILINE)) == 8
-    assert len(re.findall(r"^\d was pruned: score .* at token 32", result.output, re.MULTILINE)) == 4
-    assert "right answer: " in result.output
-    result = invoke("show", str(folder[0]), "--question", "pocket-99", columns=200)
-    assert result.exit_code == 2
-    assert "its questions are pocket-0 .. pocket-4" in result.output
-
-
-def test_compare_pairs_the_questions(folder: tuple[Path, str], entry: dict[str, Any], tmp_path: Path) -> None:
-    other = tmp_path / "one-seed"
-    assert (
-        invoke("run", "pocket", *OPTIONS, "--stopping", "none", "--limit", "3", "--out", str(other)).exit_code == 0
-    )
-    result = invoke("compare", str(folder[0]), str(other), "--json")
-    assert result.exit_code == 0, result.output
-    rows = [row for row in json.loads(result.stdout) if row["method"] == "majority"]
-    assert [row["run"] for row in rows] == ["pocket", "one-seed"]
-    assert {row["questions"] for row in rows} == {3}
-    assert rows[1]["difference"] == pytest.approx(rows[1]["accuracy"] - rows[0]["accuracy"])
-    assert 0 < rows[1]["p_value"] <= 1
-    assert "quality_pruned" not in {row["method"] for row in json.loads(result.stdout)}
-
-
-@pytest.mark.parametrize("name", ["traces.jsonl", "dataset"])
-def test_traces_leave_and_come_back(folder: tuple[Path, str], tmp_path: Path, name: str) -> None:
-    assert invoke("export", str(folder[0] / "pocket" / "seed-0" / "traces"), str(tmp_path / name)).exit_code == 0
-    assert invoke("import", str(tmp_path / name), str(tmp_path / "store")).exit_code == 0
-    before, after = traces(folder[0], 0, "traces"), list(TraceStore(tmp_path / "store"))
-    assert len(before) == len(after) == 40
-    for old, new in zip(before, after, strict=True):
-        for field in ("question_id", "sample_id", "text", "answer", "num_tokens", "finish_reason", "correct"):
-            assert getattr(old, field) == getattr(new, field)
-        assert old.scores == pytest.approx(new.scores)
-        assert old.token_ids == new.token_ids
-        assert old.confidence.tolist() == pytest.approx(new.confidence.tolist())
-    result = invoke("export", str(folder[0]), str(tmp_path / name))
-    assert result.exit_code == 2
-    assert "is there already" in result.output
-
-
-def test_a_whole_folder_is_exported_with_references(folder: tuple[Path, str], tmp_path: Path) -> None:
-    assert invoke("export", str(folder[0]), str(tmp_path / "all.jsonl")).exit_code == 0
-    found = list(read_traces(tmp_path / "all.jsonl"))
-    assert len(found) == 5 * 8 * 2 * len(PASSES)
-    assert {trace.meta["pass"] for trace in found} == set(PASSES)
-    assert all(trace.meta["reference"] for trace in found)
 
 
 def test_a_full_disk_says_so_and_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
