@@ -186,7 +186,7 @@ def head(
     from arrol_train.heads.make import HeadOptions, make_head, save_head
     from arrol_train.heads.train import HeadTraining
 
-    console = Console()
+    console = Console(markup=False)
     training = HeadTraining(epochs=epochs, learning_rate=learning_rate, ranking=ranking, seed=seed)
     try:
         options = HeadOptions(
@@ -226,7 +226,7 @@ def inspect(
     from arrol_train.heads.figures import tables
     from arrol_train.heads.inspect import inspect_head
 
-    console = Console()
+    console = Console(markup=False)
     try:
         with console.status("reading"):
             found, folder = inspect_head(head, collection, out)

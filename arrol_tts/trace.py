@@ -54,6 +54,17 @@ class Trace:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, is_right, wanted in (
+            ("question_id", isinstance(self.question_id, str), "text: pass str(...)"),
+            ("text", isinstance(self.text, str), "text"),
+            ("answer", self.answer is None or isinstance(self.answer, str), "text or None: pass str(...)"),
+        ):
+            if not is_right:
+                value = getattr(self, name)
+                raise TypeError(
+                    f"{name} of sample {self.sample_id!r} of question {self.question_id!r} is {value!r:.60} "
+                    f"({type(value).__name__}); it must be {wanted}"
+                )
         if self.finish_reason not in FINISH_REASONS:
             raise ValueError(
                 f"finish_reason is {self.finish_reason!r}; it must be one of {', '.join(FINISH_REASONS)}"

@@ -31,7 +31,7 @@ def collect_with_progress(
     Args:
         load: gives the engine, once it is known that something is missing; it is closed at the end.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     collection = Collection(manifest, questions, out, n=n)
     console.print(
         f"{len(questions):,} questions x {n} samples: {collection.total - collection.lacking:,} are there, "

@@ -43,4 +43,4 @@ def compare(
                 low, high = row["interval"]
                 cells = [f"{row['difference']:+.3f}", f"{low:+.2f} to {high:+.2f}", f"{row['p_value']:.3f}"]
             table.add_row(row["method"], row["run"], f"{row['accuracy']:.3f}", *cells)
-        Console().print(table)
+        Console(markup=False).print(table)

@@ -97,7 +97,7 @@ def plan(
             table.add_row(
                 name, f"{questions:,}", f"{traces:,}", f"{e.tokens:,.0f}", f"{e.hours:.2f}", f"{e.disk_gb:.1f}"
             )
-    console = Console()
+    console = Console(markup=False)
     console.print(f"{model} on {gpus * replicas} x {gpu}: {settings.n} traces, {settings.seeds} seed(s)")
     console.print(table)
     whole = found["all"]

@@ -14,5 +14,5 @@ def report(folder: ResultsFolder) -> None:
     """Make the report of a results folder again, from its traces; no model is loaded."""
     with errors_in_words():
         made = write_report(RunFolder(folder))
-    print_report(made, Console())
+    print_report(made, Console(markup=False))
     typer.echo(f"report: {folder / 'report.html'}, report.md, report.json")

@@ -116,7 +116,7 @@ def run(
         if show_prompt:
             _show_prompt(settings, loaded[0])
             return
-        console = Console()
+        console = Console(markup=False)
         folder = RunFolder(out or Path("runs") / "-".join(map(folder_name, settings.benchmarks)))
         sample_run(settings, loaded, folder, console)
         with console.status("voting"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,18 @@ def errors_in_words() -> Iterator[None]:
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         typer.secho(f"error: {_words(error)}", err=True, fg="red")
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def notes_in_words() -> Iterator[None]:
+    """Prints warnings as notes, each once and without the place in the code that gave them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for message in dict.fromkeys(str(warning.message) for warning in caught):
+                typer.secho(f"note: {message}", err=True, fg="yellow")
 
 
 def _words(error: Exception) -> str:

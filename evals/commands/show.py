@@ -29,7 +29,7 @@ def show(
 ) -> None:
     """List a question's traces with their scores, what they count in each vote, and why each ended."""
     with errors_in_words():
-        _show(RunFolder(folder), question, seed, pass_, text, Console())
+        _show(RunFolder(folder), question, seed, pass_, text, Console(markup=False))
 
 
 def _show(

@@ -16,20 +16,32 @@ from rich.table import Table
 from rich.text import Text
 
 from arrol_tts.errors import InputError
+from arrol_tts.recorded import MAPPABLE_FIELDS
+from arrol_tts.rows import STDIN
 from arrol_tts.trace import FINISH_REASONS
 
 from ..reporting.compare_methods import Comparison, MethodReport, compare_methods, load_questions, method_names
 from ..reporting.json_ready import finite
 from ..reporting.plots import plot_reliability
-from .shared import errors_in_words, pairs, parsed
+from .shared import errors_in_words, notes_in_words, pairs, parsed
 
 
 def vote(
-    traces: Annotated[Path, typer.Argument(help="Recorded samples: a trace store, Parquet or JSON lines.")],
+    traces: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Recorded samples: trace stores, files of JSON lines, a JSON array, CSV or Parquet (also "
+            "gzipped), folders of such files, or - for the standard input.",
+        ),
+    ],
     methods: Annotated[str, typer.Option(help="Voting methods, separated by commas, or all.")] = "all",
     fields: Annotated[
         list[str] | None,
-        typer.Option(help="FIELD=COLUMN: which column gives a field of a trace; repeat, or use commas."),
+        typer.Option(
+            help="FIELD=COLUMN: which column gives a field of a trace; repeat, or use commas. A column inside "
+            "others is named by its path (a.b.0.c), and a star takes all entries of a list (a.*.c). "
+            f"Fields: {', '.join(MAPPABLE_FIELDS)}."
+        ),
     ] = None,
     finish_reasons: Annotated[
         list[str] | None,
@@ -53,20 +65,37 @@ def vote(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Compare voting methods on recorded samples."""
-    with errors_in_words():
+    """Compare voting methods on recorded samples.
+
+    A row is one sample, or one question with lists of samples. Where there is no column of answers, they are
+    extracted from the texts.
+
+    \b
+    Files as other programs write them:
+      OpenAI batches and vllm run-batch, a question a request, n choices:
+        --fields question_id=custom_id
+        --fields text=response.body.choices.*.message.content
+      lm-evaluation-harness --log_samples:
+        --fields question_id=doc_id,text=resps,reference=target
+      verl, rollout_data_dir and validation_data_dir:
+        --fields question_id=input,text=output,reference=gts
+      OpenR1-Math, a question a row:
+        --fields question_id=problem,text=generations,reference=answer
+    """
+    with errors_in_words(), notes_in_words():
         if only is not None and only not in FINISH_REASONS:
             raise InputError(f"--only is {only!r}; choose from {', '.join(FINISH_REASONS)}")
         names = None if methods == "all" else [name.strip() for name in methods.split(",")]
         options = {name: parsed(value) for name, value in pairs("--option", option).items()}
-        errors = Console(stderr=True)
+        named = ", ".join("stdin" if path == STDIN else path.name for path in traces)
+        errors = Console(stderr=True, markup=False)
         with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
             task = progress.add_task("reading", total=None)
             questions = load_questions(
                 traces, pairs("--fields", fields), pairs("--finish-reasons", finish_reasons), only
             )
             if not questions:
-                raise InputError(f"{traces} has no traces")
+                raise InputError(f"{named} has no traces")
             progress.update(task, description="voting", total=len(names or method_names()))
             comparison = compare_methods(
                 questions,
@@ -75,15 +104,16 @@ def vote(
                 curve_subsets=curve,
                 on_step=lambda: progress.advance(task),
             )
-        out = out or Path(f"{traces.resolve().name.split('.')[0]}.votes.json")
-        text = json.dumps(finite({"source": traces.name, **asdict(comparison)}), indent=1)
+        first = "stdin" if traces[0] == STDIN else traces[0].absolute().name
+        out = out or Path(f"{first.split('.')[0]}.votes.json")
+        text = json.dumps(finite({"source": named, **asdict(comparison)}), indent=1)
         out.write_text(text + "\n")
         if plot is not None:
             plot_reliability(comparison, plot)
     if as_json:
         typer.echo(text)
     else:
-        print_comparison(comparison, Console())
+        print_comparison(comparison, Console(markup=False))
         typer.echo(f"written to {out}")
 
 

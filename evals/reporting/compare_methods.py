@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +107,7 @@ class Comparison:
 
 
 def load_questions(
-    path: Path,
+    path: Path | Sequence[Path],
     fields: Mapping[str, str] | None = None,
     finish_reasons: Mapping[str, str] | None = None,
     only: str | None = None,
@@ -119,10 +120,12 @@ def load_questions(
             their answer.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_traces``.
+        FileNotFoundError: as ``read_traces``.
+        InputError: as ``read_traces``, and when no trace has the reason ``only``.
     """
     questions: Questions = {}
     graded: dict[tuple[str, str], bool] = {}
+    reasons: Counter[str] = Counter()
     for trace in read_traces(path, fields, finish_reasons=finish_reasons):
         if trace.answer is None and trace.text and trace.finish_reason == "stop":
             trace.answer = extract_answer(trace.text)
@@ -135,7 +138,11 @@ def load_questions(
             trace.correct = graded[pair]
         if only is not None and trace.finish_reason != only:
             trace.answer = None
+        reasons[trace.finish_reason] += 1
         questions.setdefault(trace.question_id, []).append(trace)
+    if only is not None and reasons and not reasons[only]:
+        found = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        raise InputError(f"no trace ended by {only!r}, so none would vote; there are {found}")
     return questions
 
 

@@ -6,12 +6,14 @@ import gzip
 import json
 import math
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from arrol_tts.errors import RecordError
 from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
@@ -349,3 +351,300 @@ def test_truncated_parquet_is_named(tmp_path: Path) -> None:
 def test_an_answer_of_a_megabyte_is_read_whole(file: Path) -> None:
     (trace,) = read_traces(jsonl(file, {"question_id": "a", "answer": "9" * 1_000_000}))
     assert trace.answer == "9" * 1_000_000
+
+
+# --- files as other programs write them -----------------------------------------------------------
+
+
+def batch_row(custom_id: str, *texts: str) -> dict[str, Any]:
+    """A line of what OpenAI's batches and `vllm run-batch` return, with a choice for each text."""
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        for i, text in enumerate(texts)
+    ]
+    body = {"object": "chat.completion", "model": "m", "choices": choices, "usage": {"completion_tokens": 9}}
+    response = {"status_code": 200, "request_id": "r", "body": body}
+    return {"id": f"batch-{custom_id}", "custom_id": custom_id, "response": response, "error": None}
+
+
+def test_a_batch_is_read_by_the_path_of_its_texts(file: Path) -> None:
+    jsonl(file, batch_row("q1", "The answer is 4."), batch_row("q1", "The answer is 5."))
+    fields = {"question_id": "custom_id", "text": "response.body.choices.0.message.content"}
+    traces = list(read_traces(file, fields))
+    assert [(trace.sample_id, trace.answer) for trace in traces] == [(0, "4"), (1, "5")]
+    assert traces[0].meta == {"id": "batch-q1", "error": None}
+
+
+def test_a_star_takes_all_choices_of_a_request(file: Path) -> None:
+    jsonl(file, batch_row("q1", "The answer is 4.", "The answer is 5."), batch_row("q2", "It is 6.", "It is 7."))
+    fields = {
+        "question_id": "custom_id",
+        "text": "response.body.choices.*.message.content",
+        "finish_reason": "response.body.choices.*.finish_reason",
+    }
+    traces = list(read_traces(file, fields))
+    assert [(trace.question_id, trace.sample_id, trace.answer) for trace in traces] == [
+        ("q1", 0, "4"),
+        ("q1", 1, "5"),
+        ("q2", 0, "6"),
+        ("q2", 1, "7"),
+    ]
+
+
+def test_a_request_that_failed_has_no_answer(file: Path) -> None:
+    failed = {"id": "b", "custom_id": "q1", "response": None, "error": {"code": "x"}}
+    jsonl(file, batch_row("q1", "The answer is 4."), failed)
+    fields = {"question_id": "custom_id", "text": "response.body.choices.0.message.content"}
+    assert [trace.answer for trace in read_traces(file, fields)] == ["4", None]
+
+
+def test_a_batch_without_a_map_is_told_the_path(file: Path) -> None:
+    jsonl(file, {"question_id": "q"} | batch_row("q1", "The answer is 4, and so on and so forth it goes."))
+    with pytest.raises(RecordError, match="--fields text=response.body.choices.0.message.content"):
+        list(read_traces(file))
+
+
+def harness_rows(*samples: tuple[int, str, str]) -> list[dict[str, Any]]:
+    """What lm-evaluation-harness logs of samples with two filters: (document, text, strict answer)."""
+    return [
+        {
+            "doc_id": doc,
+            "doc": {"question": f"q{doc}", "answer": "#### 18"},
+            "target": "#### 18",
+            "resps": [[text]],
+            "filtered_resps": [strict if name == "strict-match" else "18"],
+            "filter": name,
+            "exact_match": 1.0,
+        }
+        for name in ("strict-match", "flexible-extract")
+        for doc, text, strict in samples
+    ]
+
+
+def test_a_sample_that_two_filters_read_is_one_trace(file: Path) -> None:
+    jsonl(file, *harness_rows((0, "#### 18", "18"), (1, "The answer is 18.", "[invalid]")))
+    fields = {"question_id": "doc_id", "text": "resps", "reference": "target"}
+    with pytest.warns(UserWarning, match="each of the 2 questions .* has one sample"):
+        traces = list(read_traces(file, fields))
+    assert [(trace.question_id, trace.answer) for trace in traces] == [("0", "18"), ("1", "18")]
+
+
+def test_answers_of_two_filters_are_refused(file: Path) -> None:
+    jsonl(file, *harness_rows((0, "#### 18", "18")))
+    with pytest.raises(
+        RecordError, match="row 2: filter 'flexible-extract' gives the samples other .* map text=resps in place of"
+    ):
+        list(read_traces(file, {"question_id": "doc_id", "answer": "filtered_resps"}))
+
+
+def test_repeats_of_the_harness_are_samples_of_one_question(file: Path) -> None:
+    row = harness_rows((0, "", "18"))[0] | {"resps": [["The answer is 17.", "The answer is 18."]]}
+    fields = {"question_id": "doc_id", "text": "resps", "reference": "doc.answer"}
+    traces = list(read_traces(jsonl(file, row), fields))
+    assert [trace.answer for trace in traces] == ["17", "18"]
+    assert traces[0].meta["reference"] == "18"
+
+
+def test_dumps_of_verl_are_read_by_their_columns(file: Path) -> None:
+    rows = [
+        {"input": "user\n1+1?\nassistant\n", "output": f"So {n}.", "gts": {"target": 2}, "score": -1.0, "step": 5}
+        for n in (2, 3)
+    ]
+    fields = {"question_id": "input", "text": "output", "reference": "gts.target"}
+    traces = list(read_traces(jsonl(file, *rows), fields))
+    assert [(trace.answer, trace.meta["reference"]) for trace in traces] == [("2", "2"), ("3", "2")]
+
+
+def test_a_value_with_others_inside_says_how_to_name_one(file: Path) -> None:
+    jsonl(file, {"input": "1+1?", "output": "2", "gts": {"target": 2}})
+    with pytest.raises(RecordError, match=r"row 1: column 'gts' .*or name what lies inside: COLUMN\.target"):
+        list(read_traces(file, {"question_id": "input", "text": "output", "reference": "gts"}))
+
+
+def test_lists_of_openr1_are_samples_of_one_question(file: Path) -> None:
+    row = {
+        "problem": "1+1?",
+        "solution": "It is 2.",
+        "answer": "2",
+        "generations": ["<think>3?</think> \\boxed{2}", "\\boxed{3}"],
+        "correctness_math_verify": [True, False],
+        "messages": [{"role": "user", "content": "1+1?"}],
+    }
+    fields = {"question_id": "problem", "text": "generations", "reference": "answer"}
+    traces = list(read_traces(jsonl(file, row), fields))
+    assert [trace.answer for trace in traces] == ["2", "3"]
+    assert [trace.meta["correctness_math_verify"] for trace in traces] == [True, False]
+
+
+def test_answers_are_extracted_where_there_is_no_column_of_them(file: Path) -> None:
+    rows = [{"question_id": "a", "text": "The answer is 5", "finish_reason": r} for r in ("stop", "length")]
+    assert [trace.answer for trace in read_traces(jsonl(file, *rows))] == ["5", None]
+
+
+def test_another_extractor_reads_the_texts(file: Path) -> None:
+    (trace,) = read_traces(jsonl(file, {"question_id": "a", "text": "x y"}), extract=lambda text: text[-1])
+    assert trace.answer == "y"
+
+
+@pytest.mark.parametrize("written", ["[invalid]", "N/A", "NULL", "null", " nan "])
+def test_placeholders_are_no_answers(file: Path, written: str) -> None:
+    (trace,) = read_traces(jsonl(file, {"question_id": "a", "answer": written}))
+    assert trace.answer is None
+
+
+def test_the_answer_none_is_one(file: Path) -> None:
+    (trace,) = read_traces(jsonl(file, {"question_id": "a", "answer": "none"}))
+    assert trace.answer == "none"
+
+
+# --- what reads like a mistake --------------------------------------------------------------------
+
+
+def test_a_column_answer_beside_samples_is_not_taken_for_theirs(file: Path) -> None:
+    jsonl(file, {"idx": 0, "answer": "2", "pred": ["2", "3"]})
+    with pytest.raises(RecordError, match=r"if it is the right answer, map reference=answer and answer=pred"):
+        list(read_traces(file, {"question_id": "idx"}))
+    jsonl(file, {"idx": 0, "answer": "2", "generations": ["It is 2.", "It is 3."]})
+    with pytest.raises(RecordError, match="column 'answer' beside 'generations'"):
+        list(read_traces(file, {"question_id": "idx", "text": "generations"}))
+
+
+def test_a_column_of_whole_texts_is_proposed_as_text(file: Path) -> None:
+    jsonl(file, {"question_id": 1, "response": "We add one and one, which makes two. The answer is 2."})
+    with pytest.raises(RecordError, match="--fields text=response"):
+        list(read_traces(file))
+
+
+def test_whole_texts_in_place_of_answers_are_noticed(file: Path) -> None:
+    rows = [{"q": "a", "response": "word " * 50 + f"The answer is {n}"} for n in (1, 2)]
+    with pytest.warns(UserWarning, match="are whole texts: .* map text=response in place of answer=response"):
+        list(read_traces(jsonl(file, *rows), {"question_id": "q", "answer": "response"}))
+
+
+def test_ids_that_name_samples_are_noticed_and_columns_that_repeat_are_named(file: Path) -> None:
+    rows = [{"id": n, "problem": "ab"[n % 2], "answer": "1"} for n in range(4)]
+    with pytest.warns(
+        UserWarning, match="each of the 4 questions .* has one sample.* these columns repeat: problem"
+    ):
+        list(read_traces(jsonl(file, *rows), {"question_id": "id"}))
+
+
+def test_a_column_that_repeats_is_proposed_before_one_that_does_not(file: Path) -> None:
+    jsonl(file, *({"id": n, "problem": "ab"[n % 2], "answer": "1"} for n in range(4)))
+    with pytest.raises(RecordError, match="--fields question_id=problem"):
+        list(read_traces(file))
+
+
+def test_a_misspelt_path_is_named(file: Path) -> None:
+    jsonl(file, batch_row("q1", "4"))
+    fields = {"question_id": "custom_id", "text": "response.body.choice.0.message.content"}
+    with pytest.raises(RecordError, match=r"did you mean 'response.body.choices.0.message.content'\?"):
+        list(read_traces(file, fields))
+
+
+# --- several files, and formats by content --------------------------------------------------------
+
+
+def test_samples_are_numbered_through_several_files(tmp_path: Path) -> None:
+    one, two = jsonl(tmp_path / "1.jsonl", *ROWS), jsonl(tmp_path / "2.jsonl", *ROWS)
+    assert [trace.sample_id for trace in read_traces([one, two])] == [0, 1, 2, 3]
+
+
+def test_duplicates_in_several_files_are_named_with_the_file(tmp_path: Path) -> None:
+    row = {"question_id": "a", "sample_id": 0, "answer": "1"}
+    one, two = jsonl(tmp_path / "1.jsonl", row), jsonl(tmp_path / "2.jsonl", row)
+    with pytest.raises(RecordError, match=r"2\.jsonl, row 1: .* in .*1\.jsonl, row 1: remove one"):
+        list(read_traces([one, two]))
+
+
+def test_a_folder_is_read_file_by_file_without_the_figures_beside_them(tmp_path: Path) -> None:
+    jsonl(tmp_path / "b.JSONL", ROWS[1])
+    (tmp_path / "a.csv").write_text("question_id,answer\na,1\n")
+    (tmp_path / "results.json").write_text('{"accuracy": 1}')
+    assert [trace.answer for trace in read_traces(tmp_path)] == ["1", "2"]
+
+
+def test_a_folder_of_datasets_points_to_import(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(RecordError, match="is a folder of the package datasets: .* arrol-eval import"):
+        read_traces(tmp_path)
+
+
+def test_csv_with_numbers_and_line_breaks(tmp_path: Path) -> None:
+    file = tmp_path / "samples.csv"
+    file.write_text('question_id,sample_id,answer,correct,text\na,3,007,True,"two\nlines, yes"\na,4,,0,\n')
+    first, second = read_traces(file)
+    assert (first.sample_id, first.answer, first.correct, first.text) == (3, "007", True, "two\nlines, yes")
+    assert (second.answer, second.correct) == (None, False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("layout", ["lines", "array"])
+def test_byte_order_marks_are_dropped(tmp_path: Path, encoding: str, layout: str) -> None:
+    file = tmp_path / "samples.json"
+    file.write_text("\n".join(map(json.dumps, ROWS)) if layout == "lines" else json.dumps(ROWS), encoding)
+    assert [trace.answer for trace in read_traces(file)] == ["1", "2"]
+
+
+def test_an_array_after_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "samples.json").write_text("\n \n" + json.dumps(ROWS))
+    assert [trace.answer for trace in read_traces(tmp_path / "samples.json")] == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "SAMPLES.JSONL.GZ", "samples"])
+def test_gzip_is_known_by_its_content(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress("\n".join(map(json.dumps, ROWS)).encode()))
+    assert [trace.answer for trace in read_traces(tmp_path / name)] == ["1", "2"]
+
+
+def test_parquet_is_known_by_its_content(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"question_id": ["a"], "answer": ["1"]}), tmp_path / "SAMPLES.PARQUET")
+    pq.write_table(pa.table({"question_id": ["a"], "answer": ["2"]}), tmp_path / "samples")
+    traces = read_traces([tmp_path / "SAMPLES.PARQUET", tmp_path / "samples"])
+    assert [trace.answer for trace in traces] == ["1", "2"]
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, gzip.compress("\n".join(map(json.dumps, ROWS)).encode()))
+    os.close(writer)
+    assert [trace.answer for trace in read_traces(f"/dev/fd/{reader}")] == ["1", "2"]
+    os.close(reader)
+
+
+# --- files that cannot be read --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"answer": 1}), "is a pickle, which could run any program .* write JSON lines"),
+        (b"PK\x03\x04rest", "is a zip archive"),
+        (b"\x28\xb5\x2f\xfdrest", "is compressed with zstd: unpack it first"),
+        (b"[" * 100_000, "is nested too deeply to be read"),
+        (b'{"question_id": "a", "answer": ' + b"9" * 5000 + b"}", "row 1 cannot be read .* as text, in quotes"),
+        (b'{"a": ' + b"[" * 100_000, "row 1 is nested too deeply"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_what_to_do(file: Path, content: bytes, message: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(RecordError, match=rf"samples\.jsonl.*{message}"):
+        list(read_traces(file))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"), [("a,1,2\n", "row 1 has more cells"), ('a,"1', "row 1 is not valid CSV")]
+)
+def test_damaged_csv_is_named(tmp_path: Path, rows: str, message: str) -> None:
+    (tmp_path / "samples.csv").write_text("question_id,answer\n" + rows)
+    with pytest.raises(RecordError, match=message):
+        list(read_traces(tmp_path / "samples.csv"))
+
+
+def test_half_a_surrogate_pair_is_replaced(file: Path) -> None:
+    file.write_text('{"question_id": "a\\ud800", "answer": "5\\ud800"}\n')
+    (trace,) = read_traces(file)
+    assert (trace.question_id, trace.answer) == ("a?", "5?")

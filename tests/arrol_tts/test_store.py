@@ -291,8 +291,10 @@ def test_a_trace_that_failed_to_write_can_be_appended_again(tmp_path: Path) -> N
 
 
 def test_traces_before_a_faulty_one_are_kept(tmp_path: Path) -> None:
+    faulty = Trace("q", 1)
+    faulty.text = None  # type: ignore[assignment]
     with TraceStore(tmp_path) as store, pytest.raises(ValueError, match="cannot be stored"):
-        store.extend([a_trace(0), Trace("q", 1, text=None)])  # type: ignore[arg-type]
+        store.extend([a_trace(0), faulty])
     assert [trace.sample_id for trace in TraceStore(tmp_path)] == [0]
 
 

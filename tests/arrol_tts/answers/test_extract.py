@@ -268,9 +268,6 @@ def test_of_the_undisputed_cases_at_least_95_percent_are_read_rightly() -> None:
 
 # --- cost -----------------------------------------------------------------------------------------
 
-HABITS = [
-    text for text, _ in (*MARKED, *THINKING, *ENDS, *BOXES, *HASHES, *STATED, *LANGUAGES, *UNMARKED, *RUN_ON)
-]
 PIECES = [
     "answer is ",
     "####",

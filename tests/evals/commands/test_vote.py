@@ -271,6 +271,50 @@ def test_samples_without_references_show_answers(samples: Path) -> None:
     assert "1 (0.67)" in result.stdout
 
 
+def test_brackets_in_ids_and_answers_are_shown_as_they_are(samples: Path) -> None:
+    write(samples, [row("[INST]a[/INST]", n, "[a,b]", 0.5) for n in (0, 1)])
+    result = run(samples, "--methods", "majority")
+    assert result.exit_code == 0, result.output
+    assert "[INST]a[/INST]" in result.stdout
+    assert "[a,b] (1.00)" in result.stdout
+
+
+def test_the_standard_input_is_read(samples: Path) -> None:
+    result = CliRunner().invoke(app, ["-", "--methods", "majority"], input=samples.read_bytes())
+    assert result.exit_code == 0, result.output
+    assert "3 questions, 9 traces" in result.stdout
+    assert json.loads(Path("stdin.votes.json").read_text())["source"] == "stdin"
+
+
+def test_several_files_are_one_set_of_samples(samples: Path) -> None:
+    more = write(samples.with_name("more.jsonl"), [row("d", 0, "1", 0.5, reference="1")])
+    comparison = run_json(samples, more, "--methods", "majority")
+    assert (comparison["questions"], comparison["traces"]) == (4, 10)
+    assert comparison["source"] == "samples.jsonl, more.jsonl"
+
+
+def test_what_reads_like_a_mistake_is_a_note(samples: Path) -> None:
+    write(samples, [row(str(n), 0, "1", 0.5) for n in range(3)])
+    result = run(samples, "--methods", "majority")
+    assert result.exit_code == 0
+    assert "note: each of the 3 questions of " in result.stderr
+    assert "UserWarning" not in result.stderr
+
+
+def test_the_help_names_fields_and_an_example_for_each_layout() -> None:
+    text = " ".join(run("--help").stdout.replace("│", " ").split())
+    for words in (
+        "question_id, sample_id",
+        "logit",
+        "CSV",
+        "OpenAI batches",
+        "lm-evaluation-harness",
+        "verl",
+        "OpenR1",
+    ):
+        assert words in text
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -285,6 +329,7 @@ def test_samples_without_references_show_answers(samples: Path) -> None:
             "has no column 'pred', which the field map gives for answer",
         ),
         (["--option", "widow=3"], "has an option 'widow'"),
+        (["--only", "length"], "error: no trace ended by 'length', so none would vote; there are 9 stop"),
         (["--only", "done"], "error: --only is 'done'; choose from stop, length, pruned, cancelled"),
         (["--methods", "combined"], "error: folds is 5; it must be from 2 to the number of questions"),
     ],
@@ -309,6 +354,7 @@ def test_a_truncated_file_ends_with_a_message(samples: Path) -> None:
 
 
 def test_an_empty_store_ends_with_a_message(samples: Path) -> None:
+    samples.unlink()
     result = run(samples.parent)
     assert result.exit_code == 2
     assert "is a folder without a trace store" in result.stderr
