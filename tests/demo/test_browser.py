@@ -66,11 +66,11 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
     assert errors == []
 
 
-def wait_for_end(page: Page, phase: str = "done") -> None:
+def wait_for_end(page: Page) -> None:
+    """Until every run is done, or was stopped."""
     page.wait_for_function(
-        "phase => { const now = document.querySelector('.arena')?.dataset.phase;"
-        " return now && now.split(' ').every(one => one === phase) }",
-        arg=phase,
+        "() => { const now = document.querySelector('.arena')?.dataset.phase;"
+        " return now && now.split(' ').every(one => one === 'done' || one === 'stopped') }",
         timeout=30_000,
     )
 
@@ -147,9 +147,10 @@ def test_stop(open_page: OpenPage) -> None:
     page = open_page({"q": QUESTION, **LONG})
     page.wait_for_selector(".card[data-status=running]")
     page.locator("#stop").click()
-    wait_for_end(page, "stopped")
+    wait_for_end(page)
     assert "cancelled" in statuses(page)
-    expect(page.locator(".note").first).to_contain_text("stopped by you")
+    # On a busy machine one of the two may have ended just before.
+    expect(page.locator(".note", has_text="stopped by you").first).to_be_visible()
 
 
 def test_a_link_brings_settings_and_result_back(open_page: OpenPage) -> None:
