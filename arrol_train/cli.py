@@ -1,4 +1,4 @@
-"""``arrol-train``: quality heads for any model, and reinforcement with rollouts that are pruned meanwhile."""
+"""``arrol-train``: quality heads for any model, and reinforcement that prunes rollouts before they end."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from arrol_train.rl.run import run
 from arrol_tts.engine.server_engine import ServerEngine
 from tests.arrol_train.conftest import restore_pocket
 from tests.arrol_train.heads.test_collect import MANIFEST, QUESTIONS, N, traces_of
-from tests.arrol_train.rl.test_run import assert_same_run, config
+from tests.arrol_train.rl.tiny import assert_same_run, config
 from tests.arrol_tts.engine.serving import PLUG_IN, Server, serving
 
 if TYPE_CHECKING:

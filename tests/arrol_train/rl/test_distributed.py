@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from arrol_train.rl.buffer import ReplayBuffer
-from tests.arrol_train.rl.test_run import TINY, assert_same_run, log_of
+from tests.arrol_train.rl.tiny import TINY, assert_same_run, log_of
 
 pytest.importorskip("vllm")
 pytest.importorskip("trl")

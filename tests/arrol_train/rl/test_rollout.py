@@ -17,7 +17,6 @@ from arrol_train.positions import FINISH
 from arrol_train.rewards import pocket_reward
 from arrol_train.rl.config import ConfigError, RolloutConfig
 from arrol_train.rl.rollout import EngineMismatchError, PrunedRollout
-from arrol_train.rl.trl_bridge import TrainedPolicy
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.prompts import encode_prompt
@@ -407,25 +406,6 @@ def test_head_buffer_and_calibration_come_back_and_another_config_is_refused(
         other.load(tmp_path / "saved")
 
 
-def test_adapters_are_pushed_merged(engine: VLLMEngine, tmp_path: Path) -> None:
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM
-
-    rollout = make_rollout(engine)
-    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
-    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4, peft_config=lora, learning_rate=1e-2)
-    trainer.train()
-    pushed = {name: tensor.clone() for name, tensor in TrainedPolicy(trainer).weights()}
-    merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    expected = dict(merged.named_parameters())
-    assert pushed.keys() == expected.keys()
-    plain = dict(AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype=torch.float32).named_parameters())
-    changed = [name for name, tensor in pushed.items() if not torch.equal(tensor, plain[name])]
-    assert len(changed) == 2 * 4
-    for name, tensor in pushed.items():
-        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
-
-
 def test_a_policy_that_needs_a_head_is_refused_without_one(engine: VLLMEngine) -> None:
     with pytest.raises(ValueError, match="needs a head"):
         PrunedRollout(engine, ROWS, pocket_reward, CONFIG)
@@ -441,26 +421,3 @@ def test_rows_without_prompt_or_with_two_answers_are_refused(engine: VLLMEngine)
         PrunedRollout(engine, [ROWS[0], {"answer": "1"}], pocket_reward, CONFIG, online_head())
     with pytest.raises(ValueError, match="same prompt and different answers"):
         PrunedRollout(engine, [ROWS[0], {**ROWS[0], "answer": "x"}], pocket_reward, CONFIG, online_head())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"detect": [{"at": 24, "keep": 0.3}]}, "not whole"),
-        ({"detect": [{"at": 24, "keep": 0.125}]}, "at least 2"),
-        ({"detect": [{"at": 220, "keep": 0.5}]}, "beyond the completion length max_tokens=220"),
-        ({"detect": [{"at": 32, "keep": 0.5}, {"at": 16, "keep": 0.25}]}, "must ascend"),
-        ({"detect": [{"at": 16, "keep": 0.5}, {"at": 32, "keep": 0.75}]}, "must ascend and their keep"),
-        ({"policy": "best"}, "there is no policy 'best'"),
-        ({"policy": "none"}, "policy 'none' keeps everybody"),
-        ({"policy_options": {"lambda": 1.0}}, "no option 'lambda'"),
-        ({"group": 1}, "greater than or equal to 2"),
-        ({"repetition_penalty": 1.1}, r"repetition_penalty: TRL computes .* leave it out \(1 is off\)"),
-        ({"presence_penalty": 0.5}, "presence_penalty: TRL computes"),
-        ({"stop": [""]}, "none of them empty"),
-        ({"min_p": 2}, "less than or equal to 1"),
-    ],
-)
-def test_rollouts_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RolloutConfig.model_validate(CONFIG.model_dump() | changes)

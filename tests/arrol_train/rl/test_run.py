@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -17,66 +16,19 @@ import pytest
 import torch
 import yaml
 
-from arrol_train.rl.config import CONFIGS, ConfigError, RunConfig, TaskConfig, check_same, load_config
+from arrol_train.rl.config import ConfigError
 from arrol_train.rl.run import run
-from arrol_train.rl.sampler import sampling_of
 from arrol_train.rl.saving import DiskFullError
-from arrol_train.rl.tasks import load_task
 from arrol_train.rl.trainer import trl_config
 from arrol_train.rl.trl_bridge import last_checkpoint
-from arrol_tts.engine.request import Sampling
 from tests.arrol_train.conftest import restore_pocket
+from tests.arrol_train.rl.tiny import TINY, assert_same_run, config, log_of
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm")
 pytest.importorskip("trl")
-
-TINY: dict[str, Any] = {
-    "model": "pocket",
-    "task": {"source": "pocket", "train": 64, "test": 6},
-    "steps": 4,
-    "prompts": 2,
-    "learning_rate": 1e-3,
-    "dtype": "float32",
-    "rollout": {"group": 8, "detect": [{"at": 24, "keep": 0.5}], "cold_start": 1, "max_tokens": 220},
-    "head": {"updates": 2, "buffer_rows": 256, "inner_size": 16},
-    "engine": {"top_k": 5, "max_model_len": 256, "max_num_seqs": 16},
-    "trl": {"gradient_checkpointing": False},
-    "save_every": 1,
-    "eval_samples": 2,
-    "tensorboard": False,
-}
-
-
-def config(**changes: Any) -> RunConfig:
-    return RunConfig.model_validate(TINY | changes)
-
-
-def log_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def policy_of(out: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(out / "policy" / "model.safetensors")
-
-
-def assert_same_run(first: Path, second: Path) -> None:
-    """Two runs did the same, but for rounding."""
-    names = ("step", "rollout/balance", "rollout/generated_tokens", "reward", "eval/right")
-    for a, b in zip(log_of(first), log_of(second), strict=True):
-        assert [a.get(name) for name in names] == [b.get(name) for name in names]
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
-    for (name, a), b in zip(policy_of(first).items(), policy_of(second).values(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=0, msg=name)
-    from arrol_tts.head import QualityHead
-
-    heads = [QualityHead.from_pretrained(out / "head") for out in (first, second)]
-    for a, b in zip(*(head.state_dict().values() for head in heads), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-2, rtol=1e-2)
 
 
 class CutOffError(Exception):
@@ -248,126 +200,3 @@ def test_a_run_killed_by_the_system_goes_on(finished: Path, tmp_path: Path) -> N
     assert not (out / "policy").exists()
     subprocess.run(command, check=True, capture_output=True)
     assert_same_run(finished, out)
-
-
-def test_reading_a_configuration_imports_neither_torch_nor_trl() -> None:
-    code = "import sys, arrol_train.rl.config; print({'torch', 'transformers', 'trl', 'vllm'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
-
-
-def test_a_checkpoint_from_before_a_field_is_one_with_its_default() -> None:
-    saved = config().model_dump(mode="json")
-    del saved["rollout"]["refills"]
-    check_same(saved, config(), "out")
-    with pytest.raises(ConfigError, match=r"rollout\.refills was 0 and is 2"):
-        check_same(saved, config(rollout=TINY["rollout"] | {"refills": 2}), "out")
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-def test_the_built_in_configurations_can_be_read(name: str, tmp_path: Path) -> None:
-    built_in = load_config(name)
-    assert built_in.rollout.group == 16
-    assert trl_config(built_in, tmp_path, 1).num_generations == built_in.rollout.survivors
-
-
-def test_fields_can_be_set_over_the_file(tmp_path: Path) -> None:
-    changed = load_config("pocket", {"rollout.policy": "random", "head": None, "seed": 3})
-    assert (changed.rollout.policy, changed.head, changed.seed) == ("random", None, 3)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"stepz": 3}, "stepz: Extra inputs"),
-        ({"steps": 0}, "steps: Input should be greater"),
-        ({"algorithm": "ppo"}, "algorithm: Input should be 'grpo' or 'dapo'"),
-        ({"head": None}, "policy 'tails' needs a head"),
-        ({"rollout": {"detect": [{"at": 32, "keep": 0.3}]}}, "not whole"),
-        ({"head": {"training": {"speed": 1}}}, "speed"),
-        ({"task": {"source": "pocket", "prompt": "Solve it"}}, "must hold {question}"),
-    ],
-)
-def test_a_config_that_cannot_work_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(TINY | changes))
-    with pytest.raises(ConfigError, match=message):
-        load_config(file)
-
-
-@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("[1]", "must hold fields")])
-def test_a_file_that_is_no_configuration_is_refused(text: str, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        load_config(file)
-    with pytest.raises(ConfigError, match="built-in configurations: .*pocket"):
-        load_config("no such")
-
-
-def test_a_micro_batch_must_divide_the_batch(tmp_path: Path) -> None:
-    assert trl_config(config(micro_batch=4), tmp_path, 1).gradient_accumulation_steps == 2
-    with pytest.raises(ConfigError, match="micro_batch 3 does not divide the 8 rollouts"):
-        trl_config(config(micro_batch=3), tmp_path, 1)
-    with pytest.raises(ConfigError, match="TRL refuses"):
-        trl_config(config(trl={"no_such": 1}), tmp_path, 1)
-
-
-def test_options_of_the_sampling_reach_engine_trl_and_head() -> None:
-    rollout = TINY["rollout"] | {"temperature": 0.6, "top_k": 20, "min_p": 0.1, "stop_token_ids": [3]}
-    chosen = config(rollout=rollout | {"repetition_penalty": 1.0})
-    arguments = trl_config(chosen, Path("out"), 1)
-    assert (arguments.temperature, arguments.top_k, arguments.min_p) == (0.6, 20, 0.1)
-    sampling = sampling_of(chosen.rollout, 8, 24, seed=5)
-    expected = Sampling(n=8, temperature=0.6, top_k=20, min_p=0.1, stop_token_ids=(3,), max_tokens=24, seed=5)
-    assert sampling == expected
-    with pytest.raises(ConfigError, match="takes every rollout that a stop text or token ended"):
-        trl_config(config(rollout=rollout, trl={"mask_truncated_completions": True}), Path("out"), 1)
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{"question": "1+1"}], "row 1 has no 'answer'; it has 'question': name the column with task.answer"),
-        ([{"question": "1+1", "answer": "2"}, {"question": "1+2", "answer": ""}], "row 2 has no 'answer'"),
-        ([{"text": "1+1", "answer": "2"}], "row 1 has no 'question'"),
-        (["x"], "row 1 is a str; a row must be an object"),
-        ([{"question": "1+1", "answer": "2"}], "gives 0 training and 1 test questions"),
-    ],
-)
-def test_a_dataset_that_cannot_be_trained_on_is_refused(rows: list[Any], message: str, tmp_path: Path) -> None:
-    file = tmp_path / "task.jsonl"
-    file.write_text("\n".join(json.dumps(row) for row in rows))
-    with pytest.raises(ConfigError, match=message):
-        load_task(TaskConfig(source=str(file), train=4, test=1))
-
-
-def test_a_source_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigError, match="must be 'pocket', 'reasoning_gym:NAME'"):
-        load_task(TaskConfig(source="nowhere.jsonl"))
-    with pytest.raises(ConfigError, match="no dataset 'no_such'"):
-        load_task(TaskConfig(source="reasoning_gym:no_such"))
-
-
-@pytest.mark.parametrize("source", ["pocket", "reasoning_gym:chain_sum", "file"])
-def test_training_and_test_questions_are_disjoint_and_seeded(source: str, tmp_path: Path) -> None:
-    if source == "file":
-        source = str(tmp_path / "task.jsonl")
-        rows = [{"question": f"{i}+1", "answer": i + 1} for i in range(40)]
-        Path(source).write_text("\n".join(json.dumps(row) for row in rows))
-    first, again = (load_task(TaskConfig(source=source, train=30, test=10)) for _ in range(2))
-    train, test = ({row["prompt"] for row in rows} for rows in (first.train, first.test))
-    assert (len(train), len(test)) == (30, 10)
-    assert not train & test
-    assert first.train == again.train
-    row = first.test[0]
-    assert first.reward(row, f"answer {row['answer']}") == 1.0
-    assert first.reward(row, "answer 123456") == 0.0
-
-
-def test_questions_are_rewritten_into_the_models_language() -> None:
-    rewrite = ((r".*problem: ", ""), (" =$", ""), (" ", ""))
-    task = load_task(
-        TaskConfig(source="reasoning_gym:chain_sum", train=3, test=0, rewrite=rewrite, prompt="{question}?")
-    )
-    for row in task.train:
-        assert set(row["prompt"]) <= set("0123456789+-?")

@@ -1,0 +1,95 @@
+"""The configuration of a training run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from arrol_train.rl.config import CONFIGS, ConfigError, RolloutConfig, check_same, load_config
+from arrol_train.rl.trainer import trl_config
+from tests.arrol_train.rl.tiny import TINY, config
+
+if TYPE_CHECKING:
+    pass
+
+
+def test_reading_a_configuration_imports_neither_torch_nor_trl() -> None:
+    code = "import sys, arrol_train.rl.config; print({'torch', 'transformers', 'trl', 'vllm'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_checkpoint_from_before_a_field_is_one_with_its_default() -> None:
+    saved = config().model_dump(mode="json")
+    del saved["rollout"]["refills"]
+    check_same(saved, config(), "out")
+    with pytest.raises(ConfigError, match=r"rollout\.refills was 0 and is 2"):
+        check_same(saved, config(rollout=TINY["rollout"] | {"refills": 2}), "out")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_the_built_in_configurations_can_be_read(name: str, tmp_path: Path) -> None:
+    built_in = load_config(name)
+    assert built_in.rollout.group == 16
+    assert trl_config(built_in, tmp_path, 1).num_generations == built_in.rollout.survivors
+
+
+def test_fields_can_be_set_over_the_file(tmp_path: Path) -> None:
+    changed = load_config("pocket", {"rollout.policy": "random", "head": None, "seed": 3})
+    assert (changed.rollout.policy, changed.head, changed.seed) == ("random", None, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stepz": 3}, "stepz: Extra inputs"),
+        ({"steps": 0}, "steps: Input should be greater"),
+        ({"algorithm": "ppo"}, "algorithm: Input should be 'grpo' or 'dapo'"),
+        ({"head": None}, "policy 'tails' needs a head"),
+        ({"rollout": {"detect": [{"at": 32, "keep": 0.3}]}}, "not whole"),
+        ({"head": {"training": {"speed": 1}}}, "speed"),
+        ({"task": {"source": "pocket", "prompt": "Solve it"}}, "must hold {question}"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(TINY | changes))
+    with pytest.raises(ConfigError, match=message):
+        load_config(file)
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("[1]", "must hold fields")])
+def test_a_file_that_is_no_configuration_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(file)
+    with pytest.raises(ConfigError, match="built-in configurations: .*pocket"):
+        load_config("no such")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"detect": [{"at": 24, "keep": 0.3}]}, "not whole"),
+        ({"detect": [{"at": 24, "keep": 0.125}]}, "at least 2"),
+        ({"detect": [{"at": 220, "keep": 0.5}]}, "beyond the completion length max_tokens=220"),
+        ({"detect": [{"at": 32, "keep": 0.5}, {"at": 16, "keep": 0.25}]}, "must ascend"),
+        ({"detect": [{"at": 16, "keep": 0.5}, {"at": 32, "keep": 0.75}]}, "must ascend and their keep"),
+        ({"policy": "best"}, "there is no policy 'best'"),
+        ({"policy": "none"}, "policy 'none' keeps everybody"),
+        ({"policy_options": {"lambda": 1.0}}, "no option 'lambda'"),
+        ({"group": 1}, "greater than or equal to 2"),
+        ({"repetition_penalty": 1.1}, r"repetition_penalty: TRL computes .* leave it out \(1 is off\)"),
+        ({"presence_penalty": 0.5}, "presence_penalty: TRL computes"),
+        ({"stop": [""]}, "none of them empty"),
+        ({"min_p": 2}, "less than or equal to 1"),
+    ],
+)
+def test_rollouts_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RolloutConfig.model_validate(config().rollout.model_dump() | changes)

@@ -1,0 +1,77 @@
+"""Rollouts, and how a step's groups are summed up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from arrol_train.positions import FINISH
+from arrol_train.rl.group import Group, Rollout, summary
+from arrol_tts.trace import Trace
+
+
+def part(first: int, *, finish: str = "length") -> Trace:
+    """Four tokens of a rollout, read at the second and the last."""
+    return Trace(
+        "q",
+        0,
+        num_tokens=4,
+        finish_reason=finish,  # type: ignore[arg-type]
+        token_ids=list(range(first, first + 4)),
+        logprobs=np.full(4, -0.5, np.float32),
+        features={1: np.full(2, first + 1, np.float32), 3: np.full(2, first + 3, np.float32)},
+        scores={1: 0.25, 3: 0.75},
+    )
+
+
+def test_parts_of_a_rollout_are_appended_and_positions_count_from_its_beginning() -> None:
+    rollout = Rollout()
+    rollout.append(part(0), marks=(1,))
+    last = part(4, finish="stop")
+    rollout.append(last, marks=(1, 2))
+    rollout.end(1.0, last)
+    assert rollout.token_ids == list(range(8))
+    assert rollout.logprobs == [-0.5] * 8
+    assert {at: (state.features.tolist(), state.score) for at, state in rollout.states.items()} == {
+        1: ([1.0, 1.0], 0.25),
+        5: ([5.0, 5.0], 0.25),
+        FINISH: ([7.0, 7.0], 0.75),
+    }
+    assert rollout.reward == 1.0
+
+
+def test_one_part_without_log_probabilities_leaves_none() -> None:
+    rollout = Rollout()
+    rollout.append(part(0), ())
+    rollout.append(Trace("q", 0, num_tokens=1, token_ids=[9]), ())
+    rollout.append(part(5), ())
+    assert rollout.logprobs is None
+    assert len(rollout.token_ids) == 9
+
+
+def group(*rewards: float, early: int = 0) -> Group:
+    """Survivors of three tokens with these rewards, and a rollout that was pruned after one."""
+    kept = [Rollout([1, 2, 3], reward=reward) for reward in rewards]
+    return Group(0, 0, [5], [*kept, Rollout([1], pruned_at=8)], early)
+
+
+def test_a_step_is_summed_up_over_its_groups() -> None:
+    assert summary([group(1.0, 0.0, early=1), group(1.0, 1.0)]) == {
+        "rollout/started": 6.0,
+        "rollout/survivors": 4.0,
+        "rollout/early": 1.0,
+        "rollout/generated_tokens": 14.0,
+        "rollout/trained_tokens": 12.0,
+        "rollout/balance": 0.75,
+        "rollout/variance": 0.125,
+        "rollout/no_signal": 0.5,
+        "rollout/labelled_reward": 0.75,
+    }
+
+
+def test_what_was_finished_and_left_out_of_the_update_is_graded_and_no_survivor() -> None:
+    cold = Group(0, 0, [5], [Rollout([1], reward=1.0), Rollout([2], reward=0.0, pruned_at=FINISH)])
+    assert [rollout.token_ids for rollout in cold.survivors] == [[1]]
+    assert [rollout.token_ids for rollout in cold.graded] == [[1], [2]]
+    assert not cold.has_signal
+    assert summary([cold])["rollout/labelled_reward"] == pytest.approx(0.5)
