@@ -117,6 +117,15 @@ def test_samples_of_one_kind_are_refused(tmp_path: Path, right: bool, message: s
     assert not (tmp_path / "head").exists()
 
 
+def test_sampling_that_cannot_work_is_refused_before_a_model_loads(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"question": "1+1", "answer": "2"}')
+    asked = ("collect", "--model", POCKET_MODEL, "--data", data, "--out", tmp_path / "out")
+    assert "min_p is 2.0; it must be from 0 to 1" in refused(*asked, "--min-p", "2")
+    assert "min_tokens=50 is more than max_tokens=40" in refused(*asked, "--min-tokens", 50, "--max-tokens", 40)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_work_is_refused(collection: Path, tmp_path: Path) -> None:
     assert "holds no collection" in refused("head", tmp_path, "--out", tmp_path / "head")
     assert "choose smaller --sizes" in refused(

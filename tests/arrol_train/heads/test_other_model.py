@@ -66,6 +66,7 @@ def test_another_architecture_needs_no_other_code(model: Path, tmp_path: Path) -
         *["collect", "--model", model, "--data", data, "--out", out, "--n", "8", "--max-tokens", "48"],
         *["--reward", f"{__name__}:ends_soon", "--set", "dtype=float32", "--set", "max_model_len=128"],
         *["--set", "top_k=5", "--set", "max_num_seqs=32", "--set", "kv_cache_memory_bytes=67108864"],
+        *["--top-k", "25", "--repetition-penalty", "1.01", "--stop-token-id", "3"],
     )
     assert "160 to do" in output
     assert "tokens/s" in output
@@ -73,6 +74,14 @@ def test_another_architecture_needs_no_other_code(model: Path, tmp_path: Path) -
     assert "How early does it know?" in arrol_train("inspect", head)
     config = read_head_config(head)
     assert (config.base_model, config.hidden_size) == (str(model), WIDTH)
+    assert config.sampling == {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 25,
+        "repetition_penalty": 1.01,
+        "max_tokens": 48,
+        "stop_token_ids": [3],
+    }
     with pytest.raises(HeadError, match="width 96.*width 128"):
         WeightedVoter.from_pretrained(head, model=str(POCKET_MODEL))
     with pytest.raises(HeadError, match="width 128.*width 96"):
