@@ -12,7 +12,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -154,14 +154,14 @@ def head(
     from arrol_train.heads.train import HeadTraining
     from arrol_train.questions import TrainingQuestion
     from arrol_train.rewards import pocket_reward
-    from arrol_tts.engine.vllm_engine import VLLMEngine
+    from arrol_tts.engine.load import load_engine
     from arrol_tts.pocket import questions as question_stream
     from arrol_tts.revision import model_revision
 
     # The model learned from the first stream of training questions; these are from another one.
     asked = list(itertools.islice(question_stream("train", seed + 1), questions))
     problems = [TrainingQuestion(f"train-{i}", question.text, question.answer) for i, question in enumerate(asked)]
-    engine = {"dtype": "float32", "max_model_len": 512, "top_k": TOP_K}
+    engine: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "top_k": TOP_K}
     manifest = CollectionManifest(
         model=str(model),
         revision=model_revision(model),
@@ -176,7 +176,7 @@ def head(
         synthetic=True,
     )
     collect_with_progress(
-        lambda: VLLMEngine(model, **engine),  # type: ignore[arg-type]
+        lambda: load_engine(model, engine="vllm", **engine),
         manifest,
         problems,
         pocket_reward,

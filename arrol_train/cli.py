@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 import yaml
@@ -13,7 +12,6 @@ import yaml
 from arrol_tts.engine.request import Sampling
 
 if TYPE_CHECKING:
-    from arrol_train.heads.collect import CollectionManifest
     from arrol_tts.engine.base import Engine
     from arrol_tts.engine.request import Question
 
@@ -96,6 +94,7 @@ def collect(
         str, typer.Option(help="generated tokens at which hidden vectors are kept, as 16,32,64; the finish always")
     ] = "",
     seed: Annotated[int, typer.Option(help="of the sampling", min=0)] = 0,
+    engine: Annotated[str, typer.Option(help="auto (vLLM where it is installed), vllm or transformers")] = "auto",
     server: Annotated[
         list[str] | None, typer.Option(help="base URL of a server with the plug-in; repeatable")
     ] = None,
@@ -113,6 +112,7 @@ def collect(
     from arrol_train.questions import read_prompt, read_questions
     from arrol_train.rewards import load_reward, math_reward
     from arrol_tts.engine.base import DEFAULT_TOP_K, hidden_size_of
+    from arrol_tts.engine.load import ENGINE_NAMES, EngineName, load_engine
     from arrol_tts.files import file_sha256
     from arrol_tts.revision import model_revision
 
@@ -123,7 +123,9 @@ def collect(
         if show_prompt:
             _show_prompt(None if server else model, asked.ask("", questions[0].question))
             return
-        engine = _connect(model, server, options) if server else None
+        if engine not in ENGINE_NAMES:
+            _fail(f"--engine {engine}: use {', '.join(ENGINE_NAMES)}")
+        served = load_engine(model, server=server, **options) if server else None
         sampling = Sampling(
             temperature=temperature,
             top_p=top_p,
@@ -140,7 +142,7 @@ def collect(
         manifest = CollectionManifest(
             model=model if server or not Path(model).is_dir() else str(Path(model).resolve()),
             revision=None if server else model_revision(model),
-            hidden_size=engine.hidden_size if engine else hidden_size_of(model),
+            hidden_size=served.hidden_size if served else hidden_size_of(model),
             data=data.name,
             data_sha256=file_sha256(data),
             prompt=asked.to_messages(),
@@ -150,7 +152,11 @@ def collect(
             engine=options,
         )
         grade = load_reward(reward) if reward else math_reward
-        load = partial(_load, manifest) if engine is None else lambda: engine
+
+        def load() -> Engine:
+            chosen = cast(EngineName, engine)
+            return served or load_engine(manifest.model, engine=chosen, **{"top_k": manifest.top_k} | options)
+
         collect_with_progress(load, manifest, questions, grade, out, n=n)
     except (ValueError, OSError, RuntimeError) as error:
         _fail(str(error))
@@ -235,18 +241,6 @@ def inspect(
     for table in tables(found):
         console.print(table)
     console.print(f"{found.questions} questions, {found.samples:,} samples; figures in {folder}")
-
-
-def _load(manifest: CollectionManifest) -> Engine:
-    from arrol_tts.engine.vllm_engine import VLLMEngine
-
-    return VLLMEngine(manifest.model, **{"top_k": manifest.top_k} | (manifest.engine or {}))
-
-
-def _connect(model: str, servers: list[str], options: dict[str, Any]) -> Engine:
-    from arrol_tts.engine.server_engine import ServerEngine
-
-    return ServerEngine(servers, model=model, **options)
 
 
 def _positions(text: str) -> list[int]:

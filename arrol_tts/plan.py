@@ -176,6 +176,7 @@ def make_plan(
         score_finish=scores,
         confidence=_either(options.get("confidence"), "confidence" in needs) and not window,
         confidence_window=window,
+        self_certainty=_either(options.get("self_certainty"), "self_certainty" in needs),
         rules=rules,
     )
     samples = {question_id: tuple(numbers) for question_id, numbers in (options.get("samples") or {}).items()}

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from arrol_tts.errors import InputError
 from arrol_tts.stopping import KeepShare, Monitor, Threshold, TraceSpec
 from arrol_tts.trace import Trace
 
@@ -27,7 +28,7 @@ def replay(traces: Sequence[Trace], rule: KeepShare | Threshold) -> list[Trace]:
         k is known when token k + 1 is sampled) and have lost their answer. Text is not cut.
 
     Raises:
-        ValueError: when a trace that reached the position has no score there.
+        InputError: when a trace that reached the position has no score there.
     """
     monitor = Monitor()
     spec = TraceSpec(group="replay", size=len(traces), rules=(rule,))
@@ -36,7 +37,7 @@ def replay(traces: Sequence[Trace], rule: KeepShare | Threshold) -> list[Trace]:
     for i, trace in enumerate(traces):
         position = min(rule.at, trace.num_tokens - 1)
         if position not in trace.scores:
-            raise ValueError(
+            raise InputError(
                 f"sample {trace.sample_id} of question {trace.question_id!r} has no score at token {position}; "
                 f"sample with score_at=({rule.at},) and score_finish=True"
             )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
@@ -15,16 +14,15 @@ from arrol_tts.voting import METHODS, Method, VoteResult, resolve_method, vote
 
 # What samples loads when somebody samples: importing arrol_tts is quick.
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Unpack
 
     from arrol_tts.engine.base import Engine
+    from arrol_tts.engine.load import EngineName
     from arrol_tts.events import Event
     from arrol_tts.plan import Plan, Questions, SampleOptions
     from arrol_tts.prompts import Prompt
     from arrol_tts.streams import Asking, Closing, EventStream
 
-EngineName = Literal["auto", "vllm", "transformers"]
 Extractor = Callable[[str], str | None]
 OnTrace = Callable[[Trace], None]
 SIGNALS = ("confidence", "scores", "self_certainty")
@@ -93,7 +91,9 @@ class WeightedVoter:
         Raises:
             HeadError: when the head cannot be read, or is for a model of another hidden size.
         """
-        if engine not in ("auto", "vllm", "transformers"):
+        from arrol_tts.engine.load import ENGINE_NAMES, load_engine
+
+        if engine not in ENGINE_NAMES:
             raise InputError(f"engine is {engine!r}; it must be 'auto', 'vllm' or 'transformers'")
         folder = resolve_head(path_or_id, revision=revision)
         config = read_head_config(folder)
@@ -105,15 +105,10 @@ class WeightedVoter:
             config.check_model(hidden_size=hidden_size_of(model or config.base_model), model=model)
         voter = cls(config=config, method=method, extract=extract, prompt=prompt)
         if server is None:
-            voter._make_engine = lambda: load_engine(
-                model or config.base_model, folder, config, engine, engine_options
-            )
+            base_model = model or config.base_model
+            voter._make_engine = lambda: load_engine(base_model, head=folder, engine=engine, **engine_options)
         else:
-            from arrol_tts.engine.server_engine import ServerEngine
-
-            options: dict[str, Any] = {"model": model, "head": folder, "top_k": config.engine.get("top_k")}
-            options |= engine_options
-            voter._make_engine = lambda: ServerEngine(server, **options)
+            voter._make_engine = lambda: load_engine(model, head=folder, server=server, **engine_options)
         return voter
 
     @property
@@ -443,40 +438,3 @@ async def _in_thread(source: Closing[T]) -> AsyncIterator[T]:
 
     async for item in in_thread(source):
         yield item
-
-
-def load_engine(
-    model: str,
-    head: Path | None,
-    config: QualityHeadConfig | None,
-    engine: EngineName,
-    options: Mapping[str, Any],
-) -> Engine:
-    """Load an engine with a head in it.
-
-    Args:
-        model: path or hub id of the language model.
-        head: local folder of the head, None for none.
-        config: its config.
-        engine: which; ``"auto"`` is vLLM where it is installed.
-        options: of the engine; the config's own (``top_k``) come first.
-
-    Raises:
-        ImportError: when the engine is not installed, saying what to install.
-    """
-    options = {**(config.engine if config else {}), **options}
-    if engine == "auto":
-        engine = "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
-    if importlib.util.find_spec(engine) is None:
-        raise ImportError(
-            f"a language model needs {engine}, which is not installed: pip install 'arrol[cpu]' (vLLM without a "
-            "GPU), 'arrol[vllm]' or 'arrol[transformers]'; votes over recorded traces need none of them"
-        )
-    if engine == "vllm":
-        from arrol_tts.engine.vllm_engine import VLLMEngine
-
-        return VLLMEngine(model, head=head, **options)
-    from arrol_tts.engine.transformers_engine import TransformersEngine
-    from arrol_tts.head import QualityHead
-
-    return TransformersEngine(model, head=QualityHead.from_pretrained(head) if head else None, **options)

@@ -37,7 +37,7 @@ from arrol_tts.files import write_json
 if TYPE_CHECKING:
     from trl import GRPOTrainer
 
-    from arrol_train.rl.sampler import TrainableEngine
+    from arrol_tts.engine.base import Engine
 
 CONFIG_FILE = "rollout.json"
 CHECKED_ROLLOUTS = 2
@@ -84,13 +84,13 @@ class PrunedRollout:
         clock: times the phases of a step; what follows TRL's call for rewards is the update.
 
     Raises:
-        InputError: when rows lack prompts, two rows of the same prompt differ in their answer, the policy needs a
-            head, or the engine cannot take new weights.
+        InputError: when rows lack prompts, two rows of the same prompt differ in their answer, or the policy
+            needs a head.
     """
 
     def __init__(
         self,
-        engine: TrainableEngine,
+        engine: Engine,
         rows: Iterable[Row],
         reward: Reward,
         config: RolloutConfig,
@@ -102,11 +102,6 @@ class PrunedRollout:
     ) -> None:
         if head is None and config.survivors < config.group and config.policy != "random":
             raise InputError(f"policy {config.policy!r} needs a head: pass head=, or choose the policy 'random'")
-        if not hasattr(engine, "load_weights"):
-            raise InputError(
-                f"{type(engine).__name__} cannot take new weights while it runs, which training needs after every "
-                "step: use VLLMEngine or ServerEngine"
-            )
         self.engine = engine
         self.config = config
         self.learner = HeadLearner(head, buffer_rows=buffer_rows, updates=head_updates) if head else None

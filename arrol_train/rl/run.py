@@ -8,7 +8,6 @@ Running the same configuration into the same folder goes on from the last comple
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +23,17 @@ from arrol_train.rl.tasks import load_task
 from arrol_train.rl.trainer import CHECKPOINTS, make_trainer
 from arrol_train.rl.trl_bridge import last_checkpoint
 from arrol_tts.engine.base import hidden_size_of
+from arrol_tts.engine.load import load_engine
 from arrol_tts.files import claim_folder
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL
 
 if TYPE_CHECKING:
-    from arrol_train.rl.sampler import TrainableEngine
+    from arrol_tts.engine.base import Engine
 
 
-def run(config: RunConfig, out: Path, engine: TrainableEngine | None = None) -> None:
+def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
     """Train, or go on training, or do nothing when the run has ended.
 
     Args:
@@ -59,7 +59,7 @@ def run(config: RunConfig, out: Path, engine: TrainableEngine | None = None) -> 
     head = _make_head(config, model_path)
     with disk_watched(out), ExitStack() as stack:
         if engine is None:
-            engine = _load_engine(config, model_path, head, out / f"engine-{state.process_index}")
+            engine = _load_engine(config, model_path, head)
             stack.callback(engine.close)
         rollout = PrunedRollout(
             engine,
@@ -122,20 +122,12 @@ def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:
     return head
 
 
-def _load_engine(config: RunConfig, model_path: str, head: OnlineHead | None, folder: Path) -> TrainableEngine:
-    from arrol_tts.engine.server_engine import ServerEngine
-    from arrol_tts.engine.vllm_engine import VLLMEngine
-
+def _load_engine(config: RunConfig, model_path: str, head: OnlineHead | None) -> Engine:
     if config.servers:
-        return ServerEngine(config.servers[PartialState().process_index], **config.engine)
-    if head is not None:
-        head.head.save_pretrained(folder)
+        return load_engine(server=config.servers[PartialState().process_index], **config.engine)
     options: dict[str, Any] = {"dtype": config.dtype} | config.engine
     if PartialState().num_processes > 1:
         # vLLM in this process, or in a fork of it, would take the trainers' process group for its own.
         options.setdefault("in_process", False)
         os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-    try:
-        return VLLMEngine(model_path, head=folder if head is not None else None, **options)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return load_engine(model_path, head=None if head is None else head.head, engine="vllm", **options)

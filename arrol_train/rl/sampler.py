@@ -8,13 +8,12 @@ training policy does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from arrol_train.positions import FINISH
 from arrol_train.rewards import Grader, Row
@@ -29,13 +28,6 @@ from arrol_tts.stopping import TraceSpec
 
 if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
-    from arrol_tts.head import QualityHead
-
-    class TrainableEngine(Engine, Protocol):
-        """An engine whose weights can be replaced, and that several threads may sample from."""
-
-        def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None: ...
-        def load_head(self, head: QualityHead) -> None: ...
 
 
 class GroupSampler:
@@ -53,7 +45,7 @@ class GroupSampler:
 
     def __init__(
         self,
-        engine: TrainableEngine,
+        engine: Engine,
         rows: Sequence[Row],
         grade: Grader,
         config: RolloutConfig,

@@ -2,31 +2,97 @@
 
 from __future__ import annotations
 
-import base64
-import math
-import uuid
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from arrol_tts.engine.request import Question, Sampling, StopQuestion, never_stop
-from arrol_tts.engine.stop_texts import before_stop
+from arrol_tts.engine.request import Question, Request, Sampling, StopQuestion, check_request, never_stop
+from arrol_tts.events import Progress
 from arrol_tts.stopping import TraceSpec
-from arrol_tts.trace import FinishReason, Trace
+from arrol_tts.trace import Trace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from arrol_tts.events import Progress
-    from arrol_tts.streams import Closing
+    import torch
 
+    from arrol_tts.engine.handover import HeadSource
 
 DEFAULT_TOP_K = 20
 """Candidates of a token confidence: DeepConf's."""
 
+T = TypeVar("T", bound=Trace | Progress)
 
-class Engine(Protocol):
+
+class Run(ABC):
+    """A request at work in an engine; everything here is called by who iterates over the traces."""
+
+    @abstractmethod
+    def __next__(self) -> Trace | Progress:
+        """Wait for the next trace that ended, or for progress where the request asked for it.
+
+        Raises:
+            StopIteration: when all traces have come, or the run was closed.
+        """
+
+    @abstractmethod
+    def cancel(self, question_id: str, why: str) -> None:
+        """End what a question still has running, without waiting for it.
+
+        Its traces come as cancelled ones, with the reason; those that end before the engine hears of it come as
+        what they are.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Abort what is still being written; it has ended when this returns."""
+
+    def abandon(self) -> None:
+        """As ``close``, without waiting: nobody is left who would."""
+        self.close()
+
+
+class Sampled(Iterator[T], Generic[T]):
+    """What a run brings, as it comes; closing it, or dropping it, aborts the rest."""
+
+    def __init__(self, run: Run, stop_question: StopQuestion) -> None:
+        self._run, self._stop_question = run, stop_question
+        self._ended = False
+
+    def __next__(self) -> T:
+        if self._ended:
+            raise StopIteration
+        try:
+            item = next(self._run)
+            if (
+                isinstance(item, Trace)
+                and item.finish_reason != "cancelled"
+                and (why := self._stop_question(item))
+            ):
+                self._run.cancel(item.question_id, why)
+        except StopIteration:
+            self._ended = True
+            raise
+        except Exception:
+            self.close()
+            raise
+        return item  # type: ignore[return-value]  # progress comes to those who asked for it only
+
+    def close(self) -> None:
+        """Abort what is still being written; it has ended when this returns."""
+        if not self._ended:
+            self._run.close()
+            self._ended = True
+
+    def __del__(self) -> None:
+        if not self._ended:
+            self._run.abandon()
+
+
+class Engine(ABC):
     """Samples questions with a language model, scoring and stopping traces while they are written.
+
+    Several threads may sample at once.
 
     Attributes:
         model: path or hub id of the language model.
@@ -36,6 +102,11 @@ class Engine(Protocol):
     model: str
     hidden_size: int
 
+    @property
+    @abstractmethod
+    def heads(self) -> Collection[str]:
+        """Names of the heads that it can score with; "" is the default one."""
+
     def sample(
         self,
         questions: Sequence[Question],
@@ -43,25 +114,33 @@ class Engine(Protocol):
         spec: TraceSpec | None = None,
         *,
         stop_question: StopQuestion = never_stop,
-    ) -> Closing[Trace]:
+    ) -> Sampled[Trace]:
         """Sample ``sampling.n`` traces of every question.
+
+        The engine's own threads only hand over a trace that has ended. It is decoded where it is taken from the
+        iterator, and ``stop_question`` is called there, so that slow answer parsing and votes hold up their caller
+        and nobody else; a question that needs no more is cancelled from there too.
 
         Args:
             questions: with distinct ids.
             sampling: how to sample.
             spec: what to record and when to stop; its group and size are set for each question.
-            stop_question: called with every trace that ends other than by being cancelled; when it gives
-                a reason, the question's other traces are cancelled at once, and carry the reason. It may be
-                called on a thread of the engine's, which waits for it.
+            stop_question: called with every trace that ends other than by being cancelled; when it gives a reason,
+                the question's other traces are cancelled at once, and carry the reason. Those that had ended by
+                then come as what they are.
 
-        Yields:
-            Traces as they end, without ``answer``; all of them, the pruned ones too.
+        Returns:
+            An iterator of traces as they end, without ``answer``; all of them, the pruned ones too. Closing it, or
+            dropping it, aborts the rest.
 
         Raises:
-            ValueError: before anything is generated, when questions, sampling and spec do not fit each
-                other or the engine.
+            InputError: before anything is generated, when questions, sampling and spec do not fit each other or
+                the engine.
+            EngineError: here or while iterating, when the engine is gone.
         """
-        ...
+        self.check(questions, sampling, spec or TraceSpec())
+        request = Request.of(questions, sampling, spec, stop_question)
+        return Sampled(self._start(request), stop_question)
 
     def stream(
         self,
@@ -71,7 +150,7 @@ class Engine(Protocol):
         *,
         stop_question: StopQuestion = never_stop,
         every: float = 0.1,
-    ) -> Closing[Progress | Trace]:
+    ) -> Sampled[Progress | Trace]:
         """As ``sample``, with reports of progress between the traces.
 
         Args:
@@ -81,61 +160,57 @@ class Engine(Protocol):
             stop_question: as in ``sample``.
             every: seconds between reports; a trace that wrote nothing since the last is left out.
 
-        Yields:
-            Traces as they end, and what the others wrote meanwhile. What a trace wrote after its last
-            Progress is in the Trace.
+        Returns:
+            An iterator of traces as they end, and of what the others wrote meanwhile. What a trace wrote after its
+            last Progress is in the Trace.
         """
-        ...
+        self.check(questions, sampling, spec or TraceSpec())
+        request = Request.of(questions, sampling, spec, stop_question, every)
+        return Sampled(self._start(request), stop_question)
 
+    def check(self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> None:
+        """Refuse what cannot work, before anything is generated.
+
+        Raises:
+            InputError: saying what to change.
+        """
+        check_request(questions, sampling, spec, has_head=spec.head in self.heads)
+
+    @abstractmethod
+    def _start(self, request: Request) -> Run:
+        """Set a checked request to work."""
+
+    @abstractmethod
+    def load_head(self, head: HeadSource, name: str = "") -> None:
+        """Load a quality head, or replace the one of that name, while the engine runs.
+
+        Traces are scored by the head that their spec names; the weights take effect between two steps.
+
+        Args:
+            head: folder or hub id of a head, ``"pocket"``, or the head itself.
+            name: ``spec.head`` names it.
+
+        Raises:
+            HeadError: when the head is for another hidden size, or cannot be read.
+            EngineError: when the engine takes none.
+        """
+
+    @abstractmethod
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]] | str | Path) -> None:
+        """Replace the language model's weights while the engine is idle.
+
+        Args:
+            weights: all of them: names, as in the checkpoint, and tensors; or a safetensors file of them.
+
+        Raises:
+            InputError: when they are not this model's; the engine cannot be used afterwards.
+            EngineError: while traces are being sampled, whose tokens would come from two models, or when the
+                engine takes none.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Free the model; the engine cannot be used afterwards."""
-        ...
-
-
-def group_specs(questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> list[TraceSpec]:
-    """The spec of each question's traces: its own group, and the sampling's stop texts."""
-    call = uuid.uuid4().hex[:12]
-    return [
-        replace(spec, group=f"{call}/{i}", size=sampling.n, stop=spec.stop + sampling.stop)
-        for i in range(len(questions))
-    ]
-
-
-def make_trace(
-    question: Question,
-    sample_id: int,
-    text: str,
-    token_ids: Sequence[int],
-    finish_reason: FinishReason,
-    log: dict[str, Any] | None,
-    detail: str = "",
-    stop: Sequence[str] = (),
-) -> Trace:
-    """Turn what left an engine (see ``TraceLog.to_dict``) into a Trace, its text cut before a stop text."""
-    import numpy as np
-
-    log = log or {}
-    trace = Trace(
-        question_id=question.id,
-        sample_id=sample_id,
-        text=before_stop(text, stop),
-        num_tokens=len(token_ids),
-        finish_reason=finish_reason,
-        detail=detail,
-        scores={int(k): math.nan if s is None else float(s) for k, s in log.get("scores", ())},
-        token_ids=list(token_ids),
-    )
-    for name in ("confidence", "logprobs"):
-        if name in log:
-            setattr(trace, name, np.frombuffer(base64.b64decode(log[name]), dtype=np.float32))
-    if "deepconf" in log:
-        trace.meta["deepconf"] = log["deepconf"]
-    for position, vector in log.get("features", ()):
-        trace.features[int(position)] = np.frombuffer(base64.b64decode(vector), dtype=np.float32)
-    if "pruned" in log:
-        trace.finish_reason = "pruned"
-        trace.detail = log["pruned"]["detail"]
-    return trace
 
 
 def hidden_size_of(model: str | Path) -> int:

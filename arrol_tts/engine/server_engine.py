@@ -14,20 +14,21 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from arrol_tts.engine.base import DEFAULT_TOP_K, group_specs
-from arrol_tts.engine.handover import head_folder, weights_file
-from arrol_tts.engine.request import Question, Sampling, StopQuestion, check_request, never_stop
+from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Run
+from arrol_tts.engine.handover import head_folder, named_heads, weights_file
+from arrol_tts.engine.request import Question, Request, Sampling
 from arrol_tts.engine.server_replies import START_COMMAND, Written, read_trace
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
-from arrol_tts.errors import ServerError
+from arrol_tts.errors import EngineError, InputError, ServerError
 from arrol_tts.events import Progress
 from arrol_tts.head_config import head_sha256
 from arrol_tts.stopping import TraceSpec
@@ -36,13 +37,15 @@ from arrol_tts.trace import Trace
 if TYPE_CHECKING:
     import torch
 
-    from arrol_tts.head import QualityHead
-    from arrol_tts.streams import Closing
+    from arrol_tts.engine.handover import Heads, HeadSource
 
 PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which a request is worth repeating."""
 
 BACK_OFF_SECONDS = 0.5
+
+VLLM_ONLY = ("top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids")
+"""Parameters of a Sampling that OpenAI's API has not, and vLLM's servers add."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,49 +64,76 @@ class _ServerFailedError(Exception):
     """A server is given up; the question that met this moves on."""
 
 
-Inbox = queue.SimpleQueue[Progress | Trace | Exception | None]
-"""From the loop's thread to the caller's: traces and progress, an error that ends them, None at the end."""
+class _Run(Run):
+    """One call of ``sample`` or ``stream``; ``_cancel``, ``note`` and ``give_up`` run on the event loop."""
 
-
-class _Call:
-    """One call of ``sample`` or ``stream``; ``note`` runs on the loop's thread, ``cancelled`` on the caller's."""
-
-    def __init__(self, sampling: Sampling, every: float | None) -> None:
-        self.sampling, self.every = sampling, every
-        self.inbox: Inbox = queue.SimpleQueue()
+    def __init__(self, loop: asyncio.AbstractEventLoop, request: Request) -> None:
+        self.request = request
+        self.inbox: queue.SimpleQueue[Progress | Trace | Exception | None] = queue.SimpleQueue()
+        """Traces and progress, an error that ends them, None at the end."""
         self.jobs: dict[str, asyncio.Task[None]] = {}
+        self.stopped: dict[str, str] = {}
+        self._loop = loop
         self._told: dict[tuple[str, int], tuple[float, int, int]] = {}
         self._written: dict[tuple[str, int], tuple[str, int]] = {}
+        self.asking: Future[None] | None = None
+
+    def __next__(self) -> Trace | Progress:
+        item = self.inbox.get()
+        if item is None:
+            raise StopIteration
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def cancel(self, question_id: str, why: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the engine is closed: nothing runs any more
+            self._loop.call_soon_threadsafe(self._cancel, question_id, why)
+
+    def close(self) -> None:
+        # This closes the connections, and the servers abort.
+        if self.asking is not None:
+            self.asking.cancel()
+        self.inbox.put(None)  # another thread may be waiting for the next item
+
+    def _cancel(self, question_id: str, why: str) -> None:
+        if question_id not in self.stopped:
+            self.stopped[question_id] = why
+            self.jobs[question_id].cancel()
 
     def note(self, question_id: str, sample_id: int, written: Written) -> None:
         """Report what a trace wrote, when it is time; a trace that is sampled again is silent until it is new."""
         key = question_id, sample_id
-        text = written.choice["text"]
+        text, every = written.choice["text"], self.request.every
         last, characters, tokens = self._told.get(key, (0.0, 0, 0))
         self._written[key] = text, written.num_tokens
-        if self.every is None or len(text) <= characters or time.monotonic() - last < self.every:
+        if every is None or len(text) <= characters or time.monotonic() - last < every:
             return
         self._told[key] = time.monotonic(), len(text), written.num_tokens
         self.inbox.put(Progress(question_id, sample_id, max(tokens, written.num_tokens), text[characters:]))
 
-    def cancelled(self, question_id: str, sample_id: int, why: str) -> Trace:
-        """A trace that is not needed any more, with what is known of its text."""
-        text, tokens = self._written.get((question_id, sample_id), ("", 0))
-        return Trace(question_id, sample_id, text, num_tokens=tokens, finish_reason="cancelled", detail=why)
+    def give_up(self, question_id: str, sample_ids: Iterable[int]) -> None:
+        """Report traces that are not needed any more, with what is known of their texts."""
+        why = self.stopped[question_id]
+        for i in sample_ids:
+            text, tokens = self._written.get((question_id, i), ("", 0))
+            self.inbox.put(Trace(question_id, i, text, num_tokens=tokens, finish_reason="cancelled", detail=why))
 
 
-class ServerEngine:
+class ServerEngine(Engine):
     """Samples through servers that speak OpenAI's API.
 
     With the plug-in (see ``docs/serving.md``) a server gives what the local engine gives, from the same
     seeds. Without it there are only texts and, from returned log-probabilities, token confidences: enough
-    for majority and DeepConf votes.
+    for majority and DeepConf votes. A cancelled trace comes back with the text that was streamed, so empty from
+    ``sample``, and scores come with the finished trace, since streamed chunks have no place for them.
 
     Args:
         base_urls: one or several, such as ``http://host:8000`` (a final ``/v1`` may be there or not);
             all serve the same model.
         model: its name there; by default the only one that is served.
-        head: local folder of the head that the servers must have loaded; None accepts any.
+        head: the head that the servers must have been started with: its folder or hub id, ``"pocket"``, or the
+            head itself; or several by name, of which the default one's weights are compared; None accepts any.
         api_key: sent as bearer token.
         top_k: candidates of DeepConf's token confidence. The plug-in has its own, set at its start; other
             servers return this many log-probabilities a token (20 by default, OpenAI's maximum).
@@ -119,7 +149,7 @@ class ServerEngine:
 
     Raises:
         ServerError: when no server answers; the message names each one's reason.
-        ValueError: when the servers do not fit the arguments or each other.
+        InputError: when the servers do not fit the arguments or each other.
     """
 
     def __init__(
@@ -127,7 +157,7 @@ class ServerEngine:
         base_urls: str | Sequence[str],
         *,
         model: str | None = None,
-        head: str | Path | None = None,
+        head: Heads = None,
         api_key: str | None = None,
         top_k: int | None = None,
         chat: bool = True,
@@ -139,12 +169,15 @@ class ServerEngine:
         urls = [base_urls] if isinstance(base_urls, str) else list(base_urls)
         urls = list(dict.fromkeys(url.rstrip("/").removesuffix("/v1") for url in urls))
         if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
-            raise ValueError(f"base_urls is {base_urls!r}; it must name servers such as 'http://localhost:8000'")
+            raise InputError(f"base_urls is {base_urls!r}; it must name servers such as 'http://localhost:8000'")
         self._servers = [_Server(url) for url in urls]
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._chat, self._max_in_flight, self._retries = chat, max_in_flight, retries
         self._timeout = httpx.Timeout(timeout, connect=10.0, pool=None)
-        self._wanted_head = None if head is None else Path(head)
+        self._wanted_heads: dict[str, str] = {}
+        for name, each in named_heads(head).items():
+            with head_folder(each) as folder:
+                self._wanted_heads[name] = head_sha256(Path(folder))
         self._wanted_top_k = top_k
         self._shared_folder = None if shared_folder is None else Path(shared_folder)
         self.model = model or ""
@@ -165,81 +198,57 @@ class ServerEngine:
         )
         self._left = asyncio.Event()
 
-    def sample(
-        self,
-        questions: Sequence[Question],
-        sampling: Sampling,
-        spec: TraceSpec | None = None,
-        *,
-        stop_question: StopQuestion = never_stop,
-    ) -> Closing[Trace]:
-        """See ``Engine.sample``; a cancelled trace comes back empty, since its text is still on the server.
+    @property
+    def heads(self) -> Collection[str]:
+        """See ``Engine.heads``: those that all servers have."""
+        named = [set(server.info["heads"]) if server.info else set() for server in self._alive()]
+        return set.intersection(*named)
+
+    def check(self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> None:
+        """See ``Engine.check``; also for what servers without the plug-in, or other than vLLM's, have not.
 
         Raises:
-            ValueError: also for scores or rules from servers without the plug-in or a head.
-            ServerError: while iterating, when no server is left.
+            InputError: saying what to change.
+            ServerError: when no server answers.
         """
-        traces = self._start(questions, sampling, spec or TraceSpec(), stop_question)
-        return (trace for trace in traces if isinstance(trace, Trace))
-
-    def stream(
-        self,
-        questions: Sequence[Question],
-        sampling: Sampling,
-        spec: TraceSpec | None = None,
-        *,
-        stop_question: StopQuestion = never_stop,
-        every: float = 0.1,
-    ) -> Closing[Progress | Trace]:
-        """See ``Engine.stream``; scores come with the finished trace, since streamed chunks have no place for
-        them, and a cancelled trace has the text that had come.
-        """
-        spec = replace(spec or TraceSpec(), live=True)
-        return self._start(questions, sampling, spec, stop_question, every)
-
-    def _start(
-        self,
-        questions: Sequence[Question],
-        sampling: Sampling,
-        spec: TraceSpec,
-        stop_question: StopQuestion,
-        every: float | None = None,
-    ) -> Generator[Progress | Trace, None, None]:
         for server in self._servers:
             if server.failure:  # it may be back
                 self._probe(server)
-        bare = [server.url for server in self._alive() if server.info is None]
+        bare = ", ".join(server.url for server in self._alive() if server.info is None)
+        if bare and spec.self_certainty:
+            raise InputError(
+                f"{bare}: self-certainty needs arrol's plug-in in the server: start it with `{START_COMMAND}`; "
+                "without it use method='majority' or 'deepconf'"
+            )
         if bare and replace(spec, confidence=False, logprobs=False).asks_anything:
-            raise ValueError(
-                f"{', '.join(bare)}: scores and stopping rules, and so the quality method, need arrol's plug-in "
+            raise InputError(
+                f"{bare}: scores and stopping rules, and so the quality method, need arrol's plug-in "
                 f"in the server: start it with `{START_COMMAND}`; without it use method='majority' or 'deepconf'"
             )
-        has_head = all(server.info and spec.head in server.info["heads"] for server in self._alive())
-        check_request(questions, sampling, spec, has_head=has_head)
-        return self._sample(questions, sampling, spec, stop_question, every)
+        foreign = ", ".join(server.url for server in self._alive() if not server.is_vllm)
+        for each in fields(Sampling):
+            value = getattr(sampling, each.name)
+            if foreign and each.name in VLLM_ONLY and value != each.default:
+                raise InputError(
+                    f"{foreign}: {each.name}={value!r} is not in OpenAI's API, and this is no server of vLLM's: "
+                    f"leave {each.name} out, or serve the model with vLLM"
+                )
+        super().check(questions, sampling, spec)
 
-    def load_head(self, head: QualityHead | str | Path, name: str = "") -> None:
-        """Replace the head of that name on every server; it must have been started with one of that name.
+    def _start(self, request: Request) -> Run:
+        run = _Run(self._loop, request)
+        run.asking = asyncio.run_coroutine_threadsafe(self._ask(run), self._loop)
+        return run
 
-        Raises:
-            HeadError: when the head is for another hidden size, or cannot be read.
-            ServerError: when a server does not take it.
-        """
+    def load_head(self, head: HeadSource, name: str = "") -> None:
+        """See ``Engine.load_head``; every server must have been started with a head of that name."""
         with head_folder(head, hidden_size=self.hidden_size, model=self.model, folder=self._shared_folder) as path:
             self._tell("/collective_rpc", {"method": "arrol_load_head", "args": [path, name]})
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]] | str | Path) -> None:
-        """Replace the language model's weights on every server, while nobody samples from them.
-
-        Args:
-            weights: names, as in the checkpoint, and tensors; or a safetensors file that the servers see.
-
-        Raises:
-            RuntimeError: while traces are being sampled here, whose tokens would come from two models.
-            ServerError: when a server does not take them.
-        """
+        """See ``Engine.load_weights``; a file must be one that the servers see."""
         if any(server.in_flight for server in self._servers):
-            raise RuntimeError("traces are being sampled: load new weights when they have ended")
+            raise EngineError("traces are being sampled: load new weights when they have ended")
         with weights_file(weights, self._shared_folder) as path:
             self._tell("/collective_rpc", {"method": "arrol_load_weights", "args": [path]})
             self._tell("/reset_prefix_cache", {})
@@ -286,9 +295,9 @@ class ServerEngine:
             server.failure = _words(error)
             return
         except httpx.InvalidURL as error:
-            raise ValueError(f"base_urls has {server.url!r}: {error}") from None
+            raise InputError(f"base_urls has {server.url!r}: {error}") from None
         if models.status_code in (401, 403):
-            raise ValueError(f"{server.url} refuses the API key: pass api_key=")
+            raise InputError(f"{server.url} refuses the API key: pass api_key=")
         if models.status_code != 200:
             server.failure = f"HTTP {models.status_code} from /v1/models"
             return
@@ -297,32 +306,33 @@ class ServerEngine:
             server.models = tuple(card["id"] for card in cards)
             server.is_vllm = any(card.get("owned_by") == "vllm" for card in cards)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{server.url} does not speak OpenAI's API: /v1/models has no list") from None
+            raise InputError(f"{server.url} does not speak OpenAI's API: /v1/models has no list") from None
         server.info = _plugin_info(info)
-        self._check(server)
+        self._check_server(server)
         server.failure = ""
 
-    def _check(self, server: _Server) -> None:
+    def _check_server(self, server: _Server) -> None:
         if not self.model:
             if len(server.models) != 1:
-                raise ValueError(f"{server.url} serves {', '.join(server.models) or 'no model'}: pass model=")
+                raise InputError(f"{server.url} serves {', '.join(server.models) or 'no model'}: pass model=")
             self.model = server.models[0]
         if self.model not in server.models:
-            raise ValueError(
+            raise InputError(
                 f"{server.url} does not serve {self.model!r} but {', '.join(server.models)}: pass model="
             )
         if server.info is None:
             return
         top_k = server.info["top_k"]
         if self._wanted_top_k not in (None, top_k):
-            raise ValueError(f"{server.url} computes confidences with top_k={top_k}, not {self._wanted_top_k}")
-        if self._wanted_head is not None:
-            served = (server.info["head"] or {}).get("sha256")
-            if served != head_sha256(self._wanted_head):
-                raise ValueError(
-                    f"{server.url} was started with {'another head' if served else 'no head'}: start it with "
-                    f"`{START_COMMAND}` and the head {self._wanted_head}"
-                )
+            raise InputError(f"{server.url} computes confidences with top_k={top_k}, not {self._wanted_top_k}")
+        served = (server.info["head"] or {}).get("sha256")
+        if "" in self._wanted_heads and served != self._wanted_heads[""]:
+            raise InputError(
+                f"{server.url} was started with {'another head' if served else 'no head'}: start it with "
+                f"`{START_COMMAND}` and the head that was passed here"
+            )
+        if lacking := self._wanted_heads.keys() - set(server.info["heads"]):
+            raise InputError(f"{server.url} was started without the head {min(lacking)!r}")
 
     def _alive(self) -> list[_Server]:
         alive = [server for server in self._servers if not server.failure]
@@ -331,57 +341,24 @@ class ServerEngine:
             raise ServerError(f"no server is left ({reasons})")
         return alive
 
-    def _sample(
-        self,
-        questions: Sequence[Question],
-        sampling: Sampling,
-        spec: TraceSpec,
-        stop_question: StopQuestion,
-        every: float | None,
-    ) -> Generator[Progress | Trace, None, None]:
-        call = _Call(sampling, every)
-        specs = group_specs(questions, sampling, spec)
-        asking = asyncio.run_coroutine_threadsafe(self._ask(call, questions, specs), self._loop)
-        awaited = {question.id: set(question.wanted(sampling.n)) for question in questions}
-        try:
-            while (item := call.inbox.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                missing = awaited[item.question_id]
-                if item.sample_id not in missing:
-                    continue  # it ended while its question was being cancelled
-                if isinstance(item, Progress):
-                    yield item
-                    continue
-                missing.remove(item.sample_id)
-                why = stop_question(item)
-                yield item
-                if why and missing:
-                    self._loop.call_soon_threadsafe(call.jobs[item.question_id].cancel)
-                    awaited[item.question_id] = set()
-                    for i in sorted(missing):
-                        yield call.cancelled(item.question_id, i, why)
-        finally:
-            # When the caller stopped listening this closes the connections, and the servers abort.
-            asking.cancel()
-
-    async def _ask(self, call: _Call, questions: Sequence[Question], specs: Sequence[TraceSpec]) -> None:
+    async def _ask(self, run: _Run) -> None:
+        request = run.request
         try:
             async with asyncio.TaskGroup() as tasks:
-                for question, spec in zip(questions, specs, strict=True):
-                    server = await self._room(call.sampling.n)
-                    call.jobs[question.id] = tasks.create_task(self._answer(call, server, question, spec))
+                for question, spec in zip(request.questions, request.specs, strict=True):
+                    server = await self._room(request.sampling.n)
+                    run.jobs[question.id] = tasks.create_task(self._answer(run, server, question, spec))
                     await asyncio.sleep(0)  # let it take its room
         except asyncio.CancelledError:
-            call.inbox.put(ServerError("the engine was closed while it was sampling"))
+            run.inbox.put(ServerError("the engine was closed while it was sampling"))
             raise
         except Exception as error:
             cause: Exception = error
             while isinstance(cause, ExceptionGroup):
                 cause = cause.exceptions[0]
-            call.inbox.put(cause)
+            run.inbox.put(cause)
         else:
-            call.inbox.put(None)
+            run.inbox.put(None)
 
     async def _room(self, traces: int) -> _Server:
         """The server with least to do, as soon as one has room for all of a question's traces."""
@@ -396,69 +373,94 @@ class ServerEngine:
         server.in_flight -= 1
         self._left.set()
 
-    async def _answer(self, call: _Call, server: _Server, question: Question, spec: TraceSpec) -> None:
+    async def _answer(self, run: _Run, server: _Server, question: Question, spec: TraceSpec) -> None:
         """Every trace of a question once, whatever happens to its server."""
-        everything = question.wanted(call.sampling.n)
+        everything = question.wanted(run.request.sampling.n)
         answered: set[int] = set()
+        try:
+            await self._answer_all(run, server, question, spec, everything, answered)
+        except asyncio.CancelledError:
+            if question.id not in run.stopped:
+                raise
+            run.give_up(question.id, [i for i in everything if i not in answered])
 
-        async def one(server: _Server, sample_id: int, spec: TraceSpec) -> None:
-            trace = await self._trace(call, server, question, sample_id, spec)
+    async def _answer_all(
+        self,
+        run: _Run,
+        server: _Server,
+        question: Question,
+        spec: TraceSpec,
+        everything: Sequence[int],
+        answered: set[int],
+    ) -> None:
+        async def one(server: _Server, sample_id: int, body: dict[str, Any], spec: TraceSpec) -> None:
+            trace = await self._trace(run, server, question, sample_id, body, spec)
             if sample_id not in answered:
                 answered.add(sample_id)
-                call.inbox.put(trace)
+                run.inbox.put(trace)
 
+        sampling = run.request.sampling
         for attempt in itertools.count():
             # Rules compare the traces of a group: it meets again as a whole, from the same seeds, and what
             # has been answered already is dropped.
             wanted = [i for i in everything if spec.rules or i not in answered]
             group = replace(spec, group=f"{spec.group}/{attempt}")
+            body = self._body(server, question, sampling, group)
             server.in_flight += len(wanted)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     for i in wanted:
-                        task = tasks.create_task(one(server, i, group))
+                        task = tasks.create_task(one(server, i, body, group))
                         task.add_done_callback(partial(self._leave, server))
             except* _ServerFailedError as failures:
                 server.failure = server.failure or str(failures.exceptions[0])
             if len(answered) == len(everything):
                 return
-            server = await self._room(call.sampling.n)
+            server = await self._room(sampling.n)
 
     async def _trace(
-        self, call: _Call, server: _Server, question: Question, sample_id: int, spec: TraceSpec
+        self,
+        run: _Run,
+        server: _Server,
+        question: Question,
+        sample_id: int,
+        body: dict[str, Any],
+        spec: TraceSpec,
     ) -> Trace:
-        path, body = self._request(server, question, sample_id, call.sampling, spec)
+        body = body | {"seed": run.request.sampling.seed_of(question.id, sample_id)}
         note: Callable[[Written], None] | None = None
-        if call.every is not None:
+        if run.request.every is not None:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-            note = partial(call.note, question.id, sample_id)
+            note = partial(run.note, question.id, sample_id)
         try:
-            reply = await self._post(server, path, body, note)
+            reply = await self._post(server, self._path(question), body, note)
             return read_trace(reply, question, sample_id, "vllm_xargs" in body, spec)
         except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
             raise ServerError(f"{server.url} answers what cannot be read: {_words(error)}") from error
 
-    def _request(
-        self, server: _Server, question: Question, sample_id: int, sampling: Sampling, spec: TraceSpec
-    ) -> tuple[str, dict[str, Any]]:
+    def _path(self, question: Question) -> str:
+        return "/v1/chat/completions" if self._chats(question) else "/v1/completions"
+
+    def _body(self, server: _Server, question: Question, sampling: Sampling, spec: TraceSpec) -> dict[str, Any]:
+        """What the requests for a question's traces have in common: all but their seeds."""
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": sampling.seed_of(question.id, sample_id),
         }
+        for name in ("presence_penalty", "frequency_penalty"):
+            if getattr(sampling, name):
+                body[name] = getattr(sampling, name)
         if server.is_vllm:
             # Said explicitly, because a model's generation_config would fill in what is left out.
-            body |= {"top_k": sampling.top_k, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
-        elif sampling.top_k:
-            body["top_k"] = sampling.top_k
+            body |= {name: getattr(sampling, name) for name in VLLM_ONLY} | {"return_token_ids": True}
         if server.info is not None:
             # Log-probabilities are the API's own: it would not do without those it was asked for.
             asked = replace(spec, logprobs=False)
             if asked.asks_anything:
                 body["vllm_xargs"] = {CONFIG_KEY: json.dumps(asked.to_dict())}
-            if spec.stop:
+            if spec.stop or sampling.stop_token_ids:
                 # The plug-in ends a trace as an end-of-text token would, whose text vLLM leaves out.
                 body["include_stop_str_in_output"] = True
         else:
@@ -472,12 +474,11 @@ class ServerEngine:
                     body["return_tokens_as_token_ids"] = True  # texts of tokens are not unique
         if spec.logprobs and "logprobs" not in body:
             body |= {"logprobs": True, "top_logprobs": 0} if self._chats(question) else {"logprobs": 0}
-        if question.token_ids is not None:
-            return "/v1/completions", body | {"prompt": list(question.token_ids)}
         if self._chats(question):
-            return "/v1/chat/completions", body | {"messages": question.messages}
-        text = "\n\n".join(message["content"] for message in question.messages)
-        return "/v1/completions", body | {"prompt": text}
+            return body | {"messages": question.messages}
+        if question.token_ids is not None:
+            return body | {"prompt": list(question.token_ids)}
+        return body | {"prompt": "\n\n".join(message["content"] for message in question.messages)}
 
     def _chats(self, question: Question) -> bool:
         return self._chat and question.chat and question.token_ids is None
@@ -505,7 +506,7 @@ class ServerEngine:
                     with contextlib.suppress(KeyError, ValueError):
                         pause = max(pause, float(response.headers["retry-after"]))
                 else:
-                    raise ValueError(f"{server.url} refuses the request: {_message(response)}")
+                    raise InputError(f"{server.url} refuses the request: {_message(response)}")
             if attempt >= self._retries or server.failure:
                 raise _ServerFailedError(trouble)
             await asyncio.sleep(pause)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from arrol_tts.engine.base import make_trace
 from arrol_tts.engine.request import Question
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
-from arrol_tts.errors import ServerError
-from arrol_tts.stopping import TraceSpec
-from arrol_tts.trace import Trace
+from arrol_tts.errors import InputError, ServerError
+from arrol_tts.stopping import TraceLog, TraceSpec
+from arrol_tts.trace import FinishReason, Trace
 
 START_COMMAND = "python -m arrol_tts.engine.vllm_plugin.serve HEAD"
 
@@ -81,17 +80,10 @@ def read_trace(reply: dict[str, Any], question: Question, sample_id: int, asked:
         reasoning = message.get("reasoning") or message.get("reasoning_content") or ""
         text = reasoning + (message.get("content") or "")
     token_ids = choice.get("token_ids")
-    trace = make_trace(
-        question,
-        sample_id,
-        text,
-        token_ids or [],
-        "length" if choice.get("finish_reason") == "length" else "stop",
-        _log(reply) if asked else None,
-        stop=spec.stop,
-    )
+    log = TraceLog.from_wire(_log(reply), spec) if asked else TraceLog(TraceSpec())
+    reason: FinishReason = "length" if choice.get("finish_reason") == "length" else "stop"
+    trace = log.to_trace(question.id, sample_id, text, token_ids, reason)
     if token_ids is None:
-        trace.token_ids = None
         trace.num_tokens = int(reply["usage"]["completion_tokens"])
     if spec.logprobs:
         trace.logprobs = _logprobs(choice.get("logprobs"))
@@ -108,7 +100,7 @@ def _log(reply: dict[str, Any]) -> dict[str, Any]:
             f"`{START_COMMAND}`?"
         )
     if "error" in log:
-        raise ValueError(log["error"])
+        raise InputError(log["error"])
     return log
 
 

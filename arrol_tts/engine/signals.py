@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -22,3 +24,18 @@ def token_confidence(logits: torch.Tensor, top_k: int) -> torch.Tensor:
     shifted = logits - peak if logits.dtype == torch.float32 else logits.float().sub_(peak)
     total = shifted.exp_().sum(dim=-1)
     return total.log_() + (peak.squeeze(-1) - top.mean(dim=-1))
+
+
+def self_certainty(logits: torch.Tensor) -> torch.Tensor:
+    """Self-certainty of a token (arXiv 2502.18581): the divergence of the uniform distribution from the model's.
+
+    That is ``-mean_j log(V * p_j)`` over a vocabulary of V tokens: ``logsumexp(logits) - mean(logits) - log V``.
+
+    Args:
+        logits: ``[rows, vocabulary]``, any float dtype, before temperature.
+
+    Returns:
+        float32 ``[rows]`` in nats; 0 where all tokens are equally likely, high where the distribution is peaked.
+    """
+    logits = logits.float()
+    return logits.logsumexp(dim=-1) - logits.mean(dim=-1) - math.log(logits.shape[-1])

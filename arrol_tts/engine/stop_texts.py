@@ -21,26 +21,39 @@ class StopTexts:
         self._tokenizer = tokenizer
         self._pieces: dict[int, str] = {}
 
-    def written(self, token_ids: Sequence[int], texts: Sequence[str], end: int | None = None) -> bool:
-        """Whether a token completes one of the texts; to be asked at every token.
+    def written(
+        self, token_ids: Sequence[int], texts: Sequence[str], end: int | None = None, after: int = 0
+    ) -> str:
+        """The text that a token completes; to be asked at every token.
 
         Args:
             token_ids: of the trace.
             texts: that end it.
             end: number of tokens up to the one in question; None: all.
+            after: tokens with which none of the texts ends the trace yet, although it may begin in them.
+
+        Returns:
+            The text from its first character to the end of what has been written, which may be more than the text
+            itself where a token goes on behind it; "" while there is none.
         """
         end = len(token_ids) if end is None else end
+        if end <= after:
+            return ""
         last = token_ids[end - 1]
         piece = self._pieces.get(last)
         if piece is None:
             piece = self._pieces[last] = self._decode([last])
         # Most tokens do not even hold a text's last character. A part of one decodes to U+FFFD.
         if piece and "\ufffd" not in piece and not any(text[-1] in piece for text in texts):
-            return False
+            return ""
         # Every token is at least a byte; one more, because tokenizers may drop the space that a text begins with.
         longest = max(len(text.encode()) for text in texts)
-        recent = self._decode(token_ids[max(0, end - longest - 1) : end])
-        return any(text in recent for text in texts)
+        window = token_ids[max(0, end - longest - 1) : end]
+        recent = self._decode(window)
+        # A text that was written in full before does not count: it would have ended the trace, if it was to.
+        known = len(self._decode(window[:-1]).rstrip("\ufffd")) if after else 0
+        starts = [at for text in texts if (at := recent.find(text, max(0, known - len(text) + 1))) >= 0]
+        return recent[min(starts) :] if starts else ""
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LogitsProcessorList
-from transformers.generation.logits_process import (
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from arrol_tts.engine.base import DEFAULT_TOP_K, group_specs, make_trace
-from arrol_tts.engine.request import Question, Sampling, StopQuestion, check_request, never_stop
-from arrol_tts.engine.signals import token_confidence
+from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Run
+from arrol_tts.engine.handover import named_heads
+from arrol_tts.engine.signals import self_certainty, token_confidence
 from arrol_tts.engine.stop_texts import StopTexts
+from arrol_tts.engine.transformers_logits import Distribution
+from arrol_tts.errors import EngineError, InputError
 from arrol_tts.events import Progress
+from arrol_tts.head import QualityHead
 from arrol_tts.prompts import prompt_ids
 from arrol_tts.stopping import Monitor, TraceSpec
 from arrol_tts.trace import FinishReason, Trace
 
 if TYPE_CHECKING:
-    from arrol_tts.head import QualityHead
-    from arrol_tts.streams import Closing
+    from arrol_tts.engine.handover import Heads, HeadSource
+    from arrol_tts.engine.request import Question, Request, Sampling
 
 
 @dataclass(eq=False, slots=True)
@@ -42,13 +39,30 @@ class _Row:
     reported: int = 0
 
 
-class TransformersEngine:
+class _Run(Run):
+    """A request whose traces are computed while they are waited for."""
+
+    def __init__(self, engine: TransformersEngine, request: Request) -> None:
+        self._stopped: dict[str, str] = {}
+        self._items = engine._sample(request, self._stopped)
+
+    def __next__(self) -> Trace | Progress:
+        return next(self._items)
+
+    def cancel(self, question_id: str, why: str) -> None:
+        self._stopped.setdefault(question_id, why)
+
+    def close(self) -> None:
+        self._items.close()
+
+
+class TransformersEngine(Engine):
     """Samples with a transformers model, all traces of a batch one token at a time.
 
     Args:
         model: path or hub id of a causal language model.
-        head: quality head, or several by name (a spec's ``head`` says which one scores, "" is the default);
-            None for sampling without scores.
+        head: folder or hub id of a quality head, ``"pocket"``, or the head itself; or several by name (a spec's
+            ``head`` says which one scores, "" is the default); None for sampling without scores.
         top_k: candidates of DeepConf's token confidence.
         batch_size: traces computed together; a question's traces always are, so a batch is at least n.
         device: where to run; a GPU when there is one.
@@ -62,7 +76,7 @@ class TransformersEngine:
         self,
         model: str | Path,
         *,
-        head: QualityHead | Mapping[str, QualityHead] | None = None,
+        head: Heads = None,
         top_k: int = DEFAULT_TOP_K,
         batch_size: int = 128,
         device: str | None = None,
@@ -75,73 +89,79 @@ class TransformersEngine:
         self._lm.to(self._device).eval()
         self.hidden_size = int(self._lm.config.get_text_config().hidden_size)
         self._heads: dict[str, QualityHead] = {}
-        for name, each in (head if isinstance(head, Mapping) else {} if head is None else {"": head}).items():
-            each.config.check_model(hidden_size=self.hidden_size, model=self.model)
-            self._heads[name] = each.to(self._device).eval()
+        for name, each in named_heads(head).items():
+            self.load_head(each, name)
+        self._running: set[object] = set()
         self._stop_texts = StopTexts(self._tokenizer)
         self._top_k = top_k
         self._batch_size = batch_size
         eos = self._lm.generation_config.eos_token_id
         self._eos = set(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
-    def sample(
-        self,
-        questions: Sequence[Question],
-        sampling: Sampling,
-        spec: TraceSpec | None = None,
-        *,
-        stop_question: StopQuestion = never_stop,
-    ) -> Closing[Trace]:
-        """See ``Engine.sample``."""
-        spec = spec or TraceSpec()
-        check_request(questions, sampling, spec, has_head=spec.head in self._heads)
-        traces = self._sample(questions, sampling, spec, stop_question)
-        return (trace for trace in traces if isinstance(trace, Trace))
+    @property
+    def heads(self) -> Collection[str]:
+        """See ``Engine.heads``."""
+        return self._heads.keys()
 
-    def stream(
-        self,
-        questions: Sequence[Question],
-        sampling: Sampling,
-        spec: TraceSpec | None = None,
-        *,
-        stop_question: StopQuestion = never_stop,
-        every: float = 0.1,
-    ) -> Closing[Progress | Trace]:
-        """See ``Engine.stream``."""
-        spec = spec or TraceSpec()
-        check_request(questions, sampling, spec, has_head=spec.head in self._heads)
-        return self._sample(questions, sampling, spec, stop_question, every)
+    def load_head(self, head: HeadSource, name: str = "") -> None:
+        """See ``Engine.load_head``."""
+        loaded = head if isinstance(head, QualityHead) else QualityHead.from_pretrained(head)
+        loaded.config.check_model(hidden_size=self.hidden_size, model=self.model)
+        self._heads[name] = loaded.to(self._device).eval()
 
-    def _sample(
-        self,
-        questions: Sequence[Question],
-        sampling: Sampling,
-        spec: TraceSpec,
-        stop_question: StopQuestion,
-        every: float = math.inf,
-    ) -> Generator[Progress | Trace, None, None]:
-        specs = group_specs(questions, sampling, spec)
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]] | str | Path) -> None:
+        """See ``Engine.load_weights``."""
+        if self._running:
+            raise EngineError("traces are being sampled: load new weights when they have ended")
+        if isinstance(weights, (str, Path)):
+            from safetensors.torch import load_file
+
+            weights = load_file(weights).items()
+        tied = set(self._lm._tied_weights_keys or ())
+        try:
+            missing, unexpected = self._lm.load_state_dict(dict(weights), strict=False)
+        except RuntimeError as error:  # of another shape
+            raise InputError(f"the weights do not fit the engine's model: {error}") from error
+        if unexpected or set(missing) - tied:
+            names = [*unexpected, *(set(missing) - tied)][:5]
+            raise InputError(
+                f"the weights do not fit the engine's model ({', '.join(names)}): load the engine again, and push "
+                "all weights of the same architecture under the names of its checkpoint"
+            )
+
+    def _start(self, request: Request) -> Run:
+        return _Run(self, request)
+
+    def _sample(self, request: Request, stopped: Mapping[str, str]) -> Generator[Progress | Trace, None, None]:
+        """Sample a request batch by batch.
+
+        Args:
+            request: what to sample.
+            stopped: questions that need no more traces, and why; asked at every step.
+        """
+        sampling, asked = request.sampling, list(zip(request.questions, request.specs, strict=True))
         per_batch = max(1, self._batch_size // sampling.n)
-        for first in range(0, len(questions), per_batch):
-            rows = []
-            for question, question_spec in zip(
-                questions[first : first + per_batch], specs[first : first + per_batch], strict=True
-            ):
-                prompt = prompt_ids(self._tokenizer, question)
-                for sample_id in question.wanted(sampling.n):
-                    generator = torch.Generator().manual_seed(sampling.seed_of(question.id, sample_id))
-                    rows.append(_Row(question, sample_id, question_spec, prompt, generator, []))
-            yield from self._decode(rows, sampling, stop_question, every)
+        self._running.add(request)
+        try:
+            for first in range(0, len(asked), per_batch):
+                rows = []
+                for question, spec in asked[first : first + per_batch]:
+                    prompt = prompt_ids(self._tokenizer, question)
+                    for sample_id in question.wanted(sampling.n):
+                        generator = torch.Generator().manual_seed(sampling.seed_of(question.id, sample_id))
+                        rows.append(_Row(question, sample_id, spec, prompt, generator, []))
+                yield from self._decode(rows, sampling, stopped, request.every)
+        finally:
+            self._running.discard(request)
 
     def _decode(
-        self, rows: list[_Row], sampling: Sampling, stop_question: StopQuestion, every: float
+        self, rows: list[_Row], sampling: Sampling, stopped: Mapping[str, str], every: float | None
     ) -> Iterator[Progress | Trace]:
         """Sample rows to their ends; those that wait for their group follow in a later wave."""
         monitor = Monitor()
         for row in rows:
             monitor.add(row, row.spec)
         unfinished = dict.fromkeys(rows)
-        stopped: dict[Question, str] = {}
         while unfinished:
             wave = [row for row in unfinished if not monitor.is_held(row)]
             if not wave:
@@ -154,26 +174,27 @@ class TransformersEngine:
                 unfinished.pop(row)
                 log = monitor.drop(row)
                 assert log is not None
-                detail = stopped[row.question] if reason == "cancelled" else ""
+                detail = stopped[row.question.id] if reason == "cancelled" else ""
                 text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)
-                trace = make_trace(
-                    row.question, row.sample_id, text, row.token_ids, reason, log.to_dict(), detail, row.spec.stop
-                )
-                if reason != "cancelled" and (why := stop_question(trace)):
-                    stopped.setdefault(row.question, why)
-                yield trace
+                yield log.to_trace(row.question.id, row.sample_id, text, row.token_ids, reason, detail)
 
     @torch.inference_mode()
     def _wave(
-        self, rows: list[_Row], sampling: Sampling, monitor: Monitor, stopped: Mapping[Question, str], every: float
+        self,
+        rows: list[_Row],
+        sampling: Sampling,
+        monitor: Monitor,
+        stopped: Mapping[str, str],
+        every: float | None,
     ) -> Iterator[tuple[_Row, FinishReason] | Progress]:
         """Run rows in lockstep until each has ended or waits; names the ended, of this wave or not."""
         yield from ((row, "pruned") for row in _pruned(monitor))
-        yield from ((row, "cancelled") for row in rows if row.question in stopped)
+        yield from ((row, "cancelled") for row in rows if row.question.id in stopped)
         rows = [row for row in rows if row in monitor.logs]
         if not rows:
             return
-        warp = _warpers(sampling)
+        ends = self._eos | set(sampling.stop_token_ids)
+        distribution = Distribution(sampling, ends)
         # A row that waited is computed again from its prompt. Left padding lines up the ends.
         texts = [row.prompt + row.token_ids for row in rows]
         longest = max(len(text) for text in texts)
@@ -191,29 +212,37 @@ class TransformersEngine:
                 output_hidden_states=True,
             )
             logits = output.logits[:, -1].float()
-            confidence = logprobs = None
+            confidence = certainty = logprobs = None
             scored = {row.spec.head for row in rows if monitor.logs[row].wants_scores}
             hidden = output.hidden_states[-1][:, -1].float()
             scores = {name: self._heads[name](hidden).tolist() for name in scored}
             if any(monitor.logs[row].wants_confidence for row in rows):
                 confidence = token_confidence(logits, self._top_k).tolist()
+            if any(monitor.logs[row].wants_certainty for row in rows):
+                certainty = self_certainty(logits).tolist()
             states = None
             if any(monitor.logs[row].wants_features for row in rows):
                 states = hidden.cpu().numpy()
-            tokens, distribution = self._choose(rows, logits, sampling, warp)
+            logits = distribution(logits, [row.prompt for row in rows], [row.token_ids for row in rows])
+            tokens = self._choose(rows, logits, sampling)
             if any(row.spec.logprobs for row in rows):
                 chosen = torch.tensor(tokens, device=self._device)[:, None]
-                logprobs = distribution.log_softmax(-1).gather(1, chosen)[:, 0].tolist()
+                logprobs = logits.log_softmax(-1).gather(1, chosen)[:, 0].tolist()
             ended: dict[_Row, FinishReason] = {}
             for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                 position = len(row.token_ids)
                 row.token_ids.append(token)
-                if token in self._eos or (
-                    row.spec.stop and self._stop_texts.written(row.token_ids, row.spec.stop)
-                ):
+                log = monitor.logs[row]
+                if token in ends:
                     ended[row] = "stop"
+                elif row.spec.stop and (
+                    text := self._stop_texts.written(row.token_ids, row.spec.stop, after=sampling.min_tokens)
+                ):
+                    ended[row], log.stop_text = "stop", text
                 elif position + 1 == sampling.max_tokens:
                     ended[row] = "length"
+                if certainty is not None and log.wants_certainty:
+                    log.certainty += certainty[i]
                 monitor.observe(
                     row,
                     position,
@@ -225,11 +254,11 @@ class TransformersEngine:
                     finished=row in ended,
                 )
             ended |= dict.fromkeys(_pruned(monitor), "pruned")
-            if time.monotonic() - reported >= every:
+            if every is not None and time.monotonic() - reported >= every:
                 yield from (self._progress(row, monitor) for row in rows if row not in ended)
                 reported = time.monotonic()
             yield from ended.items()
-            yield from ((row, "cancelled") for row in rows if row not in ended and row.question in stopped)
+            yield from ((row, "cancelled") for row in rows if row not in ended and row.question.id in stopped)
             keep = [i for i, row in enumerate(rows) if row in monitor.logs and not monitor.is_held(row)]
             if not keep:
                 return
@@ -248,33 +277,18 @@ class TransformersEngine:
         new_text, row.reported = text[row.reported :], len(text)
         return Progress(row.question.id, row.sample_id, len(row.token_ids), new_text, scores)
 
-    def _choose(
-        self, rows: list[_Row], logits: torch.Tensor, sampling: Sampling, warp: LogitsProcessorList
-    ) -> tuple[list[int], torch.Tensor]:
-        """The next token of each row, and the logits that it was drawn from."""
+    def _choose(self, rows: list[_Row], logits: torch.Tensor, sampling: Sampling) -> list[int]:
+        """The next token of each row."""
         if sampling.temperature == 0:
-            return list(logits.argmax(-1).tolist()), logits
-        warped = warp(None, logits)  # type: ignore[arg-type]
-        probabilities = warped.softmax(-1)
+            return list(logits.argmax(-1).tolist())
         # Dividing by exponential noise and taking the largest samples from the distribution, with one
         # generator a row, so that a trace does not depend on its neighbours.
         noise = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=r.generator) for r in rows])
-        return list((probabilities / noise.to(self._device)).argmax(-1).tolist()), warped
+        return list((logits.softmax(-1) / noise.to(self._device)).argmax(-1).tolist())
 
     def close(self) -> None:
         """See ``Engine.close``."""
         self._lm = None
-
-
-def _warpers(sampling: Sampling) -> LogitsProcessorList:
-    warp = LogitsProcessorList()
-    if sampling.temperature not in (0, 1):
-        warp.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_k:
-        warp.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        warp.append(TopPLogitsWarper(sampling.top_p))
-    return warp
 
 
 def _pruned(monitor: Monitor) -> list[_Row]:

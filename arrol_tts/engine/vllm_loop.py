@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from arrol_tts.errors import EngineError
+
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -21,7 +23,7 @@ class Listener(Protocol):
     def receive(self, output: RequestOutput) -> None:
         """A request of this listener's has news."""
 
-    def step_ended(self, engine: LLMEngine) -> None:
+    def step_ended(self) -> None:
         """All outputs of a step were received."""
 
     def failed(self, error: Exception) -> None:
@@ -58,7 +60,7 @@ class VLLMLoop:
         """Run something between two steps, on the loop's thread, and return what it returns.
 
         Raises:
-            RuntimeError: when the engine is closed or has died.
+            EngineError: when the engine is closed or has died.
             Exception: whatever ``work`` raises.
         """
         if threading.current_thread() is self._thread:
@@ -84,7 +86,7 @@ class VLLMLoop:
         self._listeners.pop(name, None)
 
     def stop(self) -> None:
-        """Tear the engine down after the current step; who still waits gets a RuntimeError."""
+        """Tear the engine down after the current step; who still waits gets an EngineError."""
         self._calls.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -106,7 +108,7 @@ class VLLMLoop:
         except BaseException as error:
             why = f"{type(error).__name__}: {error}"
         with self._dying:
-            self._dead = RuntimeError(f"the vLLM engine is gone ({why}): make a new one")
+            self._dead = EngineError(f"the vLLM engine is gone ({why}): make a new one")
         for listener in set(self._listeners.values()):
             listener.failed(self._dead)
         self._listeners.clear()
@@ -137,4 +139,4 @@ class VLLMLoop:
                     self.forget(output.request_id)
                 listener.receive(output)
         for listener in stepped:
-            listener.step_ended(self.engine)
+            listener.step_ended()

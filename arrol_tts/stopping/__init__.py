@@ -5,13 +5,14 @@ is the k-th generated token. The step that computes it has already sampled token
 pruned at k has k + 1 tokens (more under speculative decoding, and one more where vLLM schedules
 asynchronously and the trace waited for its group).
 
-`rules` are plain data that travel with a request, `groups` is what each rule remembers while it runs,
-and `monitor` ties them to an engine: the engine tells it what it sees (``add``, ``observe``, ``drop``),
+`rules` holds each rule with what it remembers while it runs, `spec` what is asked of a trace, `log` what was
+seen of it, and `monitor` ties them to an engine: the engine tells it what it sees (``add``, ``observe``,
+``drop``),
 asks which traces to stop (``take_verdicts``) and which to leave unscheduled for now (``is_held``).
 Nothing here knows of models, tensors or schedulers.
 """
 
-from arrol_tts.stopping.groups import TraceLog, Verdict
+from arrol_tts.stopping.log import TraceLog
 from arrol_tts.stopping.monitor import Monitor
 from arrol_tts.stopping.rules import (
     RULES,
@@ -20,8 +21,9 @@ from arrol_tts.stopping.rules import (
     KeepShare,
     Rule,
     Threshold,
-    TraceSpec,
+    Verdict,
 )
+from arrol_tts.stopping.spec import TraceSpec
 
 __all__ = [
     "RULES",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-from arrol_tts.stopping.groups import GroupState, TraceLog, Verdict, Verdicts, start
-from arrol_tts.stopping.rules import Rule, TraceSpec
+from arrol_tts.stopping.log import TraceLog
+from arrol_tts.stopping.rules import GroupState, Rule, Verdict, Verdicts
+from arrol_tts.stopping.spec import TraceSpec
 
 
 class Monitor:
@@ -27,7 +28,7 @@ class Monitor:
         for rule in spec.rules:
             group = self._groups.get((spec.group, rule)) if spec.group else None
             if group is None:
-                group = start(rule, spec.size)
+                group = rule.start(spec.size)
                 if spec.group:
                     self._groups[spec.group, rule] = group
             group.join(key)

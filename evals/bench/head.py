@@ -385,14 +385,14 @@ def overhead(out: Path, model: Path, count: int = 8, n: int = 16, rounds: int = 
     from arrol_train.heads.collect import CollectionManifest, collect
     from arrol_train.questions import read_prompt, read_questions
     from arrol_train.rewards import math_reward
+    from arrol_tts.engine.load import load_engine
     from arrol_tts.engine.request import Sampling
-    from arrol_tts.engine.vllm_engine import VLLMEngine
 
     out.mkdir(parents=True, exist_ok=True)
     data, shots = write_word_problems(out, count)
     asked, prompt = read_questions(data), read_prompt(None, shots)
     sampling: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 48, "seed": 0}
-    engine = VLLMEngine(model, **SMOLLM2_ENGINE)
+    engine = load_engine(model, engine="vllm", **SMOLLM2_ENGINE)
     manifest = CollectionManifest(
         str(model), None, engine.hidden_size, data.name, "", prompt.to_messages(), sampling, [4, 8, 12, 16, 24]
     )

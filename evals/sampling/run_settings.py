@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arrol_tts.engine.load import ENGINE_NAMES, chosen_engine, load_engine
 from arrol_tts.engine.request import SAMPLING_PARAMETERS, Sampling
 from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
 from arrol_tts.prompts import Prompt
-from arrol_tts.voter import WeightedVoter, load_engine
+from arrol_tts.voter import WeightedVoter
 
 from .. import benchmarks
 from ..benchmarks import Benchmark
@@ -70,7 +70,7 @@ class RunSettings:
         for name in self.stopping or ():
             if name not in STOPPING:
                 raise SettingsError(f"there is no stopping pass {name!r}; choose from {', '.join(STOPPING)}")
-        if self.engine not in ("auto", "vllm", "transformers"):
+        if self.engine not in ENGINE_NAMES:
             raise SettingsError(f"engine is {self.engine!r}; it must be 'auto', 'vllm' or 'transformers'")
 
     def load_benchmarks(self, data: dict[str, Path], *, partial: bool = False) -> list[Benchmark]:
@@ -173,9 +173,7 @@ class RunSettings:
         """``server``, ``vllm`` or ``transformers``, as it will be."""
         if self.servers:
             return "server"
-        if self.engine != "auto":
-            return self.engine
-        return "vllm" if importlib.util.find_spec("vllm") is not None else "transformers"
+        return chosen_engine(self.engine)
 
     def load_voter(self, prompt: Prompt | None = None) -> WeightedVoter:
         """A voter for completed settings; the language model loads when its engine is first asked for.
@@ -196,16 +194,12 @@ class RunSettings:
                 prompt=prompt,
                 **self.engine_options,
             )
-        if self.servers:
-            from arrol_tts.engine.server_engine import ServerEngine
-
-            return WeightedVoter(
-                ServerEngine(self.servers, model=self.model, **self.engine_options),
-                method="majority",
-                prompt=prompt,
-            )
-        assert self.model is not None
-        engine = load_engine(self.model, None, None, self.engine, self.engine_options)  # type: ignore[arg-type]
+        engine = load_engine(
+            self.model,
+            engine=self.engine,  # type: ignore[arg-type]
+            server=self.servers or None,
+            **self.engine_options,
+        )
         return WeightedVoter(engine, method="majority", prompt=prompt)
 
 

@@ -42,6 +42,14 @@ def test_majority_and_deepconf_prune_nothing_unless_asked(voter: WeightedVoter) 
     assert voter.solve(QUESTION, n=4, method="majority", keep=0.5).tokens.pruned_traces == 2
 
 
+def test_self_certainty_votes_by_what_the_engine_recorded_for_it(voter: WeightedVoter) -> None:
+    result = voter.solve(QUESTION, n=4, method="self-certainty")
+    assert result.tokens.pruned_traces == 0
+    assert all(trace.meta["self_certainty"] > 0 for trace in result.traces)
+    assert all((trace.scores, trace.confidence) == ({}, None) for trace in result.traces)
+    assert result.table
+
+
 def test_solve_many_keeps_order_and_reports_every_trace(voter: WeightedVoter) -> None:
     seen: list[Trace] = []
     questions = {"first": QUESTION, "second": "9-2*3+4*5-6+7", "third": "7+7*7-7+7*7-7"}

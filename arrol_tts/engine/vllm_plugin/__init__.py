@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from arrol_tts.engine.base import DEFAULT_TOP_K
+from arrol_tts.errors import EngineError
 
 SUPPORTED_VLLM = ("0.31", "0.32")
 
@@ -26,14 +27,14 @@ def check_vllm() -> None:
     """Refuse a vLLM this plug-in was not tested with.
 
     Raises:
-        RuntimeError: naming what is missing and the supported versions.
+        EngineError: naming what is missing and the supported versions.
     """
     import vllm
 
     supported = " and ".join(SUPPORTED_VLLM)
     found = re.match(r"\d+\.\d+", vllm.__version__)
     if found is None or found.group() not in SUPPORTED_VLLM:
-        raise RuntimeError(
+        raise EngineError(
             f"vLLM {vllm.__version__} is installed; arrol's plug-in supports vLLM {supported}: "
             "install one of these"
         )
@@ -53,7 +54,7 @@ def require(owner: Any, *names: str) -> None:
     """Check that a class or object of vLLM has what the plug-in uses of it; much of that is not public.
 
     Raises:
-        RuntimeError: naming what is missing and the supported versions.
+        EngineError: naming what is missing and the supported versions.
     """
     known = getattr(owner, "__dataclass_fields__", {})
     missing = [name for name in names if name not in known and not hasattr(owner, name)]
@@ -61,21 +62,18 @@ def require(owner: Any, *names: str) -> None:
         import vllm
 
         kind = owner if isinstance(owner, type) else type(owner)
-        raise RuntimeError(
+        raise EngineError(
             f"vLLM's {kind.__name__} lacks {', '.join(missing)}: this build of {vllm.__version__} differs from "
             f"the releases {' and '.join(SUPPORTED_VLLM)} that arrol supports"
         )
 
 
-def named_heads(head: str | Mapping[str, str] | None) -> dict[str, str]:
-    """The heads of an engine by name: a single one is the default, whose name is ""."""
-    if head is None:
-        return {}
-    return {"": head} if isinstance(head, str) else dict(head)
-
-
 def vllm_options(
-    *, head: str | Mapping[str, str] | None, top_k: int = DEFAULT_TOP_K, asynchronous: bool
+    *,
+    head: str | Mapping[str, str] | None,
+    top_k: int = DEFAULT_TOP_K,
+    asynchronous: bool,
+    in_process: bool = False,
 ) -> dict[str, Any]:
     """Engine arguments that switch the plug-in on.
 
@@ -84,11 +82,13 @@ def vllm_options(
             confidences only.
         top_k: candidates of DeepConf's token confidence.
         asynchronous: whether vLLM will schedule asynchronously; it must match.
+        in_process: the scheduler runs in the process of who samples, so that specs come and logs go as objects.
     """
     package = __name__
+    here = {"in_process": True} if in_process else {}
     scheduler = "QualityHeadAsyncScheduler" if asynchronous else "QualityHeadScheduler"
     return {
         "worker_cls": f"{package}.worker.QualityHeadWorker",
         "scheduler_cls": f"{package}.scheduler.{scheduler}",
-        "additional_config": {"arrol": {"head": head, "top_k": top_k}},
+        "additional_config": {"arrol": {"head": head, "top_k": top_k} | here},
     }

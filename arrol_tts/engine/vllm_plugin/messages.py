@@ -21,11 +21,13 @@ class Wanted:
         heads: names of the heads to run.
         confidence: compute DeepConf's token confidence.
         features: hand over the hidden vectors themselves.
+        self_certainty: compute the token's self-certainty.
     """
 
     heads: tuple[str, ...]
     confidence: bool
     features: bool = False
+    self_certainty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,11 @@ class Signals:
         scores: each head's probability of each row, by the name of the head.
         confidence: DeepConf's confidence of the token sampled from each row, or None.
         features: hidden vector of each row, float32 ``[rows, hidden_size]``, or None.
+        self_certainty: of the token sampled from each row, or None.
     """
 
     rows: dict[str, int]
     scores: dict[str, list[float]]
     confidence: list[float] | None
     features: NDArray[np.float32] | None = None
+    self_certainty: list[float] | None = None

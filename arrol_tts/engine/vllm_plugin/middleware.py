@@ -14,8 +14,9 @@ from typing import Any
 
 from arrol_tts import __version__
 from arrol_tts.engine.base import DEFAULT_TOP_K
-from arrol_tts.engine.vllm_plugin import named_heads
+from arrol_tts.engine.handover import named_heads
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
+from arrol_tts.errors import InputError
 from arrol_tts.head_config import head_sha256, read_head_config, resolve_head
 from arrol_tts.stopping import TraceSpec
 
@@ -94,14 +95,14 @@ class QualityHeadMiddleware:
     def _check(self, scope: Scope, spec: TraceSpec) -> None:
         info = self.info(scope)
         if info is None:
-            raise ValueError(
+            raise InputError(
                 "this server runs without arrol's scheduler: start it with python -m "
                 "arrol_tts.engine.vllm_plugin.serve HEAD, or leave the spec out"
             )
         if spec.scores and spec.head not in info["heads"]:
             others = f": it has {', '.join(map(repr, info['heads']))}" if info["heads"] else ""
             named = f"head {spec.head!r}" if spec.head else "a quality head"
-            raise ValueError(f"scores and pruning need {named}, and this server was started without it{others}")
+            raise InputError(f"scores and pruning need {named}, and this server was started without it{others}")
 
     @staticmethod
     def _keep_group_together(scope: Scope, group: str) -> None:
@@ -125,7 +126,7 @@ def requested_spec(body: bytes) -> TraceSpec | None:
         None for requests without one, and for bodies that vLLM refuses by itself.
 
     Raises:
-        ValueError: for a malformed spec or one that cannot be answered, saying what to change.
+        InputError: for a malformed spec or one that cannot be answered, saying what to change.
     """
     # Most requests have no spec: do not parse them twice. An escape could hide the key.
     if CONFIG_KEY.encode() not in body and b"\\u" not in body:
@@ -135,20 +136,20 @@ def requested_spec(body: bytes) -> TraceSpec | None:
     except ValueError:
         return None
     except RecursionError:
-        raise ValueError("the request is nested too deeply") from None
+        raise InputError("the request is nested too deeply") from None
     xargs = request.get("vllm_xargs") if isinstance(request, dict) else None
     if not isinstance(xargs, dict) or CONFIG_KEY not in xargs:
         return None
     text = xargs[CONFIG_KEY]
     if not isinstance(text, str):
-        raise ValueError(f"vllm_xargs.{CONFIG_KEY} must be a JSON string, not {type(text).__name__}")
+        raise InputError(f"vllm_xargs.{CONFIG_KEY} must be a JSON string, not {type(text).__name__}")
     spec = TraceSpec.parse(text)
     if spec.logprobs:
-        raise ValueError("over HTTP log-probabilities come with the API's own logprobs, not the spec's")
+        raise InputError("over HTTP log-probabilities come with the API's own logprobs, not the spec's")
     prompt = request.get("prompt")
     several = isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int)
     if request.get("n") not in (None, 1) or several or request.get("use_beam_search"):
-        raise ValueError(
+        raise InputError(
             f"a request with vllm_xargs.{CONFIG_KEY} samples one trace, so that its log comes back: "
             "send one request per trace, with n=1, one prompt and no beam search"
         )

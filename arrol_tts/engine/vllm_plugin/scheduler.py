@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vllm.tokenizers import cached_tokenizer_from_config
@@ -21,10 +22,11 @@ from vllm.v1.request import RequestStatus
 from arrol_tts.engine.stop_texts import StopTexts
 from arrol_tts.engine.vllm_plugin import require
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
+from arrol_tts.errors import InputError
 from arrol_tts.stopping import Monitor, TraceLog, TraceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from vllm.config import VllmConfig
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -43,6 +45,9 @@ NO_SIGNALS = (
 
 NOTHING = Signals({}, {}, None)
 
+MAX_CACHED = 1 << 14
+"""Characters of a spec up to which it is kept for the next trace of its question."""
+
 
 class MonitoredScheduler(Base):
     """Mixin: score log, stopping rules and early finish on top of a vLLM scheduler."""
@@ -58,6 +63,10 @@ class MonitoredScheduler(Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         require(self, *MonitoredScheduler.__annotations__)
+        config: Any = self.vllm_config.additional_config or {}
+        in_process = config.get(CONFIG_KEY, {}).get("in_process", False)
+        self._export: Callable[[TraceLog], Any] = (lambda log: log) if in_process else TraceLog.to_wire
+        self._serves = not in_process
         self._monitor = Monitor()
         # While vLLM goes through a step's outputs, the requests that it has freed.
         self._updating = False
@@ -71,7 +80,8 @@ class MonitoredScheduler(Base):
         spec = (request.sampling_params.extra_args or {}).get(CONFIG_KEY) if request.sampling_params else None
         if spec is not None and request.request_id not in self.requests:
             try:
-                parsed = TraceSpec.parse(spec)
+                short = isinstance(spec, str) and len(spec) <= MAX_CACHED
+                parsed = _parse(spec) if short else TraceSpec.parse(spec)
                 if parsed.stop:
                     self._load_stop_texts()
                 self._monitor.add(request.request_id, parsed)
@@ -85,7 +95,7 @@ class MonitoredScheduler(Base):
         if self._stop_texts is None:
             tokenizer = cached_tokenizer_from_config(self.vllm_config.model_config)
             if tokenizer is None:
-                raise ValueError("stop texts need the tokenizer, and vLLM was started with skip_tokenizer_init")
+                raise InputError("stop texts need the tokenizer, and vLLM was started with skip_tokenizer_init")
             self._stop_texts = StopTexts(tokenizer)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
@@ -106,6 +116,7 @@ class MonitoredScheduler(Base):
                 heads=tuple({log.spec.head for log in logs if log.wants_scores}),
                 confidence=any(log.wants_confidence for log in logs),
                 features=any(log.features_until >= 0 for log in logs),
+                self_certainty=any(log.wants_certainty for log in logs),
             )
         if not self._needs.features:
             return self._needs
@@ -165,10 +176,13 @@ class MonitoredScheduler(Base):
         if log is None or not log.spec.stop or request.status == RequestStatus.FINISHED_STOPPED:
             return new_token_ids, stopped
         assert self._stop_texts is not None
+        assert request.sampling_params is not None
         written = request.output_token_ids
+        held_back = request.sampling_params.min_tokens
         # Under speculation several tokens come at once; those after the text stay in the trace.
         for end in range(len(written) - len(new_token_ids) + 1, len(written) + 1):
-            if self._stop_texts.written(written, log.spec.stop, end):
+            if text := self._stop_texts.written(written, log.spec.stop, end, held_back):
+                log.stop_text = text
                 request.status = RequestStatus.FINISHED_STOPPED
                 return new_token_ids, True
         return new_token_ids, stopped
@@ -178,6 +192,7 @@ class MonitoredScheduler(Base):
         logs, observe = self._monitor.logs, self._monitor.observe
         signals: Signals = getattr(model_output, "arrol_signals", None) or NOTHING
         rows, confidence, features = signals.rows, signals.confidence, signals.features
+        certainty = signals.self_certainty
         for group in outputs.values():
             for output in group.outputs:
                 key = output.request_id
@@ -188,7 +203,11 @@ class MonitoredScheduler(Base):
                 scores = signals.scores.get(spec.head)
                 logprobs = _logprobs_of(output) if spec.logprobs else None
                 missing = ""
-                if (log.wants_scores and scores is None) or (log.wants_confidence and confidence is None):
+                if (
+                    (log.wants_scores and scores is None)
+                    or (log.wants_confidence and confidence is None)
+                    or (log.wants_certainty and certainty is None)
+                ):
                     missing = NO_SIGNALS if not spec.head else f"{NO_SIGNALS} (head {spec.head!r})"
                 elif spec.logprobs and logprobs is None:
                     missing = "the trace spec asks for logprobs, and the request does not: set logprobs=0"
@@ -205,6 +224,8 @@ class MonitoredScheduler(Base):
                         finished and j == last,
                     )
                     log.last_token = token
+                if certainty is not None and log.wants_certainty:
+                    log.certainty += sum(certainty[row : row + len(tokens)])
                 if finished or missing or spec.live:
                     self._report(output, log, finished, missing)
 
@@ -214,9 +235,9 @@ class MonitoredScheduler(Base):
         if finished:
             self._monitor.drop(key)
             self._freed.discard(key)
-            report = {"error": missing} if missing else log.to_dict()
+            report = {"error": missing} if missing else self._export(log)
             output.kv_transfer_params = _with(output.kv_transfer_params, report)
-            if log.spec.live:
+            if log.spec.live and self._serves:
                 output.stop_reason = _as_stop_reason(output.kv_transfer_params)
         elif missing:
             # Going on would mean that nothing is ever pruned, and nobody told.
@@ -237,25 +258,25 @@ class MonitoredScheduler(Base):
 
     def _end_early(self, outputs: dict[int, EngineCoreOutputs]) -> None:
         """Finish the pruned and the refused, and report them with this step's outputs."""
-        results: dict[str, dict[str, Any]] = {
+        results: dict[str, Any] = {
             key: {"error": error} for key, error in self._refused.items() if self.requests[key].num_output_tokens
         }
         # The end of one trace may be what another one's group was waiting for.
         while True:
             condemned = (self._condemned | self._monitor.take_verdicts().keys()) & self._monitor.logs.keys()
             self._condemned = set()
-            results = {str(key): self._monitor.logs[key].to_dict() for key in condemned} | results
+            results = {str(key): self._export(self._monitor.logs[key]) for key in condemned} | results
             if not results:
                 return
             self._finish(results, outputs)
             results = {}
 
-    def _finish(self, results: dict[str, dict[str, Any]], outputs: dict[int, EngineCoreOutputs]) -> None:
+    def _finish(self, results: dict[str, Any], outputs: dict[int, EngineCoreOutputs]) -> None:
         reasons = {}
         for key, result in results.items():
             log = self._monitor.logs.get(key)
-            live = log is not None and log.spec.live
-            plain = "refused" if "error" in result else "pruned"
+            live = log is not None and log.spec.live and self._serves
+            plain = "refused" if key in self._refused else "pruned"
             reasons[key] = _as_stop_reason({CONFIG_KEY: result}) if live else plain
         for request in self.finish_requests(set(results), RequestStatus.FINISHED_STOPPED):
             result = results[request.request_id]
@@ -272,13 +293,19 @@ class MonitoredScheduler(Base):
             )
 
 
+@lru_cache(maxsize=64)
+def _parse(text: str) -> TraceSpec:
+    """A spec in its wire form, which all traces of a question share."""
+    return TraceSpec.parse(text)
+
+
 def _logprobs_of(output: EngineCoreOutput) -> list[float] | None:
     """Log-probabilities of the new tokens, which vLLM's sampler was asked for with ``logprobs=0``."""
     found, output.new_logprobs = output.new_logprobs, None  # the front end would take long over each token
     return None if found is None else [float(logprob) for logprob in found.logprobs[:, 0]]
 
 
-def _with(params: dict[str, Any] | None, log: dict[str, Any]) -> dict[str, Any]:
+def _with(params: dict[str, Any] | None, log: Any) -> dict[str, Any]:
     return {**(params or {}), CONFIG_KEY: log}
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from arrol_tts.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,13 +28,13 @@ def load_weights(worker: Any, named_tensors: Iterable[tuple[str, torch.Tensor]])
             device. Each worker takes its own shard of them.
 
     Raises:
-        ValueError: when they are not this model's. The engine cannot be used afterwards.
+        InputError: when they are not this model's. The engine cannot be used afterwards.
     """
     runner = worker.model_runner
     try:
         runner.reload_weights(weights_iterator=iter(named_tensors))
     except Exception as error:  # each loader of vLLM refuses in its own way
-        raise ValueError(
+        raise InputError(
             f"the weights do not fit the engine's model ({type(error).__name__}: {str(error)[:200]}): load the "
             "engine again, and push all weights of the same architecture under the names of its checkpoint"
         ) from error

@@ -2,7 +2,8 @@
 
 After the forward pass, outside CUDA graphs and torch.compile, the last-layer states and the logits of
 all rows that are sampled from lie in the model runner. One pass over all of them gives the head's
-score and DeepConf's confidence; a few floats per row leave the device, attached to the step's output.
+score, DeepConf's confidence and the self-certainty; a few floats per row leave the device, attached to
+the step's output.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
 from arrol_tts.engine.base import DEFAULT_TOP_K
-from arrol_tts.engine.signals import token_confidence
-from arrol_tts.engine.vllm_plugin import named_heads, require
+from arrol_tts.engine.handover import named_heads
+from arrol_tts.engine.signals import self_certainty, token_confidence
+from arrol_tts.engine.vllm_plugin import require
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
 from arrol_tts.head import QualityHead
 
@@ -82,7 +84,7 @@ class QualityHeadWorker(BaseWorker):
         """Load a head, or replace the one of that name; reachable through ``collective_rpc``.
 
         Raises:
-            ValueError: when the head is not for a model of this hidden size.
+            HeadError: when the head is not for a model of this hidden size.
         """
         head = QualityHead.from_pretrained(path)
         head.config.check_model(hidden_size=self.model_config.get_hidden_size())
@@ -122,7 +124,7 @@ class QualityHeadWorker(BaseWorker):
         if state is None or not isinstance(state.hidden_states, torch.Tensor):
             return None  # not the last pipeline stage: its output carries no tokens either
         if self.use_v2_model_runner:
-            rows, hidden, logits = _rows_of_runner_v2(runner, state, wanted.confidence)
+            rows, hidden, logits = _rows_of_runner_v2(runner, state, wanted.confidence or wanted.self_certainty)
         else:
             rows, hidden, logits = _rows_of_runner_v1(runner, state)
         scored = [name for name in wanted.heads if name in self.arrol_heads]
@@ -132,6 +134,9 @@ class QualityHeadWorker(BaseWorker):
             if wanted.confidence:
                 assert logits is not None
                 values.append(token_confidence(logits, self._arrol_top_k))
+            if wanted.self_certainty:
+                assert logits is not None
+                values.append(self_certainty(logits))
         if not values and not wanted.features:
             return None
         table = torch.stack(values) if values else hidden.new_zeros(0)
@@ -146,12 +151,13 @@ class QualityHeadWorker(BaseWorker):
         def attach(output: ModelRunnerOutput) -> ModelRunnerOutput:
             if ready is not None:
                 ready.synchronize()
-            lists = table.tolist()
+            lists = iter(table.tolist())
             output.arrol_signals = Signals(
                 rows,
-                dict(zip(scored, lists, strict=False)),
-                lists[-1] if wanted.confidence else None,
-                features.numpy() if features is not None else None,
+                scores={name: next(lists) for name in scored},
+                confidence=next(lists) if wanted.confidence else None,
+                features=features.numpy() if features is not None else None,
+                self_certainty=next(lists) if wanted.self_certainty else None,
             )
             return output
 

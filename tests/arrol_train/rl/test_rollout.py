@@ -24,7 +24,6 @@ from arrol_tts.stopping import TraceSpec
 from tests.arrol_train.conftest import restore_pocket
 
 if TYPE_CHECKING:
-    from arrol_tts.engine.transformers_engine import TransformersEngine
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm")
@@ -409,11 +408,6 @@ def test_head_buffer_and_calibration_come_back_and_another_config_is_refused(
 def test_a_policy_that_needs_a_head_is_refused_without_one(engine: VLLMEngine) -> None:
     with pytest.raises(ValueError, match="needs a head"):
         PrunedRollout(engine, ROWS, pocket_reward, CONFIG)
-
-
-def test_an_engine_that_cannot_take_new_weights_is_refused(transformers_engine: TransformersEngine) -> None:
-    with pytest.raises(ValueError, match="TransformersEngine cannot take new weights"):
-        PrunedRollout(transformers_engine, ROWS, pocket_reward, CONFIG, online_head())  # type: ignore[arg-type]
 
 
 def test_rows_without_prompt_or_with_two_answers_are_refused(engine: VLLMEngine) -> None:

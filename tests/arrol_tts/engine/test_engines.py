@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -186,6 +187,26 @@ def test_a_stopped_question_ends_at_once_and_the_others_go_on(engine: Engine, tr
         whole = full[trace.question_id, trace.sample_id].token_ids or []
         assert trace.token_ids == whole[: trace.num_tokens]
         assert (trace.finish_reason == "cancelled") == (trace.num_tokens < len(whole))
+
+
+def test_whoever_takes_a_trace_decides_whether_its_question_goes_on(engine: Engine) -> None:
+    deciders = []
+
+    def decide(trace: Trace) -> str:
+        deciders.append(threading.current_thread())
+        return ""
+
+    assert len(list(engine.sample(QUESTIONS[:1], replace(SAMPLING, n=3, max_tokens=8), stop_question=decide))) == 3
+    assert deciders == [threading.current_thread()] * 3
+
+
+def test_an_error_of_the_callers_own_ends_its_call_and_no_other(engine: Engine) -> None:
+    def decide(trace: Trace) -> str:
+        raise LookupError("the caller's own")
+
+    with pytest.raises(LookupError, match="the caller's own"):
+        list(engine.sample(QUESTIONS, SAMPLING, stop_question=decide))
+    assert len(list(engine.sample(QUESTIONS[:1], replace(SAMPLING, n=2, max_tokens=8)))) == 2
 
 
 def test_confidence_floor_runs_the_warm_up_first_and_stops_the_rest_early(

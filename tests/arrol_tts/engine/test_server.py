@@ -161,6 +161,35 @@ def test_log_probabilities_come_over_http(engine: ServerEngine, vllm_engine: VLL
         np.testing.assert_allclose(served[key].logprobs, local[key].logprobs, atol=1e-3)
 
 
+def test_every_sampling_parameter_and_self_certainty_go_over_http(
+    engine: ServerEngine, vllm_engine: VLLMEngine
+) -> None:
+    tokenizer = vllm_engine._tokenizer
+    sampling = replace(
+        SAMPLING,
+        n=4,
+        max_tokens=80,
+        min_tokens=24,
+        top_k=12,
+        min_p=0.02,
+        repetition_penalty=1.1,
+        presence_penalty=0.2,
+        frequency_penalty=0.1,
+        stop=("=",),
+        stop_token_ids=(tokenizer.encode("9")[0],),
+    )
+    spec = TraceSpec(self_certainty=True)
+    served = by_id(list(engine.sample(QUESTIONS[:4], sampling, spec)))
+    local = by_id(list(vllm_engine.sample(QUESTIONS[:4], sampling, spec)))
+    same = [key for key in local if served[key].token_ids == local[key].token_ids]
+    assert len(same) >= len(local) - 2
+    for key in same:
+        ours, theirs = served[key], local[key]
+        assert (ours.text, ours.finish_reason) == (theirs.text, theirs.finish_reason)
+        assert ours.meta["self_certainty"] == pytest.approx(theirs.meta["self_certainty"], abs=1e-4)
+    assert {trace.finish_reason for trace in local.values()} == {"stop"}
+
+
 def test_hundreds_of_traces_in_flight_are_pruned_group_by_group(engine: ServerEngine) -> None:
     traces = by_id(list(engine.sample(QUESTIONS, SAMPLING, PRUNED)))
     assert len(traces) == 320

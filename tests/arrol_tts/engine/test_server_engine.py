@@ -17,7 +17,7 @@ from arrol_tts.consensus import Consensus
 from arrol_tts.engine import server_engine
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.server_engine import ServerEngine
-from arrol_tts.errors import ServerError
+from arrol_tts.errors import InputError, ServerError
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace
 
@@ -37,6 +37,7 @@ class StandIn(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 128
+    owner = "somebody"
 
     def __init__(self, answer: Callable[[dict[str, Any]], Answer], info: Any = None, model: str = "m") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -72,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            self.reply(200, {"data": [{"id": self.server.model}]})
+            self.reply(200, {"data": [{"id": self.server.model, "owned_by": self.server.owner}]})
         elif self.path == "/arrol/info" and self.server.info:
             self.reply(200, self.server.info)
         else:
@@ -286,6 +287,97 @@ def test_scores_need_the_plug_in_and_the_error_says_how_to_start_it(start: Start
         ):
             sample(server.url, spec)
     assert server.requests == []
+
+
+def test_self_certainty_needs_the_plug_in(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    with pytest.raises(InputError, match=r"self-certainty needs arrol's plug-in.*method='majority' or 'deepconf'"):
+        sample(server.url, TraceSpec(self_certainty=True))
+    assert server.requests == []
+
+
+def ask_once(url: str, sampling: Sampling) -> None:
+    engine = ServerEngine(url)
+    try:
+        list(engine.sample(QUESTIONS[:1], sampling))
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_k", 20),
+        ("min_p", 0.1),
+        ("repetition_penalty", 1.1),
+        ("min_tokens", 3),
+        ("stop_token_ids", (7,)),
+    ],
+)
+def test_what_openais_api_has_not_is_refused_by_servers_other_than_vllms(
+    start: Start, name: str, value: Any
+) -> None:
+    server = start(lambda request: (200, completion()))
+    with pytest.raises(InputError, match=rf"{server.url}: {name}=.* is not in OpenAI's API.*leave {name} out"):
+        ask_once(server.url, Sampling(n=1, **{name: value}))
+    assert server.requests == []
+
+
+def test_what_openais_api_has_is_sent_to_any_server(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    ask_once(server.url, Sampling(n=1, presence_penalty=0.5, frequency_penalty=-0.25, stop=("x",), top_p=0.5))
+    (request,) = server.requests
+    assert (request["presence_penalty"], request["frequency_penalty"]) == (0.5, -0.25)
+    assert (request["stop"], request["top_p"]) == (["x"], 0.5)
+
+
+def test_vllms_servers_are_told_every_parameter(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    server.owner = "vllm"
+    vllms_own: dict[str, Any] = {
+        "top_k": 4,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "min_tokens": 3,
+        "stop_token_ids": (7,),
+    }
+    ask_once(server.url, Sampling(n=1, **vllms_own))
+    ask_once(server.url, Sampling(n=1))
+    assert [[request[name] for name in vllms_own] for request in server.requests] == [
+        [4, 0.1, 1.1, 3, [7]],
+        # A model's generation_config would fill in what is left out.
+        [0, 0.0, 1.0, 0, []],
+    ]
+
+
+def test_the_traces_of_a_question_share_one_spec(start: Start) -> None:
+    server = start(lambda request: (200, completion() | {"kv_transfer_params": {"arrol": {"scores": []}}}), INFO)
+    sample(server.url, TraceSpec(score_finish=True))
+    specs = [request["vllm_xargs"]["arrol"] for request in server.requests]
+    assert len(specs) == 12
+    assert len(set(specs)) == len(QUESTIONS)
+
+
+def test_a_reason_to_stop_cancels_what_a_question_still_has_running(start: Start) -> None:
+    slow = threading.Event()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        if request["seed"] != SAMPLING.seed_of("q0", 1):
+            slow.wait(20)
+        return 200, completion()
+
+    server = start(answer)
+    engine = ServerEngine(server.url)
+    traces = list(
+        engine.sample(QUESTIONS[:1], SAMPLING, stop_question=lambda trace: f"{trace.sample_id} is enough")
+    )
+    slow.set()
+    engine.close()
+    assert [(t.sample_id, t.finish_reason, t.detail) for t in traces] == [
+        (1, "stop", ""),
+        (0, "cancelled", "1 is enough"),
+        (2, "cancelled", "1 is enough"),
+    ]
 
 
 def test_scores_need_a_head_in_the_server(start: Start) -> None:

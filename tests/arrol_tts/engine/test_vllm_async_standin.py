@@ -185,7 +185,7 @@ def test_a_group_whose_last_member_never_comes_prunes_the_others_with_a_standin_
             engine.abort("other")
             engine.submit("another", PROMPT, 100, None)
         if step == 30 and end == "patience":
-            monkeypatch.setattr("arrol_tts.stopping.groups.PATIENCE_SECONDS", 0.0)
+            monkeypatch.setattr("arrol_tts.stopping.rules.base.PATIENCE_SECONDS", 0.0)
 
     ended = engine.run(between=lose_the_last)
     ranked = sorted(("r0", "r1", "r2"), key=lambda name: score_of(name, 7))

@@ -56,7 +56,7 @@ def test_a_score_is_read_from_the_requests_own_row_not_from_the_next_free_one(
         done |= {output.request_id: output for output in vllm_engine._loop.engine.step() if output.finished}
     for name, position in positions.items():
         scores, _ = reference.read(QUESTION.text, done[name].outputs[0].token_ids)
-        ((found, score),) = done[name].kv_transfer_params["arrol"]["scores"]
+        ((found, score),) = done[name].kv_transfer_params["arrol"].scores.items()
         assert found == position
         assert score == pytest.approx(float(scores[position]), abs=SCORE_TOLERANCE)
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Monitor, Threshold, TraceSpec, groups
+from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Monitor, Threshold, TraceSpec
+from arrol_tts.stopping.rules import base
 
 KEEP_HALF = TraceSpec(group="g", size=4, score_at=(5,), score_finish=True, rules=(KeepShare(5, 0.5),))
 
@@ -89,14 +90,14 @@ def test_group_with_members_that_were_never_submitted_goes_on_after_a_while(
         monitor.observe(key, 5, score=score)
     monitor.release()
     assert monitor.any_held
-    monkeypatch.setattr(groups, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(base, "PATIENCE_SECONDS", 0.0)
     monitor.release()
     assert not monitor.any_held
     assert set(monitor.take_verdicts()) == {"a"}
 
 
 def test_a_group_does_not_lose_patience_while_a_member_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(base, "PATIENCE_SECONDS", 0.0)
     monitor = monitor_of(KEEP_HALF, "abcd")
     monitor.observe("a", 5, score=0.1)
     monitor.release()

@@ -1,0 +1,124 @@
+"""What every stopping rule is: plain data that travels with a request, and a state for each group at work."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from arrol_tts.errors import InputError
+
+if TYPE_CHECKING:
+    from arrol_tts.stopping.log import TraceLog
+
+MAX_POSITION = 1 << 24
+MAX_GROUP_SIZE = 1 << 16
+"""Bounds on what a request may ask for: a rule can come from anybody who reaches the server."""
+
+PATIENCE_SECONDS = 5.0
+"""How long a group waits for members that were announced but never submitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a trace is stopped: the rule, the position, the trace's score there (None without), and words."""
+
+    rule: str
+    position: int
+    score: float | None
+    detail: str
+
+
+Verdicts = Iterator[tuple[Hashable, Verdict]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(ABC):
+    """When to stop a trace: a frozen dataclass whose fields are numbers.
+
+    Attributes:
+        kind: its name in serialised form.
+        at: detection position in generated tokens; 0 for rules that have none.
+        reads: the signal that it decides by, ``"score"`` or ``"confidence"``.
+        compares: whether it compares a group's traces, and so needs all of them in one engine.
+    """
+
+    kind: ClassVar[str]
+    reads: ClassVar[str] = "score"
+    compares: ClassVar[bool] = True
+
+    if TYPE_CHECKING:  # a field of most rules, which would take it for its default
+
+        @property
+        def at(self) -> int: ...
+
+    @abstractmethod
+    def start(self, size: int) -> GroupState:
+        """The rule's state in a group of that many traces that is only beginning."""
+
+
+class GroupState:
+    """One rule at work in one group.
+
+    Attributes:
+        waiting: traces that must not be computed until the rule has decided.
+        members: traces of the group that the engine has now.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.waiting: set[Hashable] = set()
+        self.members: set[Hashable] = set()
+        self.joined = 0
+        self.last_arrival = time.monotonic()
+
+    def join(self, key: Hashable) -> None:
+        """A trace of the group was submitted."""
+        self.members.add(key)
+        self.joined += 1
+        self.last_arrival = time.monotonic()
+
+    def observe(self, key: Hashable, log: TraceLog, score: float | None, finished: bool) -> Verdicts:
+        """Take in the step that made the trace ``log.length`` long."""
+        raise NotImplementedError
+
+    def leave(self, key: Hashable, log: TraceLog) -> Verdicts:
+        """A trace ended, in whatever way."""
+        self.members.discard(key)
+        self.waiting.discard(key)
+        return iter(())
+
+    def unstick(self) -> Verdicts:
+        """Let somebody go on although the rule is not ready to decide: it would wait for ever."""
+        raise NotImplementedError
+
+    def wait(self, key: Hashable) -> None:
+        """Let a trace wait."""
+        self.waiting.add(key)
+        self.last_arrival = time.monotonic()
+
+    @property
+    def expects_members(self) -> bool:
+        """Whether announced members have yet to be submitted, and may still come: requests over a network
+        arrive one by one, while the first of them may already wait."""
+        return self.joined < self.size and time.monotonic() - self.last_arrival <= PATIENCE_SECONDS
+
+    @property
+    def waits_in_vain(self) -> bool:
+        """Whether all that were submitted are waiting, and no other came for a while."""
+        idle = time.monotonic() - self.last_arrival > PATIENCE_SECONDS
+        return idle and self.waiting == self.members
+
+
+def check_number(name: str, value: object, low: float, high: float, kind: type) -> None:
+    """Refuse what is no number of a kind, or out of its bounds.
+
+    Raises:
+        InputError: naming the value and the bounds.
+    """
+    wrong_type = isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float))
+    if wrong_type or not (low <= value <= high):  # type: ignore[operator]
+        wanted = "a whole number" if kind is int else "a number"
+        raise InputError(f"{name} is {value!r}; it must be {wanted} from {low:g} to {high:g}")

@@ -1,0 +1,48 @@
+"""``arrol-train collect`` without vLLM: the transformers engine collects what vLLM would."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from arrol_train.cli import app
+from arrol_tts.pocket import POCKET_MODEL, questions
+from arrol_tts.store import TraceStore
+
+ASKED = list(itertools.islice(questions("train", 5), 2))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps({"question": q.text, "answer": q.answer}) + "\n" for q in ASKED))
+    return path
+
+
+def collect(data: Path, *options: str) -> tuple[int, str]:
+    arguments = ["collect", "--model", str(POCKET_MODEL), "--data", str(data), "--out", str(data.parent / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--max-tokens", "60", "--n", "2", *options])
+    return result.exit_code, result.output
+
+
+def test_the_transformers_engine_collects(data: Path) -> None:
+    code, output = collect(data, "--engine", "transformers", "--positions", "16")
+    assert code == 0, output
+    traces = list(TraceStore(data.parent / "out" / "traces"))
+    assert len(traces) == 4
+    for trace in traces:
+        assert set(trace.features) == {k for k in (16, trace.num_tokens - 1) if k < trace.num_tokens}
+        assert all(vector.shape == (128,) for vector in trace.features.values())
+        assert trace.confidence is not None
+        assert trace.correct is not None
+
+
+def test_an_unknown_engine_is_refused_before_anything_is_written(data: Path) -> None:
+    code, output = collect(data, "--engine", "tgi")
+    assert code == 2
+    assert "--engine tgi: use auto, vllm, transformers" in output
+    assert not (data.parent / "out").exists()
