@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,demo,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval demo test test-slow test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-voting bench-rl reproduce pocket clean
+.PHONY: setup eval demo test test-slow test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-voting bench-equality bench-rl reproduce pocket clean
 
 setup: $(READY)
 
@@ -59,6 +59,10 @@ bench-engine: setup
 
 bench-voting: setup
 	$(BIN)/python -m evals.bench.voting
+
+# Agreement of equality with judged pairs of answers, beside math-verify's.
+bench-equality: setup
+	$(BIN)/python -m evals.bench.equality compare
 
 # Needs Chromium, from the system.
 bench-demo: setup
