@@ -58,6 +58,7 @@ _VALUE_START = re.compile(r"[`*]{0,4}(?:[a-zA-Z]\s?=)?\s?[-+−–$£€¥\\(\[{
 _HEADINGS = re.compile(
     r"\W{0,9}(?:final|answer|conclusion|summary|solution|result|verification|check|explanation|note)\b", re.I
 )
+_CHAIN = re.compile(r"[^,=<>]{1,200}=[^,=<>a-zA-Z\\]{1,200}=\s{0,9}(-?[0-9][0-9.,/]{0,50})")  # m+n = 2+3 = 5
 _MAX_TRIES = 50
 
 
@@ -89,7 +90,8 @@ def extract_answer(text: str, *, choices: bool = False) -> str | None:
         part = _before_next_question(_SPECIAL.sub("\n", part))
         answer = _choice(part) if choices else _marked(part) or conclusion(part)
         if answer:
-            return answer
+            chain = _CHAIN.fullmatch(answer)
+            return chain[1] if chain else answer
     return None
 
 

@@ -92,6 +92,7 @@ _VALUE = re.compile(
     r"|\s?(?:×|\\times|\\cdot|\*|x|·)\s?10\s?(?:\^\s?(?:\{\s?[-−]?[0-9]+\s?\}|[-−]?[0-9]+)|[⁻]?[⁰¹²³⁴-⁹]+))?"
     r")(?:\s?\\?%)?"
 )
+_ANY_VALUE = re.compile(r"[0-9√π]|\\(?:pi|sqrt|[dt]?frac)")
 _EUROPEAN = re.compile(
     r"(?<![0-9.,])(-?[0-9]{1,9}),([0-9]{1,2})(?=\s?(?:[a-zA-ZäöüÄÖÜ]{2,20}\b(?<!and)(?<!or)|€|%))"
 )
@@ -160,6 +161,8 @@ def conclusion(text: str) -> str | None:
 
 def _last_value(text: str) -> tuple[int, int] | None:
     """Where the last value of a text stands, looked for from its end."""
+    if not _ANY_VALUE.search(text):
+        return None
     size = _MAX_STATEMENT
     while True:
         base = max(len(text) - size, 0)

@@ -1,10 +1,11 @@
-"""How often equality errs: 200 pairs of answers to the same question that a person judged, beside math-verify.
+"""How often equality errs: 200 judged pairs of answers to the same question, beside math-verify.
 
 ``make bench-equality`` compares `tests/arrol_tts/answers/judged_pairs.jsonl` with what `answers_equal` and
-math-verify say. The pairs were drawn once from recorded samples with a fixed seed (``draw``), and judged from the two
-strings alone, before either program was asked. Three strata show both kinds of error: pairs that equality merged when
-they were drawn; pairs that it kept apart though the same numbers occur in both; and other pairs that it kept apart.
-The shares of a stratum are of that stratum, not of all pairs that occur.
+math-verify say. The pairs were drawn once from recorded samples with a fixed seed (``draw``) and judged one by
+one from the two strings, before either program was asked: same, different, or unclear without the question.
+Three strata show both kinds of error: pairs that equality merged when they were drawn; pairs that it kept apart
+though the same numbers occur in both; and other pairs that it kept apart. So shares are of these strata, not of
+all pairs that occur; and pairs of one question resemble each other, more than the interval knows.
 """
 
 from __future__ import annotations
@@ -85,13 +86,20 @@ def draw(data: Path, out: Path) -> None:
 def compare() -> None:
     """Compare the verdicts with answers_equal and math-verify, and write evals/results/equality.json."""
     pairs = list(_rows(JUDGED))
-    figures: dict[str, Any] = {
-        "pairs": len(pairs),
-        "unclear": sum(pair["verdict"] == "unclear" for pair in pairs),
+    results = {
         "answers_equal": agreement(pairs, answers_equal),
         "math_verify": agreement(pairs, math_verify_equal),
     }
-    typer.echo(json.dumps(figures, indent=1, ensure_ascii=False))
+    for name, result in results.items():
+        for kind in ("false_merges", "missed_merges"):
+            for a, b in result[kind]:
+                typer.echo(f"{name}, {kind}: {a}  |  {b}")
+            result[kind] = len(result[kind])
+    figures = {
+        "pairs": len(pairs),
+        "unclear": sum(pair["verdict"] == "unclear" for pair in pairs),
+        **results,
+    }
     typer.echo(f"written to {write_result('equality', figures, [SEED], 'python -m evals.bench.equality compare')}")
 
 
@@ -120,7 +128,7 @@ def agreement(pairs: list[dict[str, str]], equal: Callable[[str, str], bool]) ->
     return {
         "agreement": right / judged,
         "interval": wilson_interval(right, judged),
-        "by_stratum": {name: [agree[name], total[name]] for name in SIZES},
+        "by_stratum": {name: {"agree": agree[name], "judged": total[name]} for name in SIZES},
         "false_merges": merges,
         "missed_merges": misses,
     }

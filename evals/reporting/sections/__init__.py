@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import demo, engine, head, pocket, reproduce, rl, voting
+from . import demo, engine, equality, head, pocket, reproduce, rl, voting
 from .base import Section
 from .parts import details, every_figure
 
@@ -22,6 +22,7 @@ SECTIONS: dict[str, Section] = {
     "head": head.SECTION,
     "engine": engine.SECTION,
     "voting": voting.SECTION,
+    "equality": equality.SECTION,
     "demo": demo.SECTION,
 }
 """``{benchmark: its section}``, in the order of the page."""

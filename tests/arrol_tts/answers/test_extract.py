@@ -143,6 +143,7 @@ STATED = [
     ("The final answer is $(1,2)$ and $(2,1)$.", "(1,2), (2,1)"),
     ("The answer is $a$ and $b$ is free.", "a"),
     ("The answer is 1 in 6.", "1 in 6"),
+    ("Answer: m+n = 256+37 = 293", "293"),
     ("The answer is 7 (seven).", "7"),
 ]
 LANGUAGES = [
