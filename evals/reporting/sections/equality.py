@@ -31,11 +31,11 @@ def show(figures: Figures) -> Iterator[str]:
     )
     low, high = ours["interval"]
     yield (
-        f"**What it means.** Of {figures['pairs'] - figures['unclear']} pairs that could be judged, answers_equal is "
-        f"right on {ours['agreement']:.1%} [{low:.1%}, {high:.1%}], with {ours['false_merges']} false and "
+        f"**What it means.** Of {figures['pairs'] - figures['unclear']} pairs that could be judged, answers_equal "
+        f"is right on {ours['agreement']:.1%} [{low:.1%}, {high:.1%}], with {ours['false_merges']} false and "
         f"{ours['missed_merges']} missed merges; math-verify on {theirs['agreement']:.1%}, with "
-        f"{theirs['false_merges']} and {theirs['missed_merges']}, most of the missed ones lists of complex roots of "
-        "one question. The strata were drawn by answers_equal itself, and the samples are ones it was developed "
+        f"{theirs['false_merges']} and {theirs['missed_merges']}, most of the missed ones lists of complex roots "
+        "of one question. The strata were drawn by answers_equal itself, and the samples are ones it was developed "
         "with, so other questions may show more. Pairs of one question resemble each other, which the interval "
         "does not know."
     )

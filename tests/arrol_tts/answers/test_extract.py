@@ -369,9 +369,9 @@ def test_no_garbled_text_raises_or_takes_long_in_eight_threads() -> None:
         "the 3 ",
     ],
 )
-def test_extraction_from_a_megabyte_takes_less_than_five_seconds(text: str) -> None:
-    megabyte = text * (1_000_000 // len(text))
+def test_extraction_from_a_quarter_of_a_megabyte_takes_less_than_three_seconds(text: str) -> None:
+    long = text * (250_000 // len(text))
     start = time.thread_time()
-    extract_answer(megabyte)
-    extract_answer(megabyte, choices=True)
-    assert time.thread_time() - start < 5
+    extract_answer(long)
+    extract_answer(long, choices=True)
+    assert time.thread_time() - start < 3
