@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arrol_tts.answers import group_answers
+from arrol_tts.answers import Equality, PercentSign, group_answers
 from arrol_tts.calibration import logit
 from arrol_tts.confidence import WINDOW, measures
 from arrol_tts.errors import InputError
@@ -37,7 +37,13 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
 
 
 def trace_features(
-    traces: Sequence[Trace], signals: Sequence[str], *, window: int = WINDOW, tail: int = WINDOW
+    traces: Sequence[Trace],
+    signals: Sequence[str],
+    *,
+    window: int = WINDOW,
+    tail: int = WINDOW,
+    equality: Equality = "math",
+    percent: PercentSign = "fraction",
 ) -> NDArray[np.float64]:
     """Features of a question's voting traces, float64 ``[num_traces, num_features]``.
 
@@ -50,6 +56,7 @@ def trace_features(
         signals: keys of `FEATURES`; their features come in that order.
         window: tokens in a sliding window of the confidence measures.
         tail: tokens in their tail.
+        equality, percent: what makes two answers the same, see `arrol_tts.vote`.
 
     Raises:
         InputError: an unknown signal, or one that a trace lacks.
@@ -73,7 +80,7 @@ def trace_features(
                 found = measures(recorded, window=window, tail=tail)
                 columns += [_standardise(getattr(found, name)) for name in FEATURES[signal]]
             case "agreement":
-                groups = group_answers([trace.answer for trace in traces])
+                groups = group_answers([trace.answer for trace in traces], equality=equality, percent=percent)
                 votes = Counter(groups)
                 columns.append(np.log([votes[group] / len(traces) for group in groups]))
             case "length":
@@ -93,6 +100,7 @@ class CombinedVoter:
         window: tokens in a sliding window of the confidence measures.
         tail: tokens in their tail.
         cross_validation: what `fit_combined` measured on held-out questions.
+        equality, percent: what makes two answers agree, as it was fitted; a vote with it wants the same.
     """
 
     signals: tuple[str, ...]
@@ -100,6 +108,8 @@ class CombinedVoter:
     window: int = WINDOW
     tail: int = WINDOW
     cross_validation: dict[str, float] = field(default_factory=dict)
+    equality: Equality = "math"
+    percent: PercentSign = "fraction"
 
     @property
     def name(self) -> str:
@@ -108,12 +118,25 @@ class CombinedVoter:
 
     def __call__(self, traces: Sequence[Trace]) -> NDArray[np.float64]:
         """Weights of a question's voting traces, float64 ``[num_traces]``, the largest 1."""
-        features = trace_features(traces, self.signals, window=self.window, tail=self.tail)
+        features = trace_features(
+            traces,
+            self.signals,
+            window=self.window,
+            tail=self.tail,
+            equality=self.equality,
+            percent=self.percent,
+        )
         utility = features @ np.array(self.coefficients)
         return np.asarray(np.exp(utility - utility.max()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-serialisable values, for `from_dict`."""
+        """Plain JSON-serialisable values, for `from_dict`.
+
+        Raises:
+            InputError: the equality is a function, which cannot be written down.
+        """
+        if callable(self.equality):
+            raise InputError("this voter's equality is a function, which cannot be stored; name one to store it")
         return {"features": [f for s in self.signals for f in FEATURES[s]], **asdict(self)}
 
     @classmethod
@@ -137,6 +160,8 @@ class CombinedVoter:
                 int(state["window"]),
                 int(state["tail"]),
                 dict(state["cross_validation"]),
+                state.get("equality", "math"),
+                state.get("percent", "fraction"),
             )
         except KeyError as error:
             raise InputError(f"the stored voter lacks {error}; write it with to_dict") from error
@@ -151,6 +176,8 @@ def fit_combined(
     penalty: float = 1.0,
     folds: int = 5,
     seed: int = 0,
+    equality: Equality = "math",
+    percent: PercentSign = "fraction",
 ) -> CombinedVoter:
     """Fit the combined method on recorded questions with ``Trace.correct`` set.
 
@@ -162,6 +189,7 @@ def fit_combined(
         penalty: strength of the ridge penalty on the coefficients of the scaled features.
         folds: parts the questions are dealt into for `cross_val_vote`; 0 skips cross-validation.
         seed: seed of the dealing.
+        equality, percent: what makes two answers the same, see `arrol_tts.vote`.
 
     Returns:
         The voter; its ``cross_validation`` holds ``questions``, ``folds``, and the ``accuracy`` and
@@ -174,19 +202,28 @@ def fit_combined(
     voters = [[trace for trace in traces if answered(trace)] for traces in questions]
     voters = [traces for traces in voters if traces]
     chosen = _shared_signals(voters) if signals is None else tuple(signals)
-    coefficients = _maximise([_sample(v, chosen, window, tail) for v in voters], penalty)
+    coefficients = _maximise([_sample(v, chosen, window, tail, equality, percent) for v in voters], penalty)
     cross_validation: dict[str, float] = {}
     if folds:
         held_out = cross_val_vote(
-            voters, signals=chosen, window=window, tail=tail, penalty=penalty, folds=folds, seed=seed
+            voters,
+            signals=chosen,
+            window=window,
+            tail=tail,
+            penalty=penalty,
+            folds=folds,
+            seed=seed,
+            equality=equality,
+            percent=percent,
         )
         cross_validation = {
             "questions": len(voters),
             "folds": folds,
             "accuracy": sum(bool(r.correct) for r in held_out) / len(voters),
-            "majority_accuracy": sum(bool(vote(v).correct) for v in voters) / len(voters),
+            "majority_accuracy": sum(bool(vote(v, equality=equality, percent=percent).correct) for v in voters)
+            / len(voters),
         }
-    return CombinedVoter(chosen, tuple(coefficients.tolist()), window, tail, cross_validation)
+    return CombinedVoter(chosen, tuple(coefficients.tolist()), window, tail, cross_validation, equality, percent)
 
 
 def cross_val_vote(
@@ -215,21 +252,32 @@ def cross_val_vote(
         fit_combined([q for q, f in zip(questions, fold, strict=True) if f != k], folds=0, **fit_options)
         for k in range(folds)
     ]
-    return [vote(traces, fitted[k]) for traces, k in zip(questions, fold, strict=True)]
+    return [
+        vote(traces, fitted[k], equality=fitted[k].equality, percent=fitted[k].percent)
+        for traces, k in zip(questions, fold, strict=True)
+    ]
 
 
 Sample = tuple[NDArray[np.float64], NDArray[np.bool_]]
 """Features ``[num_traces, num_features]`` and labels ``[num_traces]`` of a question."""
 
 
-def _sample(traces: Sequence[Trace], signals: Sequence[str], window: int, tail: int) -> Sample:
+def _sample(
+    traces: Sequence[Trace],
+    signals: Sequence[str],
+    window: int,
+    tail: int,
+    equality: Equality,
+    percent: PercentSign,
+) -> Sample:
     for trace in traces:
         if trace.correct is None:
             raise InputError(
                 f"sample {trace.sample_id} of question {trace.question_id!r} has no label; set Trace.correct"
             )
     labels = np.array([trace.correct for trace in traces], dtype=bool)
-    return trace_features(traces, signals, window=window, tail=tail), labels
+    features = trace_features(traces, signals, window=window, tail=tail, equality=equality, percent=percent)
+    return features, labels
 
 
 def _maximise(samples: Sequence[Sample], penalty: float) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from arrol_tts.errors import InputError
 from arrol_tts.voting import Method, vote
 
 if TYPE_CHECKING:
+    from arrol_tts.answers import Equality, PercentSign
     from arrol_tts.trace import Trace
 
 
@@ -29,6 +30,8 @@ class Consensus:
             (Adaptive-Consistency, arXiv 2305.11860: 0.95); None: not by certainty.
         min_votes: never before so many traces have voted.
         method: voting method whose weights count; its weights are scaled to a mean of one vote.
+        equality: what makes two answers one, see `arrol_tts.vote`; None: the voter's.
+        percent: what a per cent sign means, likewise.
 
     Raises:
         InputError: when neither criterion is set, or a value is out of range.
@@ -38,6 +41,8 @@ class Consensus:
     certainty: float | None = None
     min_votes: int = 8
     method: str | Method = "majority"
+    equality: Equality | None = None
+    percent: PercentSign | None = None
 
     def __post_init__(self) -> None:
         if self.share is None and self.certainty is None:
@@ -48,17 +53,23 @@ class Consensus:
                 raise InputError(f"{name} is {value!r}; it must be in [0.5, 1)")
         if self.min_votes < 1:
             raise InputError(f"min_votes is {self.min_votes}; it must be at least 1")
+        if self.equality is not None or self.percent is not None:
+            from arrol_tts.answers import key_function
+
+            key_function(self.equality or "math", self.percent or "fraction")
 
     def reached(self, traces: Sequence[Trace], **options: Any) -> str:
         """Why no more traces are needed, in words; empty while they are.
 
         Args:
             traces: those of one question that have ended.
-            **options: of the voting method.
+            **options: of the vote and of its method.
         """
         votes = sum(trace.answer is not None for trace in traces)
         if votes < self.min_votes:
             return ""
+        own = {"equality": self.equality, "percent": self.percent}
+        options |= {name: value for name, value in own.items() if value is not None}
         table = vote(traces, self.method, **options).table
         leader = table[0]
         if self.share is not None and leader.share >= self.share:

@@ -7,10 +7,13 @@ import os
 import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from arrol_tts.errors import HeadError
+from arrol_tts.errors import HeadError, InputError
 from arrol_tts.files import file_sha256
+
+if TYPE_CHECKING:
+    from arrol_tts.answers import EqualityName, PercentSign
 
 CONFIG_FILE = "head_config.json"
 WEIGHTS_FILE = "head.safetensors"
@@ -35,6 +38,8 @@ class QualityHeadConfig:
             of ``solve``.
         engine: options that suit the base model in every engine (``top_k`` of the token confidence).
         voting: options of the voting methods that suit the base model, ``{method: options}``.
+        equality: what makes two answers one in the questions it is meant for, a name that `arrol_tts.vote` takes.
+        percent: what a per cent sign means there, ``fraction`` or ``unit``.
         prompt: chat messages that put a question to the base model, ``{"role", "content"}``, the last with
             ``{question}``; without any, questions are asked as they are.
         metrics: how the head did on held-out questions; for people to read.
@@ -51,6 +56,8 @@ class QualityHeadConfig:
     sampling: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
     voting: dict[str, dict[str, Any]] = field(default_factory=dict)
+    equality: EqualityName = "math"
+    percent: PercentSign = "fraction"
     prompt: list[dict[str, str]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     base_revision: str | None = None
@@ -67,6 +74,13 @@ class QualityHeadConfig:
             raise HeadError(f"{CONFIG_FILE}: keep is {self.keep!r}; it must be in (0, 1]")
         if len(self.calibration) != 2:
             raise HeadError(f"{CONFIG_FILE}: calibration is {self.calibration!r}; it must be [a, b]")
+        if (self.equality, self.percent) != ("math", "fraction"):
+            from arrol_tts.answers import key_function
+
+            try:
+                key_function(self.equality, self.percent)
+            except InputError as error:
+                raise HeadError(f"{CONFIG_FILE}: {error}") from None
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> QualityHeadConfig:

@@ -16,6 +16,7 @@ from arrol_tts.voting import METHODS, Method, VoteResult, resolve_method, vote
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from arrol_tts.answers import Equality, PercentSign
     from arrol_tts.engine.base import Engine
     from arrol_tts.engine.load import EngineName
     from arrol_tts.events import Event
@@ -40,6 +41,11 @@ class WeightedVoter:
         method: voting method, a name in ``METHODS`` or a function ``traces -> weights``.
         extract: reads the answer off a finished trace's text; None: ``extract_answer``.
         prompt: how questions are put to the model; None: as the head's config says.
+        equality: what makes two answers one, see ``arrol_tts.vote``; None: as the head's config says, or ``math``.
+        percent: what a per cent sign means, ``fraction`` or ``unit``; None: likewise, else ``fraction``.
+
+    Raises:
+        InputError: there is no such equality or reading of per cent signs.
     """
 
     def __init__(
@@ -50,6 +56,8 @@ class WeightedVoter:
         method: str | Method = "quality",
         extract: Extractor | None = None,
         prompt: Prompt | None = None,
+        equality: Equality | None = None,
+        percent: PercentSign | None = None,
     ) -> None:
         from arrol_tts.prompts import Prompt
 
@@ -57,6 +65,12 @@ class WeightedVoter:
         self.method = method
         self.extract = extract or _extract_answer
         self.prompt = Prompt.from_messages(config.prompt if config else ()) if prompt is None else prompt
+        self.equality: Equality = equality or (config.equality if config else "math")
+        self.percent: PercentSign = percent or (config.percent if config else "fraction")
+        if equality is not None or percent is not None:  # the config has checked its own
+            from arrol_tts.answers import key_function
+
+            key_function(self.equality, self.percent)
         self._engine = engine
         self._make_engine: Callable[[], Engine] | None = None
 
@@ -72,6 +86,8 @@ class WeightedVoter:
         method: str | Method = "quality",
         extract: Extractor | None = None,
         prompt: Prompt | None = None,
+        equality: Equality | None = None,
+        percent: PercentSign | None = None,
         **engine_options: Any,
     ) -> WeightedVoter:
         """A voter from a quality head; the language model loads when the first question is asked.
@@ -86,6 +102,8 @@ class WeightedVoter:
             method: see the class.
             extract: see the class.
             prompt: see the class.
+            equality: see the class.
+            percent: see the class.
             **engine_options: passed to the engine, e.g. ``tensor_parallel_size=2``.
 
         Raises:
@@ -103,7 +121,9 @@ class WeightedVoter:
             from arrol_tts.engine.base import hidden_size_of
 
             config.check_model(hidden_size=hidden_size_of(model or config.base_model), model=model)
-        voter = cls(config=config, method=method, extract=extract, prompt=prompt)
+        voter = cls(
+            config=config, method=method, extract=extract, prompt=prompt, equality=equality, percent=percent
+        )
         if server is None:
             base_model = model or config.base_model
             voter._make_engine = lambda: load_engine(base_model, head=folder, engine=engine, **engine_options)
@@ -288,10 +308,11 @@ class WeightedVoter:
         Args:
             traces: see ``arrol_tts.vote``.
             method: voting method, by default the voter's.
-            **options: of ``arrol_tts.vote`` and of the method; by default those the head's config names.
+            **options: of ``arrol_tts.vote``, such as ``equality``, and of the method; by default the voter's and
+                those that the head's config names.
         """
         method = self.method if method is None else method
-        return vote(traces, method, **self._options(method) | options)
+        return vote(traces, method, **self._vote_options(method) | options)
 
     def close(self) -> None:
         """Free the language model."""
@@ -341,6 +362,9 @@ class WeightedVoter:
 
     def _votes(self, asking: Asking, method: str | Method) -> list[VoteResult]:
         return [self.vote(asking.group(question_id), method) for question_id in asking.question_ids]
+
+    def _vote_options(self, method: str | Method) -> dict[str, Any]:
+        return {"equality": self.equality, "percent": self.percent, **self._options(method)}
 
     def _options(self, method: str | Method) -> dict[str, Any]:
         if self.config is None or not isinstance(method, str):
@@ -408,7 +432,7 @@ class WeightedVoter:
             plan,
             extract=self.extract,
             reached=lambda traces: (
-                consensus.reached(traces, **self._options(consensus.method)) if consensus else ""
+                consensus.reached(traces, **self._vote_options(consensus.method)) if consensus else ""
             ),
             every=every,
         )

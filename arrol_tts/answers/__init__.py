@@ -29,11 +29,12 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from arrol_tts.answers.canonical import PercentSign
-from arrol_tts.answers.equality import Equality, key_function
+from arrol_tts.answers.equality import Equality, EqualityName, key_function
 from arrol_tts.answers.extract import Extractor, extract_answer
 
 __all__ = [
     "Equality",
+    "EqualityName",
     "Extractor",
     "PercentSign",
     "answers_equal",
@@ -66,7 +67,7 @@ def answers_equal(a: str, b: str, *, equality: Equality = "math", percent: Perce
 
     Raises:
         TypeError: an answer is no string.
-        ValueError: there is no such ``equality`` or ``percent``.
+        InputError: there is no such ``equality`` or ``percent``.
     """
     key = key_function(equality, percent)
     return _check(a) == _check(b) or key(a) == key(b)
@@ -87,7 +88,7 @@ def group_answers(
 
     Raises:
         TypeError: an answer is neither a string nor None, or a function of yours gives a key that has no hash.
-        ValueError: there is no such ``equality`` or ``percent``.
+        InputError: there is no such ``equality`` or ``percent``.
     """
     key = key_function(equality, percent)
     distinct = {_check(answer) for answer in answers if answer is not None}

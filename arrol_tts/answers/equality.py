@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from arrol_tts.answers.canonical import PercentSign, answer_key
+from arrol_tts.errors import InputError
 
 EqualityName = Literal["math", "text", "exact", "choice", "json"]
 Equality = EqualityName | Callable[[str], Hashable]
@@ -27,16 +28,16 @@ def key_function(equality: Equality = "math", percent: PercentSign = "fraction")
         percent: for ``math``: what a per cent sign means, a ``fraction`` (50% is 0.5) or a ``unit`` (50% is 50).
 
     Raises:
-        ValueError: there is no such equality or reading of per cent signs.
+        InputError: there is no such equality or reading of per cent signs.
     """
     if percent not in ("fraction", "unit"):
-        raise ValueError(f"percent is {percent!r}; it must be 'fraction' (50% is 0.5) or 'unit' (50% is 50)")
+        raise InputError(f"percent is {percent!r}; it must be 'fraction' (50% is 0.5) or 'unit' (50% is 50)")
     if callable(equality):
         return equality
     if equality == "math":
         return lambda answer: answer_key(answer, percent)
     if equality not in _KEYS:
-        raise ValueError(
+        raise InputError(
             f"equality is {equality!r}; it must be {', '.join(['math', *_KEYS])}, or a function answer -> key"
         )
     return _KEYS[equality]

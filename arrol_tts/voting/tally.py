@@ -14,6 +14,7 @@ from arrol_tts.voting.registry import Method, Weights, resolve_method
 from arrol_tts.voting.result import AnswerRow, TokenLedger, VoteResult
 
 if TYPE_CHECKING:
+    from arrol_tts.answers import Equality, PercentSign
     from arrol_tts.calibration import AnswerCalibration
     from arrol_tts.trace import Trace
 
@@ -22,33 +23,39 @@ def vote(
     traces: Sequence[Trace],
     method: str | Method = "majority",
     *,
+    equality: Equality = "math",
+    percent: PercentSign = "fraction",
     min_confidence: float | None = None,
     calibration: AnswerCalibration | None = None,
     **options: Any,
 ) -> VoteResult:
     """Vote on the answer of one question.
 
-    Answers are grouped by mathematical equality. Only traces with an answer vote. Ties in weight go to the
+    Answers are grouped by equality. Only traces with an answer vote. Ties in weight go to the
     answer with more votes, then to the one that the lowest sample id gave, so the outcome never depends on
     the order of the traces. When all weights are zero the votes decide, with confidence 0.
 
     Args:
         traces: all traces of one question, pruned ones included.
         method: a name in `METHODS`, or a function ``traces -> weights``.
+        equality: what makes two answers one: ``math``, ``text``, ``exact``, ``choice``, ``json``, or a function
+            ``answer -> key`` (`arrol_tts.answers.key_function`).
+        percent: what a per cent sign means in ``math``: a ``fraction`` (50% is 0.5) or a ``unit`` (50% is 50).
         min_confidence: abstain (answer None) below this confidence, in [0, 1].
         calibration: turns the shares of the vote into a probability that the winner is right.
         options: the method's own, such as ``window=``, ``tail=`` or ``top_share=``.
 
     Raises:
-        VoteError: no traces, traces of several questions, a repeated sample id, an unknown method or
-            option, a signal the method needs and a trace lacks, or weights that are not finite and
+        VoteError: no traces, traces of several questions, a repeated sample id, an unknown method,
+            option or equality, a signal the method needs and a trace lacks, or weights that are not finite and
             non-negative.
     """
-    from arrol_tts.answers import group_answers  # not at the top: importing arrol_tts is quick
+    from arrol_tts.answers import group_answers, key_function  # not at the top: importing arrol_tts is quick
 
     question_id = _check_traces(traces)
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise VoteError(f"min_confidence is {min_confidence}; it must be in [0, 1]")
+    key_function(equality, percent)  # says what is wrong with them, if anything
     name, weigh = resolve_method(method, options)
 
     # By sample id: sums round and ties break the same way, whatever the order of the traces.
@@ -59,7 +66,7 @@ def vote(
     if voters:
         voting = [traces[i] for i in voters]
         ballot = _check_weights(weigh(voting, **options), name, voting)
-        groups = group_answers([trace.answer for trace in voting])
+        groups = group_answers([trace.answer for trace in voting], equality=equality, percent=percent)
         table, rows = _tally(voting, ballot, groups)
         for i, weight, group in zip(voters, ballot, groups, strict=True):
             weights[i], choices[i] = weight, rows[group]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+
+from arrol_tts.answers import EqualityName, PercentSign
 
 from . import pocket, reasoning_gym
 from .aime24 import AIME24
@@ -36,7 +39,15 @@ TABLES: dict[str, Table] = {
 NAMES = ("pocket", *TABLES, "reasoning_gym:TASK")
 
 
-def load(name: str, limit: int | None = None, *, data: Path | None = None, partial: bool = False) -> Benchmark:
+def load(
+    name: str,
+    limit: int | None = None,
+    *,
+    data: Path | None = None,
+    partial: bool = False,
+    equality: EqualityName | None = None,
+    percent: PercentSign | None = None,
+) -> Benchmark:
     """Load a benchmark by its name on the command line.
 
     Args:
@@ -44,21 +55,25 @@ def load(name: str, limit: int | None = None, *, data: Path | None = None, parti
         limit: only so many problems, the first ones.
         data: a local copy of a published benchmark.
         partial: accept an incomplete copy.
+        equality, percent: what makes two answers one, in place of the benchmark's own.
 
     Raises:
         BenchmarkError: when there is no such benchmark, or its problems cannot be read.
         MissingPackageError: when a package that it comes from is not installed.
     """
     if name in TABLES:
-        return TABLES[name].load(limit, data, partial=partial)
+        return TABLES[name].load(limit, data, partial=partial, equality=equality, percent=percent)
     if data is not None:
         raise BenchmarkError(f"--data is for published benchmarks ({', '.join(TABLES)}), and {name!r} is none")
-    if name == "pocket":
-        return pocket.load(limit)
     kind, _, task = name.partition(":")
-    if kind == "reasoning_gym" and task:
-        return reasoning_gym.load(task, limit)
-    raise BenchmarkError(f"there is no benchmark {name!r}; known: {', '.join(NAMES)}")
+    if name == "pocket":
+        found = pocket.load(limit)
+    elif kind == "reasoning_gym" and task:
+        found = reasoning_gym.load(task, limit)
+    else:
+        raise BenchmarkError(f"there is no benchmark {name!r}; known: {', '.join(NAMES)}")
+    # These have verifiers of their own: only the votes' grouping changes.
+    return dataclasses.replace(found, equality=equality or found.equality, percent=percent or found.percent)
 
 
 __all__ = ["NAMES", "TABLES", "Benchmark", "BenchmarkError", "Problem", "Shot", "Table", "load"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from arrol_tts.answers import EqualityName, PercentSign
 from arrol_tts.errors import InputError
 
 
@@ -42,6 +43,8 @@ class Benchmark:
         instruction: follows the question when a chat model is asked.
         shots: worked examples for base models.
         source: where the problems came from: a dataset with its revision, a file with its hash, or a program.
+        equality: what makes two answers one, in votes and, without a verifier of its own, in grading.
+        percent: what a per cent sign means there.
     """
 
     name: str
@@ -52,3 +55,5 @@ class Benchmark:
     instruction: str = ""
     shots: tuple[Shot, ...] = ()
     source: str = "built in"
+    equality: EqualityName = "math"
+    percent: PercentSign = "fraction"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrol_tts.answers import answers_equal
+from arrol_tts.answers import EqualityName, PercentSign, answers_equal
 from arrol_tts.errors import MissingPackageError
 from arrol_tts.files import file_sha256
 from arrol_tts.recorded import numbered_rows
@@ -57,6 +57,11 @@ def question_column(row: Row) -> str:
     return next((str(row[name]) for name in QUESTION_COLUMNS if row.get(name)), "")
 
 
+def by_equality(equality: EqualityName, percent: PercentSign) -> Callable[[Problem, str], bool]:
+    """Grading by whether an answer equals the reference."""
+    return lambda problem, answer: answers_equal(answer, problem.answer, equality=equality, percent=percent)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A benchmark as a table, before it is read.
@@ -67,7 +72,7 @@ class Table:
         rows: how many problems a complete copy has; several numbers where copies differ.
         answer: ``row -> reference answer``, empty where the row has none.
         question: ``row -> question``.
-        instruction, shots: see ``Benchmark``.
+        instruction, shots, equality, percent: see ``Benchmark``.
     """
 
     name: str
@@ -77,14 +82,25 @@ class Table:
     question: Callable[[Row], str] = question_column
     instruction: str = BOXED
     shots: tuple[Shot, ...] = MATH_SHOTS
+    equality: EqualityName = "math"
+    percent: PercentSign = "fraction"
 
-    def load(self, limit: int | None = None, data: Path | None = None, *, partial: bool = False) -> Benchmark:
+    def load(
+        self,
+        limit: int | None = None,
+        data: Path | None = None,
+        *,
+        partial: bool = False,
+        equality: EqualityName | None = None,
+        percent: PercentSign | None = None,
+    ) -> Benchmark:
         """Read the problems.
 
         Args:
             limit: only so many, the first ones.
             data: a local copy, as JSON lines, a JSON array or Parquet; by default the hub's.
             partial: accept a copy that is incomplete.
+            equality, percent: in place of the benchmark's own.
 
         Raises:
             BenchmarkError: when the hub cannot be reached, or for missing columns or answers, repeated ids and
@@ -117,10 +133,12 @@ class Table:
         return Benchmark(
             self.name,
             tuple(problems.values())[:limit],
-            is_right=lambda problem, answer: answers_equal(answer, problem.answer),
+            is_right=by_equality(equality or self.equality, percent or self.percent),
             instruction=self.instruction,
             shots=self.shots,
             source=source,
+            equality=equality or self.equality,
+            percent=percent or self.percent,
         )
 
     def _problem(self, row: Row, where: str, number: int) -> Problem:

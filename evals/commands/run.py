@@ -34,6 +34,12 @@ def run(
     seeds: Annotated[int | None, typer.Option(help="how often everything is sampled; 1", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="the first seed; 0", min=0)] = None,
     limit: Annotated[int | None, typer.Option(help="questions of each benchmark", min=1)] = None,
+    equality: Annotated[
+        str | None, typer.Option(help="what makes answers one: math, text, exact, choice, json; the benchmark's")
+    ] = None,
+    percent: Annotated[
+        str | None, typer.Option(help="50% is: fraction (0.5) or unit (50); the benchmark's")
+    ] = None,
     keep: Annotated[float | None, typer.Option(help="share of the traces that the pruned pass keeps; 0.5")] = None,
     stopping: Annotated[
         list[str] | None,
@@ -83,6 +89,8 @@ def run(
         "seeds": seeds,
         "seed": seed,
         "limit": limit,
+        "equality": equality,
+        "percent": percent,
         "keep": keep,
         "stopping": None if not stopping else tuple(name for name in stopping if name != "none"),
         "prompt": prompt,

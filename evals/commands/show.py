@@ -50,7 +50,7 @@ def _show(
         raise FolderError(f"{store.path} has no traces of {question!r} yet")
     console.print(Text(problem.question, style="bold"))
     console.print(f"right answer: {problem.answer}", markup=False)
-    voter = folder.voter()
+    voter = folder.voter(benchmark)
     votes = {}
     for method in CURVE_METHODS:
         try:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from arrol_tts.answers import key_function
 from arrol_tts.errors import InputError
 from arrol_tts.recorded import MAPPABLE_FIELDS
 from arrol_tts.rows import STDIN
@@ -51,6 +52,10 @@ def vote(
         list[str] | None,
         typer.Option(help="NAME=VALUE: an option of the voting methods, such as window=512."),
     ] = None,
+    equality: Annotated[
+        str, typer.Option(help="What makes two answers one: math, text, exact, choice or json.")
+    ] = "math",
+    percent: Annotated[str, typer.Option(help="What 50% is in math: fraction (0.5) or unit (50).")] = "fraction",
     only: Annotated[
         str | None, typer.Option(help="Let only traces of this finish reason vote, such as stop.")
     ] = None,
@@ -87,12 +92,14 @@ def vote(
             raise InputError(f"--only is {only!r}; choose from {', '.join(FINISH_REASONS)}")
         names = None if methods == "all" else [name.strip() for name in methods.split(",")]
         options = {name: parsed(value) for name, value in pairs("--option", option).items()}
+        key_function(equality, percent)  # type: ignore[arg-type]
+        same: dict[str, Any] = {"equality": equality, "percent": percent}
         named = ", ".join("stdin" if path == STDIN else path.name for path in traces)
         errors = Console(stderr=True, markup=False)
         with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
             task = progress.add_task("reading", total=None)
             questions = load_questions(
-                traces, pairs("--fields", fields), pairs("--finish-reasons", finish_reasons), only
+                traces, pairs("--fields", fields), pairs("--finish-reasons", finish_reasons), only, **same
             )
             if not questions:
                 raise InputError(f"{named} has no traces")
@@ -101,6 +108,7 @@ def vote(
                 questions,
                 names,
                 options=options,
+                **same,
                 curve_subsets=curve,
                 on_step=lambda: progress.advance(task),
             )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrol_tts import metrics, voting
-from arrol_tts.answers import answers_equal, extract_answer
+from arrol_tts.answers import Equality, PercentSign, answers_equal, extract_answer
 from arrol_tts.calibration import AnswerCalibration
 from arrol_tts.combined import cross_val_vote
 from arrol_tts.errors import InputError
@@ -111,6 +111,9 @@ def load_questions(
     fields: Mapping[str, str] | None = None,
     finish_reasons: Mapping[str, str] | None = None,
     only: str | None = None,
+    *,
+    equality: Equality = "math",
+    percent: PercentSign = "fraction",
 ) -> Questions:
     """Recorded traces by question, with answers extracted and graded where the file does not say.
 
@@ -118,6 +121,7 @@ def load_questions(
         path, fields, finish_reasons: as in :func:`arrol_tts.recorded.read_traces`.
         only: let none but traces of this finish reason vote: the others keep their label and lose
             their answer.
+        equality, percent: what makes an answer equal the reference, see `arrol_tts.vote`.
 
     Raises:
         FileNotFoundError: as ``read_traces``.
@@ -134,7 +138,9 @@ def load_questions(
         if trace.correct is None and reference is not None and ended:
             pair = (trace.answer or "", str(reference))
             if pair not in graded:
-                graded[pair] = trace.answer is not None and answers_equal(*pair)
+                graded[pair] = trace.answer is not None and answers_equal(
+                    *pair, equality=equality, percent=percent
+                )
             trace.correct = graded[pair]
         if only is not None and trace.finish_reason != only:
             trace.answer = None
@@ -154,6 +160,8 @@ def compare_methods(
     methods: Sequence[str] | None = None,
     *,
     options: Mapping[str, Any] | None = None,
+    equality: Equality = "math",
+    percent: PercentSign = "fraction",
     curve_subsets: int = 0,
     on_step: Callable[[], None] = lambda: None,
 ) -> Comparison:
@@ -163,6 +171,7 @@ def compare_methods(
         questions: traces by question.
         methods: names; None tries all, and reports those that cannot vote on these traces as skipped.
         options: options of the methods, each passed to the methods that have it.
+        equality, percent: what makes two answers one, see `arrol_tts.vote`.
         curve_subsets: random subsets per point of the accuracy curves; 0 draws no curves.
         on_step: called after each method.
 
@@ -170,6 +179,7 @@ def compare_methods(
         InputError: an unknown method or option, or a named method that cannot vote on these traces.
     """
     options = dict(options or {})
+    same: dict[str, Any] = {"equality": equality, "percent": percent}
     names = method_names() if methods is None else list(methods)
     for name in names:
         if name not in method_names():
@@ -178,12 +188,12 @@ def compare_methods(
         if not any(option in METHODS[name].options for name in names if name in METHODS):
             raise InputError(f"none of the methods {', '.join(names)} has an option {option!r}")
 
-    majority = _vote_all(questions, "majority", options)
+    majority = _vote_all(questions, "majority", options, same)
     reports = []
     for name in names:
         try:
-            results = majority if name == "majority" else _vote_all(questions, name, options)
-            curve = _curve(questions, name, options, curve_subsets)
+            results = majority if name == "majority" else _vote_all(questions, name, options, same)
+            curve = _curve(questions, name, options, same, curve_subsets)
         except ValueError as error:
             if methods is not None:
                 raise
@@ -200,12 +210,14 @@ def method_names() -> list[str]:
     return [*METHODS, COMBINED]
 
 
-def _vote_all(questions: Questions, method: str, options: Mapping[str, Any]) -> list[VoteResult]:
+def _vote_all(
+    questions: Questions, method: str, options: Mapping[str, Any], same: dict[str, Any]
+) -> list[VoteResult]:
     if method == COMBINED:
         if not all(_labelled(traces) for traces in questions.values()):
             raise InputError("the combined method is fitted, and needs reference answers")
-        return cross_val_vote(list(questions.values()), folds=FOLDS)
-    own = _own_options(method, options)
+        return cross_val_vote(list(questions.values()), folds=FOLDS, **same)
+    own = _own_options(method, options) | same
     return [voting.vote(traces, method, **own) for traces in questions.values()]
 
 
@@ -264,13 +276,15 @@ def _calibrated(results: Sequence[VoteResult], right: NDArray[np.bool_]) -> metr
     return probabilities
 
 
-def _curve(questions: Questions, method: str, options: Mapping[str, Any], subsets: int) -> dict[int, float]:
+def _curve(
+    questions: Questions, method: str, options: Mapping[str, Any], same: dict[str, Any], subsets: int
+) -> dict[int, float]:
     """Mean accuracy of votes over k traces for k = 1, 2, 4, ... and all that every question has."""
     labelled = [traces for traces in questions.values() if _labelled(traces)]
     if not subsets or not labelled or method == COMBINED:
         return {}
     sizes = sizes_to(min(map(len, labelled)))
-    own = _own_options(method, options)
+    own = _own_options(method, options) | same
 
     def accuracies(traces: Sequence[Trace]) -> metrics.Floats:
         def is_right(indices: NDArray[np.intp]) -> float:

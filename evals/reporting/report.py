@@ -32,7 +32,7 @@ def write_report(folder: RunFolder) -> dict[str, Any]:
     Raises:
         FolderError: when it is no results folder, or nothing in it is complete.
     """
-    report = summarise(folder.samples(), folder.voter(), folder.manifest())
+    report = summarise(folder.samples(), folder.voter, folder.manifest())
     verdicts = {entry["name"]: entry.pop("verdicts") for entry in report["benchmarks"]}
     write_json(folder.path / VERDICTS_FILE, finite(verdicts))
     write_json(folder.path / JSON_FILE, finite(report))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from arrol_tts.metrics import (
 )
 from arrol_tts.voter import WeightedVoter
 
+from ..benchmarks import Benchmark
 from ..sampling.folder import RunManifest
 from ..sampling.passes import FULL
 from ..sampling.seed_samples import SeedSamples
@@ -36,19 +37,21 @@ RESAMPLES = 10_000
 
 
 def summarise(
-    samples: Sequence[Sequence[SeedSamples]], voter: WeightedVoter, manifest: RunManifest
+    samples: Sequence[Sequence[SeedSamples]],
+    voter_of: Callable[[Benchmark], WeightedVoter],
+    manifest: RunManifest,
 ) -> dict[str, Any]:
     """The report of a results folder.
 
     Args:
         samples: for each benchmark, its samples by seed.
-        voter: with the head's options.
+        voter_of: a benchmark's voter, with the head's options.
         manifest: of the folder; all of it is in the report.
 
     Returns:
         JSON-ready figures: one entry a benchmark, their average, and the manifest.
     """
-    entries = [benchmark_report(of_benchmark, voter) for of_benchmark in samples]
+    entries = [benchmark_report(of_benchmark, voter_of(of_benchmark[0].benchmark)) for of_benchmark in samples]
     return {
         **asdict(manifest),
         "n": samples[0][0].n,

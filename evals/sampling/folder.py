@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arrol_tts.answers import answers_equal
 from arrol_tts.errors import InputError
 from arrol_tts.files import differences, write_atomic, write_json
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.voter import WeightedVoter
 
 from ..benchmarks import Benchmark, Problem
+from ..benchmarks.table import by_equality
 from .passes import FULL
 from .seed_samples import SeedSamples, read_seed
 
@@ -134,7 +134,13 @@ class RunFolder:
             FolderError: when the folder asks other problems under this name.
         """
         folder = self.path / folder_name(benchmark.name)
-        header = {"name": benchmark.name, "source": benchmark.source, "synthetic": benchmark.synthetic}
+        header: dict[str, Any] = {
+            "name": benchmark.name,
+            "source": benchmark.source,
+            "synthetic": benchmark.synthetic,
+        }
+        if (benchmark.equality, benchmark.percent) != ("math", "fraction"):
+            header |= {"equality": benchmark.equality, "percent": benchmark.percent}
         lines = [header, *(asdict(problem) for problem in benchmark.problems)]
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
         path = folder / PROBLEMS
@@ -193,10 +199,14 @@ class RunFolder:
             raise FolderError(f"{self.path} has no question whose traces are complete: run the same command again")
         return result
 
-    def voter(self) -> WeightedVoter:
-        """A voter with the head's options and without a language model."""
+    def voter(self, benchmark: Benchmark | None = None) -> WeightedVoter:
+        """A voter with the head's options, a benchmark's equality, and without a language model."""
         config = self.manifest().head_config
-        return WeightedVoter(config=None if config is None else QualityHeadConfig.from_dict(config))
+        return WeightedVoter(
+            config=None if config is None else QualityHeadConfig.from_dict(config),
+            equality=benchmark.equality if benchmark else None,
+            percent=benchmark.percent if benchmark else None,
+        )
 
 
 def folder_name(benchmark: str) -> str:
@@ -209,14 +219,18 @@ def _read_problems(path: Path) -> Benchmark:
         header, *lines = (json.loads(line) for line in path.read_text().splitlines())
         name, synthetic, source = (header[field] for field in ("name", "synthetic", "source"))
         problems = tuple(Problem(**line) for line in lines)
+        equality, percent = header.get("equality", "math"), header.get("percent", "fraction")
+        is_right = by_equality(equality, percent)
     except (KeyError, TypeError, ValueError) as error:
         raise FolderError(f"{path} is damaged ({error}): restore it, or run into another folder") from None
     return Benchmark(
         name,
         problems,
-        is_right=lambda problem, answer: answers_equal(answer, problem.answer),
+        is_right=is_right,
         synthetic=synthetic,
         source=source,
+        equality=equality,
+        percent=percent,
     )
 
 

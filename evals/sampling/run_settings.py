@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arrol_tts.answers import EqualityName, PercentSign, key_function
 from arrol_tts.engine.load import ENGINE_NAMES, chosen_engine, load_engine
 from arrol_tts.engine.request import SAMPLING_PARAMETERS, Sampling
 from arrol_tts.errors import InputError
@@ -42,6 +43,7 @@ class RunSettings:
         prompt: style, see ``evals.sampling.prompt_style``.
         stopping: passes with early stopping besides the full one; None: ``pruned`` where there is a head.
         limit: questions of each benchmark; None is all.
+        equality, percent: what makes two answers one, see ``arrol_tts.vote``; None: as each benchmark says.
         engine: auto, vllm or transformers.
         servers: base URLs instead of an engine of our own.
         engine_options: passed to the engine, such as ``tensor_parallel_size``.
@@ -59,6 +61,8 @@ class RunSettings:
     prompt: str = "auto"
     stopping: tuple[str, ...] | None = None
     limit: int | None = None
+    equality: EqualityName | None = None
+    percent: PercentSign | None = None
     engine: str = "auto"
     servers: tuple[str, ...] = ()
     engine_options: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +76,7 @@ class RunSettings:
                 raise SettingsError(f"there is no stopping pass {name!r}; choose from {', '.join(STOPPING)}")
         if self.engine not in ENGINE_NAMES:
             raise SettingsError(f"engine is {self.engine!r}; it must be 'auto', 'vllm' or 'transformers'")
+        key_function(self.equality or "math", self.percent or "fraction")
 
     def load_benchmarks(self, data: dict[str, Path], *, partial: bool = False) -> list[Benchmark]:
         """The problems.
@@ -91,7 +96,14 @@ class RunSettings:
                 f"--data names {unused[0]!r}, which this run does not ask: {', '.join(self.benchmarks)}"
             )
         return [
-            benchmarks.load(name, self.limit, data=data.get(name), partial=partial)
+            benchmarks.load(
+                name,
+                self.limit,
+                data=data.get(name),
+                partial=partial,
+                equality=self.equality,
+                percent=self.percent,
+            )
             for name in dict.fromkeys(self.benchmarks)
         ]
 
