@@ -124,11 +124,9 @@ class WeightedVoter:
         voter = cls(
             config=config, method=method, extract=extract, prompt=prompt, equality=equality, percent=percent
         )
-        if server is None:
-            base_model = model or config.base_model
-            voter._make_engine = lambda: load_engine(base_model, head=folder, engine=engine, **engine_options)
-        else:
-            voter._make_engine = lambda: load_engine(model, head=folder, server=server, **engine_options)
+        voter._make_engine = lambda: load_engine(
+            model, head=folder, engine=engine, server=server, **engine_options
+        )
         return voter
 
     @property

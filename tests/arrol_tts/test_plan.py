@@ -51,13 +51,14 @@ def test_a_head_prunes_and_scores_at_its_first_position() -> None:
         ((), (False, False, False)),
         (("confidence",), (True, False, False)),
         (("scores",), (False, True, False)),
+        (("self_certainty",), (False, False, True)),
     ],
 )
 def test_a_method_has_recorded_what_it_needs_and_nothing_else(
     needs: tuple[str, ...], recorded: tuple[bool, bool, bool]
 ) -> None:
     spec = plan(needs=needs).spec
-    assert (spec.confidence, spec.score_finish, False) == recorded
+    assert (spec.confidence, spec.score_finish, spec.self_certainty) == recorded
     assert bool(spec.rules) == ("scores" in needs)  # pruning by a head that does not vote would surprise
 
 

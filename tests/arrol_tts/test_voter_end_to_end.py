@@ -50,6 +50,12 @@ def test_self_certainty_votes_by_what_the_engine_recorded_for_it(voter: Weighted
     assert result.table
 
 
+def test_self_certainty_is_recorded_for_its_vote(voter: WeightedVoter) -> None:
+    result = voter.solve(QUESTION, n=4, method="self-certainty")
+    assert sum(row.votes for row in result.table) >= 1
+    assert all(trace.meta["self_certainty"] > 0 and trace.confidence is None for trace in result.traces)
+
+
 def test_solve_many_keeps_order_and_reports_every_trace(voter: WeightedVoter) -> None:
     seen: list[Trace] = []
     questions = {"first": QUESTION, "second": "9-2*3+4*5-6+7", "third": "7+7*7-7+7*7-7"}
