@@ -1,4 +1,4 @@
-"""Weighted votes in lm-evaluation-harness, as its model ``arrol``: ``python -m evals.harness run --model arrol``.
+"""Weighted votes in lm-evaluation-harness as its model ``arrol``: ``arrol_evals.harness run --model arrol``.
 
 Every request of a ``generate_until`` task is sampled n times and voted on, and the harness gets the text of the
 heaviest trace that gave the winning answer, so that a task's own filters and metrics apply unchanged.

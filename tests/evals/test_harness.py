@@ -98,6 +98,23 @@ def test_the_heaviest_trace_of_the_winner_is_returned_and_stops_reach_the_engine
     ]
 
 
+def test_model_arguments_reach_the_sampling() -> None:
+    from lm_eval.api.instance import Instance
+
+    from arrol_tts.trace import Trace
+    from evals.harness import VotingLM
+
+    class Made(WeightedVoter):
+        def solve_many(self, texts: Any, n: int = 1, **options: Any) -> list[Any]:
+            return [self.vote([Trace(q, 0, f"{n} {options}", answer="1")], "majority") for q in texts]
+
+    model = VotingLM(voter=Made(), n=4, top_k=20, temperature=0.6, max_tokens=9, seed=3)
+    (text,) = model.generate_until([Instance("generate_until", {}, ("1+1", {}), 0)])
+    assert text.startswith("4 {")
+    for part in ("'top_k': 20", "'temperature': 0.6", "'max_tokens': 9", "'seed': 3"):
+        assert part in text
+
+
 @pytest.mark.parametrize("call", ["loglikelihood", "loglikelihood_rolling", "apply_chat_template"])
 def test_what_votes_cannot_do_says_what_to_choose(voter: WeightedVoter, call: str) -> None:
     from evals.harness import VotingLM
