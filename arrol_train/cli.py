@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from arrol_tts.engine.request import Sampling
+from arrol_tts.errors import ArrolError
 
 if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
@@ -38,14 +39,12 @@ def rl(
     # What the libraries say of each other is not the reader's concern here.
     warnings.simplefilter("ignore", FutureWarning)
     from arrol_train.rl.config import load_config
-    from arrol_train.rl.rollout import EngineMismatchError
     from arrol_train.rl.run import run
-    from arrol_train.rl.saving import DiskFullError
 
     try:
         settings = load_config(config, dict(_assignment(text) for text in change or ()))
         run(settings, out)
-    except (ValueError, DiskFullError, EngineMismatchError) as error:
+    except (ArrolError, ValueError) as error:
         _fail(str(error))
     typer.echo(f"policy: {out / 'policy'}" + (f", head: {out / 'head'}" if settings.head else ""))
 
@@ -158,7 +157,7 @@ def collect(
             return served or load_engine(manifest.model, engine=chosen, **{"top_k": manifest.top_k} | options)
 
         collect_with_progress(load, manifest, questions, grade, out, n=n)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ArrolError, ValueError, OSError, RuntimeError) as error:
         _fail(str(error))
 
 
@@ -210,7 +209,7 @@ def head(
             with console.status("training"):
                 made = make_head(collected, options)
             save_head(made, out, collection)
-    except (ValueError, OSError) as error:
+    except (ArrolError, ValueError, OSError) as error:
         _fail(str(error))
     for name, figures in made.votes.items():
         low, high = figures.interval
@@ -236,7 +235,7 @@ def inspect(
     try:
         with console.status("reading"):
             found, folder = inspect_head(head, collection, out)
-    except (ValueError, OSError) as error:
+    except (ArrolError, ValueError, OSError) as error:
         _fail(str(error))
     for table in tables(found):
         console.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from arrol_tts.answers import extract_answer
 from arrol_tts.errors import InputError
 from arrol_tts.prompts import PLACEHOLDER, Prompt
-from arrol_tts.recorded import numbered_rows
+from arrol_tts.rows import numbered_rows
 
 WORKED = ("####", "\\boxed", "\\fbox")
 """Marks of an answer column that holds whole solutions."""
@@ -39,7 +38,7 @@ def read_questions(
     """
     found: list[TrainingQuestion] = []
     rows_of: dict[str, int] = {}
-    for number, row in labelled_rows(read_rows(path), str(path), question_column, answer_column):
+    for number, row in labelled_rows(_rows(path), str(path), question_column, answer_column):
         key = " ".join(row["question"].casefold().split())
         if key in rows_of:
             raise InputError(
@@ -89,20 +88,6 @@ def labelled_rows(
         yield number, {**row, "question": question, "answer": answer}
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """``(number, row)`` of a JSON lines, JSON, CSV or Parquet file, counted from 1.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        InputError: for rows that are damaged or no objects.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix == ".csv":
-        return enumerate(_csv_rows(path), start=1)
-    return numbered_rows(path)
-
-
 def read_prompt(path: Path | None, shots: Path | None = None) -> Prompt:
     """The prompt from what the user gave.
 
@@ -122,16 +107,17 @@ def read_prompt(path: Path | None, shots: Path | None = None) -> Prompt:
     if shots is None:
         return prompt
     *before, last = prompt.messages
-    for number, row in read_rows(shots):
+    for number, row in _rows(shots):
         if not row.get("question") or not row.get("solution"):
             raise InputError(f"{shots}, row {number}: a worked example needs question and solution")
         before += [("user", last[1].replace(PLACEHOLDER, row["question"])), ("assistant", row["solution"])]
     return Prompt((*before, last))
 
 
-def _csv_rows(path: Path) -> Iterable[dict[str, Any]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return numbered_rows(path)
 
 
 def _answer(value: Any, where: str) -> str:

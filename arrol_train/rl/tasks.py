@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from arrol_train.questions import labelled_rows, read_rows
+from arrol_train.questions import labelled_rows
 from arrol_train.rewards import Reward, Row, load_reward, math_reward, pocket_reward, reasoning_gym_reward
 from arrol_train.rl.config import ConfigError, TaskConfig
 from arrol_tts.pocket import questions
+from arrol_tts.rows import numbered_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def _table(source: str, config: TaskConfig) -> list[Row]:
 
         rows = enumerate(load_dataset(name, split="train"), start=1)
     elif Path(source).is_file():
-        rows = read_rows(Path(source))
+        rows = numbered_rows(Path(source))
     else:
         raise ConfigError(
             f"task {source!r} cannot be read (there is no such file): it must be 'pocket', 'reasoning_gym:NAME', "
