@@ -33,7 +33,7 @@ from . import write_result
 KEEPS = (0.125, 0.25, 0.5, 0.75)
 CURVE_METHODS = ("quality", "majority")
 UNAVAILABLE = ("self-certainty",)
-"""Methods that need a signal the engine does not record."""
+"""Methods that need a signal which this benchmark does not record."""
 
 
 def main(

@@ -187,6 +187,11 @@ class RunSettings:
             return "server"
         return chosen_engine(self.engine)
 
+    @property
+    def knows_self_certainty(self) -> bool:
+        """Whether the engine can record it: all but servers that may lack the plug-in, which a head asks for."""
+        return not self.servers or self.head is not None
+
     def load_voter(self, prompt: Prompt | None = None) -> WeightedVoter:
         """A voter for completed settings; the language model loads when its engine is first asked for.
 

@@ -119,7 +119,7 @@ class _Work:
             on_trace=add,
             stopping=settings.stopping or (),
             prompt=prompt,
-            sampling=settings.sampling,
+            sampling={**settings.sampling, "self_certainty": settings.knows_self_certainty},
         )
 
 
