@@ -48,8 +48,14 @@ _QUESTION_NAMES = (
     "input",
     "custom_id",
 )
-_ANSWER_NAMES = ("pred", "prediction", "extracted_answer", "filtered_resps", "solution", "code")
-_TEXT_NAMES = ("response", "responses", "generations", "output", "completion", "resps")
+_ANSWER_NAMES = (
+    *("pred", "preds", "prediction", "predictions", "predicted_answer", "extracted_answer", "model_answer"),
+    *("filtered_resps", "solution", "code"),
+)
+_TEXT_NAMES = (
+    *("response", "responses", "generation", "generations", "generated_text", "output", "outputs", "model_output"),
+    *("model_response", "completion", "completions", "samples", "candidates", "resps"),
+)
 _PLACEHOLDERS = frozenset(
     {"", "[invalid]", "N/A", "n/a", "NULL", "null", "None", "NaN", "nan", "<NA>", "[INVALID]"}
 )
@@ -200,7 +206,7 @@ class _Reading:
             )
         self.seen[key] = where
         if "answer" in columns:
-            self.long_answers += trace.answer is not None and len(trace.answer.split()) > 40
+            self.long_answers += trace.answer is not None and _is_prose(trace.answer)
         elif trace.text and trace.finish_reason == "stop":
             trace.answer = self.extract(trace.text)
         return trace
@@ -363,8 +369,13 @@ def _field_for(column: str, head: Sequence[Row]) -> str:
     values = [_samples(_at(row, column)) for row in head]
     texts = [item for value in values for item in (value if isinstance(value, list) else [value])]
     texts = [text for text in texts if isinstance(text, str)]
-    is_long = sum(len(text.split()) > 8 or "\n" in text.strip() for text in texts) > len(texts) / 2
+    is_long = sum(_is_prose(text) or "\n" in text.strip() for text in texts) > len(texts) / 2
     return "text" if is_long or (not texts and column in _TEXT_NAMES) else "answer"
+
+
+def _is_prose(text: str) -> bool:
+    """Whether an answer is rather a text: it has more than eight words, apart from formulas."""
+    return sum(word.isalpha() for word in text.split()) > 8
 
 
 def _unmapped(path: Path, what: str, field: str, usual: Sequence[str], header: list[str]) -> str:
@@ -415,7 +426,8 @@ def _trace(row: Row, columns: dict[str, str], reasons: dict[str, str], where: st
         try:
             values[field] = _CONVERT[field](value)
         except (TypeError, ValueError) as error:
-            raise RecordError(f"{where}: column {column!r} cannot be read as {field}: {error}") from error
+            hint = _inside(value, column) if field in _TEXT_FIELDS else ""
+            raise RecordError(f"{where}: column {column!r} cannot be read as {field}: {error}{hint}") from error
 
     meta = {name: value for name, value in row.items() if name not in columns.values()}
     meta.update(values.pop("meta", {}))
@@ -465,7 +477,7 @@ def _integer(value: Any) -> int:
 
 def _text(value: Any) -> str:
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"it is {_shown(value)}; give text{_key(value)}")
+        raise TypeError(f"it is {_shown(value)}; give text")
     return _unicode(value or "")
 
 
@@ -473,7 +485,7 @@ def _answer(value: Any) -> str | None:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-        raise TypeError(f"it is {_shown(value)}; give text or a number{_key(value)}")
+        raise TypeError(f"it is {_shown(value)}; give text or a number")
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     answer = _unicode(str(value)).strip()
@@ -596,13 +608,11 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _key(value: Any) -> str:
+def _inside(value: Any, column: str) -> str:
     """How to map what lies inside a value."""
-    if isinstance(value, dict) and value:
-        return f", or name what lies inside: COLUMN.{next(iter(value))}"
-    if isinstance(value, list) and value:
-        return ", or name an entry of it: COLUMN.0"
-    return ""
+    paths = _paths(value, column) if isinstance(value, dict | list) and value else []
+    texts = [path for path in paths if path.endswith((".message.content", ".text"))]
+    return f"; name what lies inside, such as {(texts or paths)[0]}" if paths else ""
 
 
 def _unicode(text: str) -> str:

@@ -93,7 +93,7 @@ def _text_rows(path: Path, file: IO[str]) -> Iterator[tuple[int, Row]]:
     if begin == "[":
         yield from _array_rows(path, first + file.read())
     elif begin not in ("", "{") and (suffix in (".csv", ".tsv") or (not suffix and _is_header(first))):
-        yield from _csv_rows(path, chain([first], file), "\t" if suffix == ".tsv" or "\t" in first else ",")
+        yield from _csv_rows(path, chain([first], file), max(",\t;", key=first.count))
     elif begin:
         yield from _line_rows(path, chain([first], file), blank + 1)
 
@@ -118,7 +118,9 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise RecordError(f"{where} is not valid JSON ({error}); is the file cut off?") from error
+        over_lines = error.msg == "Extra data" or text.strip() == "{"
+        hint = "each row must stand in a line of its own" if over_lines else "is the file cut off?"
+        raise RecordError(f"{where} is not valid JSON ({error}); {hint}") from error
     except RecursionError:
         raise RecordError(f"{where} is nested too deeply to be read; remove what no trace needs") from None
     except ValueError as error:  # Python reads no whole number of more than 4,300 digits

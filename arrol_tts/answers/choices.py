@@ -31,6 +31,8 @@ _REFUSAL = re.compile(
 _CHOSEN = re.compile(
     r"(?:选|選|选择|選擇|選択)(?:项|項)?(?:是|为|為)?\s?[:：]?\s?[(（]?([A-J])(?![a-zA-Z])"
     r"|\b(?:option|choice)\s(?:is|:)\s?\(?([A-J])(?![a-zA-Z'’])"
+    r"|\b(?i:answer|therefore|thus|hence|so|it['’]s|(?:chose|choose|pick|select|go with)(?:\soption)?),?"
+    r"\s\(?([A-J])\)?(?=\s{0,9}(?:[.!,]|$))",
 )
 _MARKED = re.compile(
     r"\(([A-J])\)|\*\*([A-J])\b|^\s?([A-J])[.)]?\s*$|\A\s?\(?([A-Ja-h])[.):](?=\s|$)", re.MULTILINE
@@ -56,7 +58,7 @@ def choice_in(text: str) -> str | None:
         small = _SMALL.match(statement)
         if small:
             return small[1].upper()
-    chosen = [match[1] or match[2] for match in _CHOSEN.finditer(text[-_MAX_TAIL:])]
+    chosen = [next(filter(None, match.groups())).upper() for match in _CHOSEN.finditer(text[-_MAX_TAIL:])]
     if chosen:
         return chosen[-1]
     marked = _MARKED.findall(text if len(text) <= _MAX_TAIL else text[-_MAX_TAIL:])

@@ -42,6 +42,7 @@ _TWO_WORDS = re.compile(r"[a-z]{2}\s[a-z]{2}")
 _AND = re.compile(
     r"\s?(?:,\s?(?:and\b|or\b|und\b|oder\b)?|、|;|\band\b|\bor\b|\bund\b|\boder\b|和|或|及)\s?(?=\$|\\\(|\\\[)"
 )
+_COMPOUND = re.compile(r"\s[a-z]{1,20}\s(?:and\s)?\$[0-9.,]{1,20}\$\s[a-z]{1,20}")  # $12$ dollars and $50$ cents
 _VERB = re.compile(
     r"[^\S\n]{0,3}(?:is|are|was|were|has|have|holds?|gives?|equals?|satisf\w{1,5}|do|does|works?|=)\b"
 )
@@ -49,10 +50,10 @@ _PERCENT = re.compile(r"\s?(?:\\?%|per\s?cent\b)")
 _REASON = re.compile(r",?\s(?:since|because|as|so|which|where|when|if|weil|da|denn|con|avec)\b", re.IGNORECASE)
 _ASIDE = re.compile(
     r"(?<=[0-9.%}$a-zäöü])\s(?:(?:from|for|with|after|of\s(?:the|a|an|all|his|her|their)|aus|für|von)\s|\([a-z]{2})"
-    r"|,\s(?:I\s|(?!and\b|or\b|und\b|oder\b)[a-zà-ÿ]{2,20}\s)",
+    r"|,?\s(?:and\s)?not\s|,\s(?:I\s|(?!and\b|or\b|und\b|oder\b)[a-zà-ÿ]{2,20}\s)",
     re.IGNORECASE,
 )  # "12 apples from 3 trees", "12 for 3 people", "7 (seven)", "17, I think"
-_SENTENCE_END = re.compile(r"[.!?](?=\s|\*|$)|\n|[。；！？．](?![0-9])|[，,](?=\s?[^\x00-\u02ff])")
+_SENTENCE_END = re.compile(r"(?<!\.\.)[.!?](?=\s|\*|$)|\n|[。；！？．](?![0-9])|[，,](?=\s?[^\x00-\u02ff])")
 _IS = re.compile(
     r"\s(?:is|are|equals|=|was|were|be|ist|sind|beträgt|makes|gives|takes|gets?|has|have)\s(?=[^a-z])"
 )
@@ -63,8 +64,8 @@ _PROSE = re.compile(
     re.IGNORECASE,
 )
 _PLURAL = re.compile(
-    r"\b(?:solutions?|roots?|values?|numbers?|integers?|primes?|zeros?|points?|pairs?)\b[^.\n]{0,60}?"
-    r"\s(?:are|is)[:\s]\s{0,9}"
+    r"\b(?:solutions?|roots?|values?|numbers?|integers?|primes?|zeros?|points?|pairs?|intervals?"
+    r"|domain|range|set|coordinates)\b[^.\n]{0,60}?\s(?:are|is)[:\s]\s{0,9}(?=[-−$\\(\[{0-9]|[a-zA-Z]\s?=)"
 )
 _DEFINITE = re.compile(
     r"\b(?:the|all|these|those|both|my|our|her|his|their|its|first|last|next|other|step|question|problem|part|case|example"
@@ -76,21 +77,24 @@ _MONTHS = (
     "|Nov(?:ember)?|Dec(?:ember)?)"
 )
 _DIGITS = (
-    r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!|\\,|(?<=[0-9])[ \u00a0\u202f](?=[0-9]{3}(?![0-9/])))[0-9]{3})+(?![0-9])"
+    r"(?:(?<![0-9.,])[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]{1,2}(?![0-9,])"
+    r"|[0-9]{1,3}(?:(?:,|['’](?=[0-9]{3}(?![0-9]))|\{,\}|,\\!|\\,|"
+    r"(?<=[0-9])[ \u00a0\u202f](?=[0-9]{3}(?![0-9/])))[0-9]{3})+(?![0-9])"
     r"(?:\.[0-9]+)?"
     r"|[0-9]++(?:\.[0-9]+)?|\.[0-9]+)"
 )
+_GROUP = r"\{(?:[^{}]{1,50}+|\{[^{}]{0,50}+\}){0,9}+\}"
 _RADICAL = r"(?:\\sqrt(?:\[[0-9]\])?\s?\{[^{}]{1,50}\}|√\s?[0-9]+|\\pi\b|π)"
 _VALUE = re.compile(
     rf"{_MONTHS}\.?\s[0-9]{{1,2}}(?:st|nd|rd|th)?(?:,?\s[0-9]{{4}})?(?![0-9])|[0-9]{{1,2}}\s{_MONTHS}\s[0-9]{{4}}(?![0-9])"
     r"|(?<![0-9/])[0-9]{1,4}/[0-9]{1,2}/[0-9]{1,4}(?![0-9/])|(?<![0-9])[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9])"
     r"|(?<![0-9:])[0-9]{1,9}(?::[0-9]{1,9}){1,9}(?!:?[0-9])"
-    r"|(?:(?<![0-9a-zA-Z)}\]])[-−–])?(?:\\[dt]?frac\s?\{-?[0-9]{1,50}\}\s?\{[0-9]{1,50}\}"
-    rf"|(?:\\[dt]?frac\s?\{{[^{{}}]{{0,50}}\}}\s?\{{[^{{}}]{{1,50}}\}}|{_DIGITS}\s?{_RADICAL}|{_RADICAL})(?:/[0-9]+)?"
+    r"|(?:(?<![0-9a-zA-Z)}\]])[-−–]|负|負)?(?:\\[dt]?frac\s?\{-?[0-9]{1,50}\}\s?\{[0-9]{1,50}\}"
+    rf"|(?:\\[dt]?frac\s?{_GROUP}\s?{_GROUP}|{_DIGITS}\s?{_RADICAL}|{_RADICAL})(?:/[0-9]+)?"
     rf"|(?<![0-9.,])[0-9]{{1,9}}\s[0-9]{{1,9}}/[0-9]{{1,9}}(?![0-9])|{_DIGITS}"
     r"(?:[eE][-+]?[0-9]+(?![0-9a-zA-Z])|/[0-9]+(?:\.[0-9]+)?"
-    r"|\s?(?:×|\\times|\\cdot|\*|x|·)\s?10\s?(?:\^\s?(?:\{\s?[-−]?[0-9]+\s?\}|[-−]?[0-9]+)|[⁻]?[⁰¹²³⁴-⁹]+))?"
-    r")(?:\s?\\?%)?"
+    r"|\^(?:\{[^{}]{1,20}\}|-?[0-9]{1,9})|\s?(?:×|\\times|\\cdot|\*|x|·)\s?10\s?(?:\^\s?(?:\{\s?[-−]?[0-9]+\s?\}|[-−]?[0-9]+)|[⁻]?[⁰¹²³⁴-⁹]+))?"
+    r")(?:\s?(?:\\?%|per\s?cent\b))?"
 )
 _ANY_VALUE = re.compile(r"[0-9√π]|\\(?:pi|sqrt|[dt]?frac)")
 _EUROPEAN = re.compile(
@@ -98,6 +102,9 @@ _EUROPEAN = re.compile(
 )
 _HAS_VALUE = re.compile(r"[0-9∞π]|\\(?:infty|pi|frac|sqrt)|=")
 _WORD = re.compile(r"(?<![\\a-zA-Z])(?!(?:and|or)\b)[a-zA-Z]{2,}")
+_FORMULA_END = re.compile(
+    r"\$|\\[)\]]|(?<![\\a-zA-Z])[a-zA-Z]{2,}|[<>,]\s"
+)  # or words: not one side of an equation
 _MAX_STATEMENT = 2000
 _MAX_TRIES = 50
 
@@ -156,6 +163,10 @@ def conclusion(text: str) -> str | None:
         return listed
     inside = [item for item in values if item[0] >= sentence]
     free = [item for item in inside if not _DEFINITE.search(paragraph[max(item[0] - 12, 0) : item[0]])]
+    last_equality = paragraph.rfind("=", sentence, end - begin)
+    right = _SENTENCE_END.split(paragraph[last_equality + 1 :], maxsplit=1)[0].strip(" $*")
+    if sentence <= last_equality <= values[-1][0] and len(right) < 100 and not _FORMULA_END.search(right):
+        return right
     return _clean_value((free or inside or values)[-1][1])
 
 
@@ -217,7 +228,7 @@ def _right_side(content: str) -> str:
 
 def _clean_value(value: str) -> str:
     value = value.strip().rstrip(".,;").strip()
-    return "-" + value[1:] if value[:1] in "–−" and value[1:] else value
+    return "-" + value[1:] if value[:1] in "–−负負" and value[1:] else value
 
 
 def _short(statement: str) -> str | None:
@@ -272,7 +283,7 @@ def list_of(statement: str) -> str | None:
         found.append(_content(formula).rstrip(".") + (r"\%" if percent else ""))
         separator = _AND.match(statement, percent.end() if percent else position)
         if not separator:
-            break
+            return None if _COMPOUND.match(statement, position) else ", ".join(found)
         position = separator.end()
     return ", ".join(found) or None
 

@@ -457,7 +457,7 @@ def test_dumps_of_verl_are_read_by_their_columns(file: Path) -> None:
 
 def test_a_value_with_others_inside_says_how_to_name_one(file: Path) -> None:
     jsonl(file, {"input": "1+1?", "output": "2", "gts": {"target": 2}})
-    with pytest.raises(RecordError, match=r"row 1: column 'gts' .*or name what lies inside: COLUMN\.target"):
+    with pytest.raises(RecordError, match=r"row 1: column 'gts' .*name what lies inside, such as gts\.target"):
         list(read_traces(file, {"question_id": "input", "text": "output", "reference": "gts"}))
 
 
@@ -570,6 +570,13 @@ def test_a_folder_of_datasets_points_to_import(tmp_path: Path) -> None:
         read_traces(tmp_path)
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_cells_may_be_separated_by_other_signs(tmp_path: Path, delimiter: str) -> None:
+    file = tmp_path / "samples.csv"
+    file.write_text(delimiter.join(("question_id", "answer")) + "\n" + delimiter.join(("a", "1")) + "\n")
+    assert [trace.answer for trace in read_traces(file)] == ["1"]
+
+
 def test_csv_with_numbers_and_line_breaks(tmp_path: Path) -> None:
     file = tmp_path / "samples.csv"
     file.write_text('question_id,sample_id,answer,correct,text\na,3,007,True,"two\nlines, yes"\na,4,,0,\n')
@@ -642,6 +649,19 @@ def test_damaged_csv_is_named(tmp_path: Path, rows: str, message: str) -> None:
     (tmp_path / "samples.csv").write_text("question_id,answer\n" + rows)
     with pytest.raises(RecordError, match=message):
         list(read_traces(tmp_path / "samples.csv"))
+
+
+@pytest.mark.parametrize("content", [json.dumps(ROWS[0], indent=1), json.dumps(ROWS[0]) + json.dumps(ROWS[1])])
+def test_rows_that_do_not_stand_in_a_line_each_are_refused(file: Path, content: str) -> None:
+    file.write_text(content)
+    with pytest.raises(RecordError, match="row 1 is not valid JSON .* each row must stand in a line of its own"):
+        list(read_traces(file))
+
+
+def test_a_response_with_choices_inside_is_told_the_path_of_its_text(file: Path) -> None:
+    jsonl(file, batch_row("q1", "4"))
+    with pytest.raises(RecordError, match=r"such as response\.body\.choices\.0\.message\.content"):
+        list(read_traces(file, {"question_id": "custom_id", "text": "response"}))
 
 
 def test_half_a_surrogate_pair_is_replaced(file: Path) -> None:

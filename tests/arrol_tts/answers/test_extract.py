@@ -144,6 +144,9 @@ STATED = [
     ("The answer is $a$ and $b$ is free.", "a"),
     ("The answer is 1 in 6.", "1 in 6"),
     ("Answer: m+n = 256+37 = 293", "293"),
+    ("So the answer is 7 and not 8.", "7"),
+    ("The answer is 3.14159...", "3.14159..."),
+    ("The answer is $12$ dollars and $50$ cents.", "$12$ dollars and $50$ cents"),
     ("The answer is 7 (seven).", "7"),
 ]
 LANGUAGES = [
@@ -181,6 +184,13 @@ UNMARKED = [
     ("the solution to the problem is $m \\in [\\sqrt{5}, +\\infty)$", r"m \in [\sqrt{5}, +\infty)"),
     ("Total: $204 (donuts) + $160 (cupcakes) + $330 = $694.", "694"),
     ("There are 12,345 and 6.", "6"),
+    ("The minimum value is attained at $x=2$ and equals $7$.", "7"),
+    ("x = 1+\\sqrt{2}", "1+\\sqrt{2}"),
+    ("so y = 2^{10}", "2^{10}"),
+    ("we get \\frac{\\sqrt{2}}{2}", "\\frac{\\sqrt{2}}{2}"),
+    ("So 15 percent of them.", "15 percent"),
+    ("He pays €1.234,50", "1.234,50"),
+    ("the interval is [2,5]", "[2,5]"),
 ]
 RUN_ON = [
     ("#### 18\n\nQuestion: How many bolts?\nAnswer: 2+1=3\n#### 3", "18"),
@@ -234,6 +244,8 @@ def test_answers_are_extracted_from(text: str, answer: str | None) -> None:
         ("所以错误的是C。答案是C。", "C"),
         ("Antwort: C", "C"),
         ("The best option is C.", "C"),
+        ("A is wrong. B is wrong. Therefore C", "C"),
+        ("I'd go with B.", "B"),
         ("Answer: C\n\nQuestion: next\nAnswer: A", "C"),
     ],
 )
