@@ -58,7 +58,7 @@ def choice_in(text: str) -> str | None:
         small = _SMALL.match(statement)
         if small:
             return small[1].upper()
-    chosen = [next(filter(None, match.groups())).upper() for match in _CHOSEN.finditer(text[-_MAX_TAIL:])]
+    chosen: list[str] = [next(filter(None, match.groups())) for match in _CHOSEN.finditer(text[-_MAX_TAIL:])]
     if chosen:
         return chosen[-1]
     marked = _MARKED.findall(text if len(text) <= _MAX_TAIL else text[-_MAX_TAIL:])
