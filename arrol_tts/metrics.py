@@ -192,6 +192,11 @@ def curve_of(
     )
 
 
+def curve_sizes(largest: int) -> list[int]:
+    """The values of k that curves are drawn at: 1, 2, 4 .. and ``largest``."""
+    return sorted({2**i for i in range(largest.bit_length())} | {largest})
+
+
 # --- ranking --------------------------------------------------------------------------------------
 
 

@@ -21,9 +21,10 @@ from arrol_tts.recorded import MAPPABLE_FIELDS
 from arrol_tts.rows import STDIN
 from arrol_tts.trace import FINISH_REASONS
 
-from ..reporting.compare_methods import Comparison, MethodReport, compare_methods, load_questions, method_names
+from ..reporting.compare_methods import Comparison, MethodReport, compare_methods, method_names
 from ..reporting.json_ready import finite
 from ..reporting.plots import plot_reliability
+from ..reporting.recorded_questions import load_questions
 from .shared import errors_in_words, notes_in_words, pairs, parsed
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arrol_tts import metrics, voting
-from arrol_tts.answers import Equality, PercentSign, answers_equal, extract_answer
+from arrol_tts.answers import Equality, PercentSign
 from arrol_tts.calibration import AnswerCalibration
 from arrol_tts.combined import cross_val_vote
 from arrol_tts.errors import InputError
-from arrol_tts.recorded import read_traces
 from arrol_tts.trace import FINISH_REASONS, Trace
 from arrol_tts.voting import METHODS, VoteResult
 
-Questions = dict[str, list[Trace]]
+from .recorded_questions import Questions
+
 Interval = tuple[float, float]
 
 COMBINED = "combined"
@@ -101,58 +99,6 @@ class Comparison:
     pass_at_k: dict[int, float]
     signals: list[SignalReport]
     methods: list[MethodReport]
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def load_questions(
-    path: Path | Sequence[Path],
-    fields: Mapping[str, str] | None = None,
-    finish_reasons: Mapping[str, str] | None = None,
-    only: str | None = None,
-    *,
-    equality: Equality = "math",
-    percent: PercentSign = "fraction",
-) -> Questions:
-    """Recorded traces by question, with answers extracted and graded where the file does not say.
-
-    Args:
-        path, fields, finish_reasons: as in :func:`arrol_tts.recorded.read_traces`.
-        only: let none but traces of this finish reason vote: the others keep their label and lose
-            their answer.
-        equality, percent: what makes an answer equal the reference, see `arrol_tts.vote`.
-
-    Raises:
-        FileNotFoundError: as ``read_traces``.
-        InputError: as ``read_traces``, and when no trace has the reason ``only``.
-    """
-    questions: Questions = {}
-    graded: dict[tuple[str, str], bool] = {}
-    reasons: Counter[str] = Counter()
-    for trace in read_traces(path, fields, finish_reasons=finish_reasons):
-        if trace.answer is None and trace.text and trace.finish_reason == "stop":
-            trace.answer = extract_answer(trace.text)
-        reference = trace.meta.get("reference")
-        ended = trace.answer is not None or trace.finish_reason in ("stop", "length")
-        if trace.correct is None and reference is not None and ended:
-            pair = (trace.answer or "", str(reference))
-            if pair not in graded:
-                graded[pair] = trace.answer is not None and answers_equal(
-                    *pair, equality=equality, percent=percent
-                )
-            trace.correct = graded[pair]
-        if only is not None and trace.finish_reason != only:
-            trace.answer = None
-        reasons[trace.finish_reason] += 1
-        questions.setdefault(trace.question_id, []).append(trace)
-    if only is not None and reasons and not reasons[only]:
-        found = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        raise InputError(f"no trace ended by {only!r}, so none would vote; there are {found}")
-    return questions
-
-
-# --- comparing ------------------------------------------------------------------------------------
 
 
 def compare_methods(
@@ -283,7 +229,7 @@ def _curve(
     labelled = [traces for traces in questions.values() if _labelled(traces)]
     if not subsets or not labelled or method == COMBINED:
         return {}
-    sizes = sizes_to(min(map(len, labelled)))
+    sizes = metrics.curve_sizes(min(map(len, labelled)))
     own = _own_options(method, options) | same
 
     def accuracies(traces: Sequence[Trace]) -> metrics.Floats:
@@ -296,16 +242,11 @@ def _curve(
     return dict(zip(sizes, mean.tolist(), strict=True))
 
 
-def sizes_to(largest: int) -> list[int]:
-    """1, 2, 4 .. and ``largest``."""
-    return sorted({2**i for i in range(largest.bit_length())} | {largest})
-
-
 def _summary(questions: Questions, reports: list[MethodReport]) -> Comparison:
     traces = [trace for group in questions.values() for trace in group]
     labels = [[bool(t.correct) for t in group] for group in questions.values() if _labelled(group)]
     accuracy = [sum(group) / len(group) for group in labels]
-    sizes = sizes_to(min(map(len, labels))) if labels else []
+    sizes = metrics.curve_sizes(min(map(len, labels))) if labels else []
     samples, right = [len(group) for group in labels], [sum(group) for group in labels]
     reasons = [trace.finish_reason for trace in traces]
     return Comparison(

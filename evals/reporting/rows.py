@@ -23,7 +23,6 @@ from arrol_tts.voting import METHODS, VoteResult
 
 from ..sampling.passes import FULL
 from ..sampling.seed_samples import SeedSamples, Traces
-from .compare_methods import sizes_to
 
 CURVE_METHODS = ("majority", "deepconf", "quality")
 """Methods that are drawn against tokens."""
@@ -112,7 +111,7 @@ def _at(
     samples: Sequence[SeedSamples], voter: WeightedVoter, method: str, results: Sequence[Sequence[VoteResult]]
 ) -> dict[int, float]:
     """``{k: accuracy}`` for k = 1, 2, 4 .. below n, over random subsets of the traces."""
-    sizes = [k for k in sizes_to(samples[0].n) if k < samples[0].n]
+    sizes = [k for k in metrics.curve_sizes(samples[0].n) if k < samples[0].n]
     if not sizes:
         return {}
     every = [result for of_seed in results for result in of_seed]
@@ -206,7 +205,7 @@ def token_curve(samples: Sequence[SeedSamples], voter: WeightedVoter, rows: Sequ
             points += [_point(row.name, k, row.at[k], k * mean) for k in sorted(row.at)]
     if "pruned" in samples[0].passes:
         rule = keep_rule(voter, samples[0].keep)
-        sizes = sizes_to(samples[0].n)
+        sizes = metrics.curve_sizes(samples[0].n)
         groups = [group for one in samples for group in one.full.values()]
         stride, subsets = _thinned(len(groups), len(sizes))
         for k in sizes:
@@ -233,7 +232,7 @@ def sample_figures(samples: Sequence[SeedSamples]) -> dict[str, Any]:
     return {
         "accuracy": float(per_question.mean()),
         "interval": list(metrics.bootstrap_interval(per_question)),
-        "pass_at": {str(k): float(metrics.pass_at_k(n, right, k).mean()) for k in sizes_to(n)},
+        "pass_at": {str(k): float(metrics.pass_at_k(n, right, k).mean()) for k in metrics.curve_sizes(n)},
         "mean_tokens": float(np.mean([trace.num_tokens for trace in traces])),
         "finish_reasons": dict(Counter(trace.finish_reason for trace in traces)),
     }

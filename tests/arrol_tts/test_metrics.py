@@ -20,6 +20,7 @@ from arrol_tts.metrics import (
     bootstrap_ratio_interval,
     brier,
     curve_of,
+    curve_sizes,
     expected_calibration_error,
     mcnemar,
     paired_permutation_test,
@@ -354,6 +355,12 @@ def test_wilson_interval_rejects_what_is_no_proportion(successes: int, trials: i
 
 
 # --- paired tests ---------------------------------------------------------------------------------
+
+
+def test_curves_are_drawn_at_powers_of_two_and_at_all() -> None:
+    assert curve_sizes(1) == [1]
+    assert curve_sizes(8) == [1, 2, 4, 8]
+    assert curve_sizes(12) == [1, 2, 4, 8, 12]
 
 
 def test_mcnemar_counts_the_discordant_questions() -> None:

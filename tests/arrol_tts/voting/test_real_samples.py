@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from arrol_tts import metrics
 from arrol_tts.trace import Trace
 from arrol_tts.voting import vote
-from evals.reporting.compare_methods import Questions, compare_methods, load_questions
+from evals.reporting.compare_methods import compare_methods
+from evals.reporting.recorded_questions import Questions, load_questions
 from tests.paths import SHARED_DATA
 
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from evals.commands.vote import vote
-from evals.reporting.compare_methods import compare_methods, load_questions
+from evals.reporting.compare_methods import compare_methods
+from evals.reporting.recorded_questions import load_questions
 
 app = typer.Typer()
 app.command()(vote)
