@@ -10,13 +10,10 @@ import asyncio
 import contextlib
 import itertools
 import json
-import queue
 import random
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +24,9 @@ from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Run
 from arrol_tts.engine.handover import head_folder, named_heads, weights_file
 from arrol_tts.engine.request import Question, Request, Sampling
 from arrol_tts.engine.server_replies import START_COMMAND, Written, read_trace
-from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
+from arrol_tts.engine.server_requests import beyond_openai, request_body
+from arrol_tts.engine.server_run import ServerRun
 from arrol_tts.errors import EngineError, InputError, ServerError
-from arrol_tts.events import Progress
 from arrol_tts.head_config import head_sha256
 from arrol_tts.stopping import TraceSpec
 from arrol_tts.trace import Trace
@@ -43,9 +40,6 @@ PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which a request is worth repeating."""
 
 BACK_OFF_SECONDS = 0.5
-
-VLLM_ONLY = ("top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids")
-"""Parameters of a Sampling that OpenAI's API has not, and vLLM's servers add."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,62 +56,6 @@ class _Server:
 
 class _ServerFailedError(Exception):
     """A server is given up; the question that met this moves on."""
-
-
-class _Run(Run):
-    """One call of ``sample`` or ``stream``; ``_cancel``, ``note`` and ``give_up`` run on the event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, request: Request) -> None:
-        self.request = request
-        self.inbox: queue.SimpleQueue[Progress | Trace | Exception | None] = queue.SimpleQueue()
-        """Traces and progress, an error that ends them, None at the end."""
-        self.jobs: dict[str, asyncio.Task[None]] = {}
-        self.stopped: dict[str, str] = {}
-        self._loop = loop
-        self._told: dict[tuple[str, int], tuple[float, int, int]] = {}
-        self._written: dict[tuple[str, int], tuple[str, int]] = {}
-        self.asking: Future[None] | None = None
-
-    def __next__(self) -> Trace | Progress:
-        item = self.inbox.get()
-        if item is None:
-            raise StopIteration
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-    def cancel(self, question_id: str, why: str) -> None:
-        with contextlib.suppress(RuntimeError):  # the engine is closed: nothing runs any more
-            self._loop.call_soon_threadsafe(self._cancel, question_id, why)
-
-    def close(self) -> None:
-        # This closes the connections, and the servers abort.
-        if self.asking is not None:
-            self.asking.cancel()
-        self.inbox.put(None)  # another thread may be waiting for the next item
-
-    def _cancel(self, question_id: str, why: str) -> None:
-        if question_id not in self.stopped:
-            self.stopped[question_id] = why
-            self.jobs[question_id].cancel()
-
-    def note(self, question_id: str, sample_id: int, written: Written) -> None:
-        """Report what a trace wrote, when it is time; a trace that is sampled again is silent until it is new."""
-        key = question_id, sample_id
-        text, every = written.choice["text"], self.request.every
-        last, characters, tokens = self._told.get(key, (0.0, 0, 0))
-        self._written[key] = text, written.num_tokens
-        if every is None or len(text) <= characters or time.monotonic() - last < every:
-            return
-        self._told[key] = time.monotonic(), len(text), written.num_tokens
-        self.inbox.put(Progress(question_id, sample_id, max(tokens, written.num_tokens), text[characters:]))
-
-    def give_up(self, question_id: str, sample_ids: Iterable[int]) -> None:
-        """Report traces that are not needed any more, with what is known of their texts."""
-        why = self.stopped[question_id]
-        for i in sample_ids:
-            text, tokens = self._written.get((question_id, i), ("", 0))
-            self.inbox.put(Trace(question_id, i, text, num_tokens=tokens, finish_reason="cancelled", detail=why))
 
 
 class ServerEngine(Engine):
@@ -226,17 +164,15 @@ class ServerEngine(Engine):
                 f"in the server: start it with `{START_COMMAND}`; without it use method='majority' or 'deepconf'"
             )
         foreign = ", ".join(server.url for server in self._alive() if not server.is_vllm)
-        for each in fields(Sampling):
-            value = getattr(sampling, each.name)
-            if foreign and each.name in VLLM_ONLY and value != each.default:
-                raise InputError(
-                    f"{foreign}: {each.name}={value!r} is not in OpenAI's API, and this is no server of vLLM's: "
-                    f"leave {each.name} out, or serve the model with vLLM"
-                )
+        if foreign and (name := beyond_openai(sampling)):
+            raise InputError(
+                f"{foreign}: {name}={getattr(sampling, name)!r} is not in OpenAI's API, and this is no server of "
+                f"vLLM's: leave {name} out, or serve the model with vLLM"
+            )
         super().check(questions, sampling, spec)
 
     def _start(self, request: Request) -> Run:
-        run = _Run(self._loop, request)
+        run = ServerRun(self._loop, request)
         run.asking = asyncio.run_coroutine_threadsafe(self._ask(run), self._loop)
         return run
 
@@ -341,7 +277,7 @@ class ServerEngine(Engine):
             raise ServerError(f"no server is left ({reasons})")
         return alive
 
-    async def _ask(self, run: _Run) -> None:
+    async def _ask(self, run: ServerRun) -> None:
         request = run.request
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -373,7 +309,7 @@ class ServerEngine(Engine):
         server.in_flight -= 1
         self._left.set()
 
-    async def _answer(self, run: _Run, server: _Server, question: Question, spec: TraceSpec) -> None:
+    async def _answer(self, run: ServerRun, server: _Server, question: Question, spec: TraceSpec) -> None:
         """Every trace of a question once, whatever happens to its server."""
         everything = question.wanted(run.request.sampling.n)
         answered: set[int] = set()
@@ -386,7 +322,7 @@ class ServerEngine(Engine):
 
     async def _answer_all(
         self,
-        run: _Run,
+        run: ServerRun,
         server: _Server,
         question: Question,
         spec: TraceSpec,
@@ -405,7 +341,16 @@ class ServerEngine(Engine):
             # has been answered already is dropped.
             wanted = [i for i in everything if spec.rules or i not in answered]
             group = replace(spec, group=f"{spec.group}/{attempt}")
-            body = self._body(server, question, sampling, group)
+            body = request_body(
+                question,
+                sampling,
+                group,
+                model=self.model,
+                chats=self._chats(question),
+                is_vllm=server.is_vllm,
+                plug_in=server.info is not None,
+                top_k=self._wanted_top_k or DEFAULT_TOP_K,
+            )
             server.in_flight += len(wanted)
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -420,7 +365,7 @@ class ServerEngine(Engine):
 
     async def _trace(
         self,
-        run: _Run,
+        run: ServerRun,
         server: _Server,
         question: Question,
         sample_id: int,
@@ -428,57 +373,16 @@ class ServerEngine(Engine):
         spec: TraceSpec,
     ) -> Trace:
         body = body | {"seed": run.request.sampling.seed_of(question.id, sample_id)}
+        path = "/v1/chat/completions" if self._chats(question) else "/v1/completions"
         note: Callable[[Written], None] | None = None
         if run.request.every is not None:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
             note = partial(run.note, question.id, sample_id)
         try:
-            reply = await self._post(server, self._path(question), body, note)
+            reply = await self._post(server, path, body, note)
             return read_trace(reply, question, sample_id, "vllm_xargs" in body, spec)
         except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
             raise ServerError(f"{server.url} answers what cannot be read: {_words(error)}") from error
-
-    def _path(self, question: Question) -> str:
-        return "/v1/chat/completions" if self._chats(question) else "/v1/completions"
-
-    def _body(self, server: _Server, question: Question, sampling: Sampling, spec: TraceSpec) -> dict[str, Any]:
-        """What the requests for a question's traces have in common: all but their seeds."""
-        body: dict[str, Any] = {
-            "model": self.model,
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-        }
-        for name in ("presence_penalty", "frequency_penalty"):
-            if getattr(sampling, name):
-                body[name] = getattr(sampling, name)
-        if server.is_vllm:
-            # Said explicitly, because a model's generation_config would fill in what is left out.
-            body |= {name: getattr(sampling, name) for name in VLLM_ONLY} | {"return_token_ids": True}
-        if server.info is not None:
-            # Log-probabilities are the API's own: it would not do without those it was asked for.
-            asked = replace(spec, logprobs=False)
-            if asked.asks_anything:
-                body["vllm_xargs"] = {CONFIG_KEY: json.dumps(asked.to_dict())}
-            if spec.stop or sampling.stop_token_ids:
-                # The plug-in ends a trace as an end-of-text token would, whose text vLLM leaves out.
-                body["include_stop_str_in_output"] = True
-        else:
-            if spec.stop:
-                body["stop"] = list(spec.stop)
-            if spec.confidence:
-                top_k = self._wanted_top_k or DEFAULT_TOP_K
-                chats = self._chats(question)
-                body |= {"logprobs": True, "top_logprobs": top_k} if chats else {"logprobs": top_k}
-                if server.is_vllm and not chats:
-                    body["return_tokens_as_token_ids"] = True  # texts of tokens are not unique
-        if spec.logprobs and "logprobs" not in body:
-            body |= {"logprobs": True, "top_logprobs": 0} if self._chats(question) else {"logprobs": 0}
-        if self._chats(question):
-            return body | {"messages": question.messages}
-        if question.token_ids is not None:
-            return body | {"prompt": list(question.token_ids)}
-        return body | {"prompt": "\n\n".join(message["content"] for message in question.messages)}
 
     def _chats(self, question: Question) -> bool:
         return self._chat and question.chat and question.token_ids is None

@@ -193,8 +193,7 @@ class TransformersEngine(Engine):
         rows = [row for row in rows if row in monitor.logs]
         if not rows:
             return
-        ends = self._eos | set(sampling.stop_token_ids)
-        distribution = Distribution(sampling, ends)
+        distribution = Distribution(sampling, self._eos)
         # A row that waited is computed again from its prompt. Left padding lines up the ends.
         texts = [row.prompt + row.token_ids for row in rows]
         longest = max(len(text) for text in texts)
@@ -211,48 +210,7 @@ class TransformersEngine(Engine):
                 logits_to_keep=1,
                 output_hidden_states=True,
             )
-            logits = output.logits[:, -1].float()
-            confidence = certainty = logprobs = None
-            scored = {row.spec.head for row in rows if monitor.logs[row].wants_scores}
-            hidden = output.hidden_states[-1][:, -1].float()
-            scores = {name: self._heads[name](hidden).tolist() for name in scored}
-            if any(monitor.logs[row].wants_confidence for row in rows):
-                confidence = token_confidence(logits, self._top_k).tolist()
-            if any(monitor.logs[row].wants_certainty for row in rows):
-                certainty = self_certainty(logits).tolist()
-            states = None
-            if any(monitor.logs[row].wants_features for row in rows):
-                states = hidden.cpu().numpy()
-            logits = distribution(logits, [row.prompt for row in rows], [row.token_ids for row in rows])
-            tokens = self._choose(rows, logits, sampling)
-            if any(row.spec.logprobs for row in rows):
-                chosen = torch.tensor(tokens, device=self._device)[:, None]
-                logprobs = logits.log_softmax(-1).gather(1, chosen)[:, 0].tolist()
-            ended: dict[_Row, FinishReason] = {}
-            for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-                position = len(row.token_ids)
-                row.token_ids.append(token)
-                log = monitor.logs[row]
-                if token in ends:
-                    ended[row] = "stop"
-                elif row.spec.stop and (
-                    text := self._stop_texts.written(row.token_ids, row.spec.stop, after=sampling.min_tokens)
-                ):
-                    ended[row], log.stop_text = "stop", text
-                elif position + 1 == sampling.max_tokens:
-                    ended[row] = "length"
-                if certainty is not None and log.wants_certainty:
-                    log.certainty += certainty[i]
-                monitor.observe(
-                    row,
-                    position,
-                    score=scores[row.spec.head][i] if row.spec.head in scores else None,
-                    confidence=confidence[i] if confidence else None,
-                    logprob=logprobs[i] if logprobs and row.spec.logprobs else None,
-                    token=row.token_ids[-2] if position else None,
-                    feature=states[i].tobytes if states is not None else None,
-                    finished=row in ended,
-                )
+            ended = self._step(rows, output, distribution, monitor)
             ended |= dict.fromkeys(_pruned(monitor), "pruned")
             if every is not None and time.monotonic() - reported >= every:
                 yield from (self._progress(row, monitor) for row in rows if row not in ended)
@@ -269,6 +227,55 @@ class TransformersEngine(Engine):
                 rows = [rows[i] for i in keep]
             inputs = torch.tensor([[row.token_ids[-1]] for row in rows], device=self._device)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+    def _step(
+        self, rows: list[_Row], output: Any, distribution: Distribution, monitor: Monitor
+    ) -> dict[_Row, FinishReason]:
+        """Read a step's signals, draw each row's next token, tell the Monitor; returns the rows that end."""
+        sampling = distribution.sampling
+        logits = output.logits[:, -1].float()
+        confidence = certainty = logprobs = None
+        scored = {row.spec.head for row in rows if monitor.logs[row].wants_scores}
+        hidden = output.hidden_states[-1][:, -1].float()
+        scores = {name: self._heads[name](hidden).tolist() for name in scored}
+        if any(monitor.logs[row].wants_confidence for row in rows):
+            confidence = token_confidence(logits, self._top_k).tolist()
+        if any(monitor.logs[row].wants_certainty for row in rows):
+            certainty = self_certainty(logits).tolist()
+        states = None
+        if any(monitor.logs[row].wants_features for row in rows):
+            states = hidden.cpu().numpy()
+        logits = distribution(logits, [row.prompt for row in rows], [row.token_ids for row in rows])
+        tokens = self._choose(rows, logits, sampling)
+        if any(row.spec.logprobs for row in rows):
+            chosen = torch.tensor(tokens, device=self._device)[:, None]
+            logprobs = logits.log_softmax(-1).gather(1, chosen)[:, 0].tolist()
+        ended: dict[_Row, FinishReason] = {}
+        for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            position = len(row.token_ids)
+            row.token_ids.append(token)
+            log = monitor.logs[row]
+            if token in distribution.ends:
+                ended[row] = "stop"
+            elif row.spec.stop and (
+                text := self._stop_texts.written(row.token_ids, row.spec.stop, after=sampling.min_tokens)
+            ):
+                ended[row], log.stop_text = "stop", text
+            elif position + 1 == sampling.max_tokens:
+                ended[row] = "length"
+            if certainty is not None and log.wants_certainty:
+                log.certainty += certainty[i]
+            monitor.observe(
+                row,
+                position,
+                score=scores[row.spec.head][i] if row.spec.head in scores else None,
+                confidence=confidence[i] if confidence else None,
+                logprob=logprobs[i] if logprobs and row.spec.logprobs else None,
+                token=row.token_ids[-2] if position else None,
+                feature=states[i].tobytes if states is not None else None,
+                finished=row in ended,
+            )
+        return ended
 
     def _progress(self, row: _Row, monitor: Monitor) -> Progress:
         text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)

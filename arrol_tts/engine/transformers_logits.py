@@ -28,23 +28,26 @@ class Distribution:
 
     Args:
         sampling: the parameters.
-        ends: ids of the tokens that end a trace.
+        eos: ids of the model's own end-of-sequence tokens.
+
+    Attributes:
+        ends: ids of all tokens that end a trace.
     """
 
-    def __init__(self, sampling: Sampling, ends: Collection[int]) -> None:
-        self._sampling, self._ends = sampling, sorted(ends)
+    def __init__(self, sampling: Sampling, eos: Collection[int]) -> None:
+        self.sampling, self.ends = sampling, {*eos, *sampling.stop_token_ids}
         self._repetition: Any = None
         if sampling.repetition_penalty != 1:
-            self._repetition = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
+            self._repetition = RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))
         self._warp = LogitsProcessorList()
         if sampling.temperature not in (0, 1):
-            self._warp.append(TemperatureLogitsWarper(sampling.temperature))
+            self._warp.append(TemperatureLogitsWarper(float(sampling.temperature)))
         if sampling.min_p:
-            self._warp.append(MinPLogitsWarper(sampling.min_p))
+            self._warp.append(MinPLogitsWarper(float(sampling.min_p)))
         if sampling.top_k:
             self._warp.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
-            self._warp.append(TopPLogitsWarper(sampling.top_p))
+            self._warp.append(TopPLogitsWarper(float(sampling.top_p)))
 
     def __call__(
         self, logits: torch.Tensor, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]
@@ -60,22 +63,22 @@ class Distribution:
             logits = torch.cat(
                 [self._adjust(logits[i : i + 1], prompts[i], written[i]) for i in range(len(logits))]
             )
-        if self._sampling.temperature == 0:
+        if self.sampling.temperature == 0:
             return logits
         return cast(torch.Tensor, self._warp(cast(Any, None), cast(Any, logits)))
 
     @property
     def _adjusts(self) -> bool:
-        sampling = self._sampling
+        sampling = self.sampling
         penalised = sampling.presence_penalty or sampling.frequency_penalty
         return bool(sampling.min_tokens or penalised or self._repetition is not None)
 
     def _adjust(self, logits: torch.Tensor, prompt: Sequence[int], written: Sequence[int]) -> torch.Tensor:
         """Minimum length and penalties of one row, ``[1, vocabulary]``."""
-        sampling = self._sampling
+        sampling = self.sampling
         logits = logits.clone()
         if len(written) < sampling.min_tokens:
-            logits[:, self._ends] = -torch.inf
+            logits[:, sorted(self.ends)] = -torch.inf
         if self._repetition is not None:
             seen = torch.tensor([[*prompt, *written]], device=logits.device)
             logits = self._repetition(seen, logits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -132,11 +133,14 @@ class VLLMLoop:
         return True
 
     def _step(self) -> None:
-        stepped = set(self._listeners.values())
+        stepped, ended = set(self._listeners.values()), False
         for output in self.engine.step():
             if (listener := self._listeners.get(output.request_id)) is not None:
                 if output.finished:
                     self.forget(output.request_id)
+                    ended = True
                 listener.receive(output)
         for listener in stepped:
             listener.step_ended()
+        if ended:
+            time.sleep(0)  # whoever takes the traces may have something to cancel before the next step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 from pathlib import Path
@@ -39,6 +40,14 @@ def test_the_transformers_engine_collects(data: Path) -> None:
         assert all(vector.shape == (128,) for vector in trace.features.values())
         assert trace.confidence is not None
         assert trace.correct is not None
+
+
+def test_an_engine_that_is_not_installed_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else find(name))
+    code, output = collect(data, "--engine", "vllm")
+    assert code == 2
+    assert "a language model needs vllm, which is not installed" in output
 
 
 def test_an_unknown_engine_is_refused_before_anything_is_written(data: Path) -> None:

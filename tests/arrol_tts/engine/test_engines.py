@@ -170,13 +170,17 @@ def test_what_cannot_work_is_refused_before_sampling(
 
 def test_a_stopped_question_ends_at_once_and_the_others_go_on(engine: Engine, traces: list[Trace]) -> None:
     full = by_id(traces)
+    scores = [trace.scores[AT] for trace in traces if trace.question_id == "q0"]
+    assert max(scores) - min(scores) > 1e-3
+    # Some trace of the question ends long before the others, and so on a busy machine too.
+    spec = replace(SCORED, rules=(Threshold(AT, (min(scores) + max(scores)) / 2),))
     ended: list[str] = []
 
     def stop_first(trace: Trace) -> str:
         ended.append(trace.question_id)
         return "enough" if trace.question_id == "q0" else ""
 
-    result = list(engine.sample(QUESTIONS, SAMPLING, SCORED, stop_question=stop_first))
+    result = list(engine.sample(QUESTIONS, SAMPLING, spec, stop_question=stop_first))
     assert sorted(by_id(result)) == sorted(full)
     cancelled = [t for t in result if t.finish_reason == "cancelled"]
     assert cancelled
@@ -186,7 +190,7 @@ def test_a_stopped_question_ends_at_once_and_the_others_go_on(engine: Engine, tr
     for trace in result:
         whole = full[trace.question_id, trace.sample_id].token_ids or []
         assert trace.token_ids == whole[: trace.num_tokens]
-        assert (trace.finish_reason == "cancelled") == (trace.num_tokens < len(whole))
+        assert (trace.finish_reason in ("cancelled", "pruned")) == (trace.num_tokens < len(whole))
 
 
 def test_whoever_takes_a_trace_decides_whether_its_question_goes_on(engine: Engine) -> None:

@@ -76,6 +76,12 @@ def test_tokens_are_drawn_from_the_distribution_that_the_parameters_make(
     assert changed > 3, "the parameters make a difference"
 
 
+def test_whole_numbers_are_numbers(engine: Engine) -> None:
+    sampling = replace(PLAIN, n=1, max_tokens=4, temperature=2, repetition_penalty=2, min_p=1)
+    (trace,) = engine.sample(QUESTIONS[:1], sampling)
+    assert trace.num_tokens == 4
+
+
 def test_penalties_change_greedy_traces_alike(engine: Engine, reference: Reference) -> None:
     sampling = replace(GREEDY, repetition_penalty=1.2, frequency_penalty=0.3)
     distribution = Distribution(sampling, {eos_of(reference)})

@@ -1,0 +1,75 @@
+"""One call of ``ServerEngine.sample`` or ``stream``: its inbox, and what is known of traces on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from arrol_tts.engine.base import Run
+from arrol_tts.events import Progress
+from arrol_tts.trace import Trace
+
+if TYPE_CHECKING:
+    from arrol_tts.engine.request import Request
+    from arrol_tts.engine.server_replies import Written
+
+
+class ServerRun(Run):
+    """One call of ``sample`` or ``stream``; ``_cancel``, ``note`` and ``give_up`` run on the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, request: Request) -> None:
+        self.request = request
+        self.inbox: queue.SimpleQueue[Progress | Trace | Exception | None] = queue.SimpleQueue()
+        """Traces and progress, an error that ends them, None at the end."""
+        self.jobs: dict[str, asyncio.Task[None]] = {}
+        self.stopped: dict[str, str] = {}
+        self._loop = loop
+        self._told: dict[tuple[str, int], tuple[float, int, int]] = {}
+        self._written: dict[tuple[str, int], tuple[str, int]] = {}
+        self.asking: Future[None] | None = None
+
+    def __next__(self) -> Trace | Progress:
+        item = self.inbox.get()
+        if item is None:
+            raise StopIteration
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def cancel(self, question_id: str, why: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the engine is closed: nothing runs any more
+            self._loop.call_soon_threadsafe(self._cancel, question_id, why)
+
+    def close(self) -> None:
+        # This closes the connections, and the servers abort.
+        if self.asking is not None:
+            self.asking.cancel()
+        self.inbox.put(None)  # another thread may be waiting for the next item
+
+    def _cancel(self, question_id: str, why: str) -> None:
+        if question_id not in self.stopped:
+            self.stopped[question_id] = why
+            self.jobs[question_id].cancel()
+
+    def note(self, question_id: str, sample_id: int, written: Written) -> None:
+        """Report what a trace wrote, when it is time; a trace that is sampled again is silent until it is new."""
+        key = question_id, sample_id
+        text, every = written.choice["text"], self.request.every
+        last, characters, tokens = self._told.get(key, (0.0, 0, 0))
+        self._written[key] = text, written.num_tokens
+        if every is None or len(text) <= characters or time.monotonic() - last < every:
+            return
+        self._told[key] = time.monotonic(), len(text), written.num_tokens
+        self.inbox.put(Progress(question_id, sample_id, max(tokens, written.num_tokens), text[characters:]))
+
+    def give_up(self, question_id: str, sample_ids: Iterable[int]) -> None:
+        """Report traces that are not needed any more, with what is known of their texts."""
+        why = self.stopped[question_id]
+        for i in sample_ids:
+            text, tokens = self._written.get((question_id, i), ("", 0))
+            self.inbox.put(Trace(question_id, i, text, num_tokens=tokens, finish_reason="cancelled", detail=why))
