@@ -26,8 +26,11 @@ eval: setup
 demo: setup
 	$(BIN)/arrol-demo
 
+# A file is tested by one worker, so that each loads an engine once. Tests compute on one thread each, so that two
+# workers take two cores; more are faster where there are more, and take more memory.
+WORKERS ?= 2
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The second tier: what takes long and guards little that the first does not.
 test-slow: setup

@@ -66,6 +66,12 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
     assert errors == []
 
 
+@pytest.fixture
+def long_runs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that ramble on to twice the usual limit."""
+    monkeypatch.setattr(server.site.runner, "max_tokens", 480)
+
+
 def wait_for_end(page: Page) -> None:
     """Until every run is done, or was stopped."""
     page.wait_for_function(
@@ -143,10 +149,14 @@ def test_two_settings_side_by_side(open_page: OpenPage) -> None:
     picture(page, "compare")
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_stop(open_page: OpenPage) -> None:
     page = open_page({"q": QUESTION, **LONG})
-    page.wait_for_selector(".card[data-status=running]")
-    page.locator("#stop").click()
+    # At once: on a busy machine Playwright may take longer to click than the run takes.
+    page.wait_for_function(
+        "() => document.querySelector('.card[data-status=running]')"
+        " && (document.querySelector('#stop').click(), true)"
+    )
     wait_for_end(page)
     assert "cancelled" in statuses(page)
     # On a busy machine one of the two may have ended just before.
@@ -298,6 +308,7 @@ def test_two_tabs_at_once_each_show_their_own_question(open_page: OpenPage) -> N
         expect(tab.locator(".card")).to_have_count(32)
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_closing_the_tab_cancels_its_run(open_page: OpenPage, server: Server) -> None:
     recorded = server.site.recordings.added
     page = open_page({"q": QUESTION, **LONG})
