@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from arrol_tts.engine.base import Engine
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 
-def restore_pocket(engine: VLLMEngine) -> None:
+def restore_pocket(engine: Engine) -> None:
     """Give the engine that all tests share the pocket model and its head back."""
     from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 

@@ -24,6 +24,8 @@ from arrol_tts.stopping import TraceSpec
 from tests.arrol_train.conftest import restore_pocket
 
 if TYPE_CHECKING:
+    from arrol_tts.engine.base import Engine
+    from arrol_tts.engine.transformers_engine import TransformersEngine
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm")
@@ -60,7 +62,7 @@ def online_head(seed: int = 0) -> Any:
     return OnlineHead(QualityHeadConfig(base_model="../policy", hidden_size=128, inner_size=16), seed=seed)
 
 
-def make_rollout(engine: VLLMEngine, config: RolloutConfig = CONFIG, **options: Any) -> PrunedRollout:
+def make_rollout(engine: Engine, config: RolloutConfig = CONFIG, **options: Any) -> PrunedRollout:
     reward: Callable[[Mapping[str, Any], str], float] = options.pop("reward", pocket_reward)
     return PrunedRollout(engine, ROWS, reward, config, options.pop("head", None) or online_head(), **options)
 
@@ -115,9 +117,7 @@ class Recorded:
         return dict(output)
 
 
-def one_step(
-    engine: VLLMEngine, out: Path, config: RolloutConfig = CONFIG, **options: Any
-) -> tuple[Any, Any, Any]:
+def one_step(engine: Engine, out: Path, config: RolloutConfig = CONFIG, **options: Any) -> tuple[Any, Any, Any]:
     """A trainer that took a step, its rollout, and the record of it."""
     rollout = make_rollout(engine, config, **options)
     recorded = Recorded(rollout)
@@ -246,6 +246,16 @@ def test_the_engine_samples_from_the_new_weights_after_an_update(engine: VLLMEng
     assert trace.token_ids is not None
     before, _ = forward(encode_prompt(trainer.processing_class, ROWS[0]["prompt"]), trace.token_ids)
     assert np.abs(np.asarray(trace.logprobs) - before).max() > 0.01  # the built-in model's are others
+
+
+def test_rollouts_are_pruned_without_vllm_too(transformers_engine: TransformersEngine, tmp_path: Path) -> None:
+    try:  # its log-probabilities are compared with the trainer's on the way
+        _, rollout, recorded = one_step(transformers_engine, tmp_path)
+    finally:
+        restore_pocket(transformers_engine)
+    assert len(recorded.outputs[0]["completion_ids"]) == PROMPTS * 4
+    pruned = rollout.metrics["rollout/generated_tokens"] - rollout.metrics["rollout/trained_tokens"]
+    assert pruned == PROMPTS * 4 * (AT + 1)
 
 
 def test_an_engine_with_other_weights_is_noticed(engine: VLLMEngine, tmp_path: Path) -> None:
