@@ -111,11 +111,7 @@ _MAX_TRIES = 50
 
 def statements(text: str) -> Iterator[str]:
     """The answers that the text states, the last one first."""
-    ends = [match.end() for match in _STATED.finditer(text)][-_MAX_TRIES:]
-    for end in reversed(ends):
-        answer = _short(text[end : end + _MAX_STATEMENT])
-        if answer:
-            yield answer
+    return filter(None, map(_short, statement_texts(text)))
 
 
 def statement_texts(text: str) -> Iterator[str]:
@@ -143,31 +139,44 @@ def answer_in(content: str) -> str | None:
 
 
 def conclusion(text: str) -> str | None:
-    """The value that a text ends in, which marks no answer: of its last sentence with a value, the last one."""
+    """The value that a text ends in, which marks no answer: the last one of its last sentence with a value.
+
+    A list of solutions or the right side of an equation is taken whole; numbers that only count what the sentence
+    is about ("for the 3 kinds") are passed over.
+    """
     last = _last_value(text)
     if last is None:
         return None
     start, end = last
-    begin = max(text.rfind("\n\n", 0, start) + 1, start - _MAX_STATEMENT, 0)
-    paragraph = text[begin : end + 200]
     european = _EUROPEAN.search(text, max(start - 30, 0), end + 30)
     if european and european.end(2) >= start:
         return f"{european[1]}.{european[2]}"
-    values = list(_values(paragraph, end - begin))
+    begin = max(text.rfind("\n\n", 0, start) + 1, start - _MAX_STATEMENT, 0)
+    paragraph, stop = text[begin : end + 200], end - begin
+    values = list(_values(paragraph, stop))
     if not values:
         return text[start:end].strip()
     sentence = max((m.end() for m in _SENTENCE_END.finditer(paragraph, 0, values[-1][0])), default=0)
-    plural = _PLURAL.search(paragraph, sentence)
-    listed = _short(paragraph[plural.end() :]) if plural and plural.end() <= values[-1][0] else None
-    if listed and _HAS_VALUE.search(listed):
-        return listed
+    whole = _listed(paragraph, sentence, values[-1][0]) or _equated(paragraph, sentence, values[-1][0], stop)
+    if whole:
+        return whole
     inside = [item for item in values if item[0] >= sentence]
     free = [item for item in inside if not _DEFINITE.search(paragraph[max(item[0] - 12, 0) : item[0]])]
-    last_equality = paragraph.rfind("=", sentence, end - begin)
-    right = _SENTENCE_END.split(paragraph[last_equality + 1 :], maxsplit=1)[0].strip(" $*")
-    if sentence <= last_equality <= values[-1][0] and len(right) < 100 and not _FORMULA_END.search(right):
-        return right
     return _clean_value((free or inside or values)[-1][1])
+
+
+def _listed(paragraph: str, sentence: int, value: int) -> str | None:
+    """What a sentence that ends in a value names as solutions, values, points or the like."""
+    plural = _PLURAL.search(paragraph, sentence)
+    listed = _short(paragraph[plural.end() :]) if plural and plural.end() <= value else None
+    return listed if listed and _HAS_VALUE.search(listed) else None
+
+
+def _equated(paragraph: str, sentence: int, value: int, stop: int) -> str | None:
+    """The right side of an equation without dollar signs that a sentence ends in."""
+    sign = paragraph.rfind("=", sentence, stop)
+    right = _SENTENCE_END.split(paragraph[sign + 1 :], maxsplit=1)[0].strip(" $*")
+    return right if 0 <= sign <= value and len(right) < 100 and not _FORMULA_END.search(right) else None
 
 
 def _last_value(text: str) -> tuple[int, int] | None:
@@ -260,10 +269,8 @@ def _short(statement: str) -> str | None:
         return _clean_value(value[0])
     if len(statement.split()) <= 5 or (len(statement) <= 300 and not _WORD.search(statement)):
         return statement or None
-    formula = _MATH.search(
-        statement
-    )  # a sentence rather than an answer: what it says something is, or its first value
-    verb = _IS.search(statement)
+    # A sentence rather than an answer: its formula, else the number that something is said to be, else the first.
+    formula, verb = _MATH.search(statement), _IS.search(statement)
     if formula and not _is_money(formula):
         return _content(formula)
     number = (_VALUE.search(statement, verb.end()) if verb else None) or _VALUE.search(statement)

@@ -14,7 +14,7 @@ from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 
-from .shared import DATASETS_MISSING, errors_in_words, pairs
+from .shared import DATASETS_MISSING, errors_in_words, notes_in_words, pairs
 
 
 def import_(
@@ -23,7 +23,7 @@ def import_(
     fields: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN, as in arrol-eval vote")] = None,
 ) -> None:
     """Read traces into a trace store, which `arrol-eval vote` and head training take."""
-    with errors_in_words():
+    with errors_in_words(), notes_in_words():
         if out.exists():
             raise FileExistsError(f"{out} is there already: name another folder, or move it away")
         with TraceStore(out) as store:
