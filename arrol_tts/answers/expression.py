@@ -49,15 +49,16 @@ Values = list[tuple[Evaluator, Any] | None]
 def _at_points(tree: Tree, names: frozenset[str], work: Work) -> Values:
     """The values at each point; None where a point gives none (a pole, a number too large)."""
     values: Values = []
-    for i in range(len(_INTEGER_VALUES)):
+    points = len(_INTEGER_VALUES) if names else 1
+    for i in range(points):
         evaluator = Evaluator(POINT, {name: _coordinates(name)[i] for name in names}, work)
         try:
             values.append((evaluator, evaluator.value(tree)))
         except (RefusedError, ArithmeticError, ValueError):
             values.append(None)
-            if i == len(_INTEGER_VALUES) - MIN_POINTS and not any(values):
+            if i == points - MIN_POINTS and not any(values):
                 break
-    if sum(value is not None for value in values) < MIN_POINTS:
+    if sum(value is not None for value in values) < min(MIN_POINTS, points):
         raise RefusedError
     return values
 

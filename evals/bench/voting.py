@@ -117,9 +117,36 @@ def mixed_answers(rng: np.random.Generator, num_answers: int, num_distinct: int)
     return [spellings[i] for i in rng.integers(0, num_distinct, size=num_answers)]
 
 
+def distinct_expressions(count: int) -> list[str]:
+    """Expressions that are all different: roots, rational functions, polynomials, powers, functions, equations."""
+    forms = (
+        r"\frac{{{n}\sqrt{{{m}}}}}{{7}}",
+        r"\frac{{{n}x+1}}{{x^2+{m}}}",
+        r"x^3 - {n}x^2 + \frac{{x}}{{{m}}}",
+        r"{n} + {m}\pi",
+        r"\sin\left({n}t + \frac{{\pi}}{{{m}}}\right)",
+        r"2^{{n+{n}}} - {m}n",
+        r"e^{{-{n}x}}\ln {m}",
+        r"{n}x + {m}y = 1",
+    )
+    return [forms[n % len(forms)].format(n=n, m=2 * n + 3) for n in range(count)]
+
+
+def bench_expressions() -> dict[str, float]:
+    expressions = distinct_expressions(5000)
+    group_answers([r"\sqrt{2}", "x+1"])  # imports what evaluates
+    started = time.perf_counter()
+    groups = group_answers(expressions)
+    seconds = time.perf_counter() - started
+    return {
+        "distinct_expressions_5000_seconds": seconds,
+        "distinct_expressions_5000_classes": float(max(groups) + 1),
+    }
+
+
 def bench_equality(rng: np.random.Generator) -> dict[str, float]:
     answers = mixed_answers(rng, 10_000, 500)
-    group_answers(["1", r"\frac12"])  # imports the parser
+    group_answers(["1", r"\sqrt{2}"])  # imports what evaluates
     started = time.perf_counter()
     groups = group_answers(answers)
     seconds = time.perf_counter() - started
@@ -127,10 +154,10 @@ def bench_equality(rng: np.random.Generator) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run all three and write ``evals/results/voting.json``."""
+    """Run all of them and write ``evals/results/voting.json``."""
     rng = np.random.default_rng(SEED)
-    # Equality before voting, whose answers would already be in the parser's cache.
-    figures = bench_measures(rng) | bench_equality(rng) | bench_vote(rng)
+    # Equality before voting, whose answers would already be in the cache of keys.
+    figures = bench_measures(rng) | bench_equality(rng) | bench_expressions() | bench_vote(rng)
     for name, value in figures.items():
         print(f"{name:42} {value:12.3f}")
     print(write_result("voting", figures, seeds=[SEED]))
