@@ -20,7 +20,7 @@ from .frames import Frame, Stop, message, play, show
 from .live import LiveRunner
 from .picture import picture
 from .recording import Recording, Recordings, read_recordings
-from .views import Evaluation, Reliability
+from .views import Evaluation, LiveReliability
 
 FOLDER = Path(__file__).parent
 INTRO = """
@@ -63,7 +63,7 @@ class Site:
     max_traces: int = 64
     max_running: int = 4
     max_waiting: int = 64
-    reliability: Reliability = field(default_factory=Reliability)
+    reliability: LiveReliability = field(default_factory=LiveReliability)
     evaluation: Evaluation | None = None
     stops: dict[str, Stop] = field(default_factory=dict)
 

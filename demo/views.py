@@ -19,7 +19,7 @@ BINS = 10
 
 
 @dataclass(slots=True)
-class Reliability:
+class LiveReliability:
     """Right and all answers by bin of the head's last score, over every labelled trace that was added."""
 
     counts: list[int] = field(default_factory=lambda: [0] * BINS)

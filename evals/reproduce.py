@@ -22,9 +22,9 @@ from arrol_tts.replay import replay
 from arrol_tts.voter import WeightedVoter
 
 from .bench import RESULTS, write_result
+from .reporting.figures import is_right, keep_rule
 from .reporting.plots import curve_figure, keep_figure, reliability_figure
 from .reporting.report import JSON_FILE
-from .reporting.rows import is_right, keep_rule
 from .reporting.sections import write_sections
 from .reporting.summary import interval
 from .sampling.folder import RunFolder

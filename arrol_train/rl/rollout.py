@@ -26,8 +26,8 @@ from arrol_train.rewards import Grader, Reward, Row
 from arrol_train.rl.config import RolloutConfig, check_same
 from arrol_train.rl.group import Group, summary
 from arrol_train.rl.learner import HeadLearner
-from arrol_train.rl.log import StepClock
 from arrol_train.rl.online_head import OnlineHead
+from arrol_train.rl.run_log import StepClock
 from arrol_train.rl.sampler import GroupSampler, sampling_of
 from arrol_train.rl.trl_bridge import TrainedPolicy, log_metrics, trl_columns
 from arrol_tts.engine.request import Question

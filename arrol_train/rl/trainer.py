@@ -13,8 +13,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from arrol_train.rl.config import ConfigError, RunConfig
-from arrol_train.rl.log import RunLog
 from arrol_train.rl.rollout import PrunedRollout
+from arrol_train.rl.run_log import RunLog
 from arrol_train.rl.tasks import Task
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from arrol_tts.answers.choices import choice_in, choice_of
+from arrol_tts.answers.letters import choice_in, choice_of
 from arrol_tts.answers.statements import answer_in, conclusion, list_of, statements
 
 Extractor = Callable[[str], str | None]

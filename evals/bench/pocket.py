@@ -26,7 +26,7 @@ from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import METHODS
 
 from ..benchmarks import pocket
-from ..reporting.rows import is_right, keep_rule, rows_of
+from ..reporting.figures import is_right, keep_rule, rows_of
 from ..sampling.seed_samples import SeedSamples, sample_seed
 from . import write_result
 

@@ -37,7 +37,7 @@ from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.voter import WeightedVoter
 
 from ..benchmarks import pocket
-from ..reporting.rows import rows_of
+from ..reporting.figures import rows_of
 from ..sampling.seed_samples import sample_seed
 from . import write_result
 

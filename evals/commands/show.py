@@ -14,7 +14,7 @@ from rich.text import Text
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 
-from ..reporting.rows import CURVE_METHODS
+from ..reporting.figures import CURVE_METHODS
 from ..sampling.folder import FolderError, RunFolder
 from ..sampling.passes import FOLDERS, FULL
 from .shared import ResultsFolder, errors_in_words

@@ -28,7 +28,7 @@ FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class QuestionOutcome:
     """What a method made of one question; ``correct`` is None when the question has no reference."""
 
     question_id: str
@@ -65,7 +65,7 @@ class MethodReport:
     calibrated_brier: float | None = None
     calibrated_ece: float | None = None
     curve: dict[int, float] = field(default_factory=dict)
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[QuestionOutcome] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def _own_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _report(
     name: str, results: Sequence[VoteResult], majority: Sequence[VoteResult], curve: dict[int, float]
 ) -> MethodReport:
-    verdicts = [Verdict(r.question_id, r.answer, r.confidence, _is_right(r)) for r in results]
+    verdicts = [QuestionOutcome(r.question_id, r.answer, r.confidence, _is_right(r)) for r in results]
     labelled = [i for i, verdict in enumerate(verdicts) if verdict.correct is not None]
     if not labelled:
         return MethodReport(name, verdicts=verdicts)

@@ -22,7 +22,7 @@ from ..benchmarks import Benchmark
 from ..sampling.folder import RunManifest
 from ..sampling.passes import FULL
 from ..sampling.seed_samples import SeedSamples
-from .rows import (
+from .figures import (
     CURVE_METHODS,
     Row,
     full_seconds,

@@ -13,7 +13,7 @@ from arrol_tts.errors import InputError
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.trace import Trace
 from demo.charts import accuracy_chart, reliability_chart, score_chart
-from demo.views import Reliability, last_evaluation
+from demo.views import LiveReliability, last_evaluation
 
 
 def report(head: str, accuracy: float) -> str:
@@ -41,7 +41,7 @@ def test_right_wrong_and_pruned_differ_in_more_than_colour() -> None:
 
 
 def test_reliability_counts_graded_traces() -> None:
-    seen = Reliability()
+    seen = LiveReliability()
     seen.add(
         [
             Trace("q", i, scores={5: score}, correct=right)
@@ -55,7 +55,7 @@ def test_reliability_counts_graded_traces() -> None:
 
 
 def test_without_graded_traces_it_says_what_to_do() -> None:
-    assert "ask a question" in Reliability().view()[1]
+    assert "ask a question" in LiveReliability().view()[1]
 
 
 def test_the_newest_evaluation_of_this_head_is_shown(tmp_path: Path) -> None:

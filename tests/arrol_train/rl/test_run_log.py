@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("accelerate")
 
-from arrol_train.rl.log import RunLog, StepClock, read_log
+from arrol_train.rl.run_log import RunLog, StepClock, read_log
 
 
 def test_phases_add_up_to_the_step_and_a_step_begins_once() -> None:
