@@ -1,11 +1,13 @@
 """How often equality errs: 200 judged pairs of answers to the same question, beside math-verify.
 
 ``make bench-equality`` compares `tests/arrol_tts/answers/judged_pairs.jsonl` with what `answers_equal` and
-math-verify say. The pairs were drawn once from recorded samples with a fixed seed (``draw``) and judged one by
-one from the two strings, before either program was asked: same, different, or unclear without the question.
-Three strata show both kinds of error: pairs that equality merged when they were drawn; pairs that it kept apart
-though the same numbers occur in both; and other pairs that it kept apart. So shares are of these strata, not of
-all pairs that occur; and pairs of one question resemble each other, more than the interval knows.
+math-verify say. The pairs were drawn from recorded samples with a fixed seed (``draw``; caps and sizes were
+settled over three draws) and judged one by one from the two strings: same, different, or unclear without the
+question. The judging was not blind: neither program's verdict stood beside a pair, but the sizes of the strata
+were known, so the agreement is rather an upper estimate. Three strata show both kinds of error: pairs that
+equality merged when they were drawn; pairs that it kept apart though the same numbers occur in both; and other
+pairs that it kept apart. So shares are of these strata, not of all pairs that occur; and pairs of one question
+resemble each other, more than the interval knows.
 """
 
 from __future__ import annotations

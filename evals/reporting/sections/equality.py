@@ -35,9 +35,9 @@ def show(figures: Figures) -> Iterator[str]:
         f"is right on {ours['agreement']:.1%} [{low:.1%}, {high:.1%}], with {ours['false_merges']} false and "
         f"{ours['missed_merges']} missed merges; math-verify on {theirs['agreement']:.1%}, with "
         f"{theirs['false_merges']} and {theirs['missed_merges']}, most of the missed ones lists of complex roots "
-        "of one question. The strata were drawn by answers_equal itself, and the samples are ones it was "
-        "developed with, so other questions may show more. Pairs of one question resemble each other, which the "
-        "interval does not know."
+        "of one question. The strata were drawn by answers_equal itself, the samples are ones it was developed "
+        "with, and the judge knew the sizes of the strata, so other questions may show more. Pairs of one "
+        "question resemble each other, which the interval does not know."
     )
 
 
