@@ -22,7 +22,7 @@ _ACCENTS = frozenset(
     )
 )
 _OPERATORS = frozenset(
-    (r"\lim", r"\int", r"\sum", r"\prod", r"\max", r"\min", r"\deg", r"\det", r"\dim", r"\iint", r"\oint")
+    (r"\lim", r"\int", r"\sum", r"\prod", r"\max", r"\min", r"\deg", r"\det", r"\dim", r"\gcd", r"\iint", r"\oint")
 )
 _BEFORE = frozenset((r"\angle", r"\measuredangle", r"\triangle", r"\odot", r"\partial", r"\mathop"))
 _TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
@@ -51,7 +51,10 @@ def is_name(tokens: Sequence[str]) -> bool:
     if first == "[" and len(tokens) == 3:
         return tokens[1].isupper() and len(tokens[1]) > 2
     if first == r"\frac":
-        return re.fullmatch(r"\\frac \{ d ?[A-Za-z] \} \{ d ?[A-Za-z] \}", " ".join(tokens)) is not None
+        quotient = r"\\frac \{ (?:d ?[A-Za-z] \} \{ d ?[A-Za-z]|[A-Z]{2} \} \{ [A-Z]{2}) \}"
+        return re.fullmatch(quotient, " ".join(tokens)) is not None
+    if ":" in tokens:  # x:y
+        return len(tokens) % 2 == 1 and all((token == ":") == bool(i % 2) for i, token in enumerate(tokens))
     if first.lstrip("\\") in _TRIGONOMETRIC and len(tokens) > 1:
         return _name_end(tokens, 1) == len(tokens) and tokens[-1] != ")"
     position = _name_end(tokens, 0)

@@ -117,9 +117,10 @@ class _Parser:
     def whole(self) -> Tree:
         """All there is in a pair of brackets, or in the expression."""
         tree = self.sum()
-        if self.peek() == r"\choose":
-            self.rest.pop()
-            tree = ("call", "binomial", tree, self.sum())
+        if self.peek() in (r"\choose", r"\over"):
+            is_quotient = self.rest.pop() == r"\over"
+            under = self.sum()
+            tree = ("mul", tree, ("inv", under)) if is_quotient else ("call", "binomial", tree, under)
         return tree
 
     def sum(self) -> Tree:

@@ -112,6 +112,8 @@ class Reading:
             token[0] == '"' and len(token) > 2 for token in tokens
         ):
             return None
+        if [run.casefold() for run in runs if run != "."] in (["all", "real", "numbers"], ["all", "reals"]):
+            return sets.set_key(sets.REALS)
         return _statement_key([token for token in tokens if word(token)])
 
     def labelled(self, tokens: list[str]) -> Hashable | None:
@@ -173,6 +175,10 @@ class Reading:
 
     def listed(self, tokens: list[str]) -> Hashable | None:
         r"""``2, 3``, ``x=1 or x=2``, ``x < 0 or x > 3``: in any order, repetitions counted."""
+        if r"\land" in tokens or r"\lor" in tokens:  # between conditions these are words, else they are logic
+            if not all(_RELATIONS.intersection(part) for part in split(tokens, (r"\land", r"\lor"))):
+                return _statement_key(tokens)
+            tokens = [{r"\land": '"and', r"\lor": '"or'}.get(token, token) for token in tokens]
         separators = (",", ";", '"and', '"or')
         parts = [part for part in split(tokens, separators) if part]
         if len(parts) < 2:
@@ -258,6 +264,8 @@ class Reading:
         words = [side[0].lstrip('"') if len(side) == 1 else "" for side in sides]
         if all(len(each) > 1 and each.isalpha() for each in words):  # MR=SRMC
             return ("equation", frozenset(each.casefold() for each in words))
+        if "'" in "".join(left) and left[0] in right:  # y' = y
+            return None
         if is_name(left) and not (left == ["x"] and _variables(right) == frozenset("y")):
             return self.read(right)
         if any(token in (r"\pm", r"\mp") for token in left + right):

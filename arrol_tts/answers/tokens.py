@@ -150,7 +150,7 @@ _RENAMED = {
     **dict.fromkeys((r"\cdot", r"\times", r"\ast", r"\bullet", r"\cdotp"), "*"),
     **dict.fromkeys((r"\simeq", r"\doteq", r"\approxeq", r"\thickapprox"), r"\approx"),
     **{r"\lt": "<", r"\gt": ">", r"\div": "/", r"\backslash": r"\setminus", r"\smallsetminus": r"\setminus"},
-    **{r"\varnothing": r"\emptyset", r"\land": '"and', r"\wedge": '"and', r"\lor": '"or', r"\vee": '"or'},
+    **{r"\varnothing": r"\emptyset", r"\wedge": r"\land", r"\vee": r"\lor"},
     **{r"\tg": r"\tan", r"\ctg": r"\cot", r"\arctg": r"\arctan", r"\varphi": r"\phi"},
     **{r"\varepsilon": r"\epsilon", r"\vartheta": r"\theta", r"\varrho": r"\rho", r"\cr": r"\\"},
 }
@@ -361,6 +361,10 @@ def _without_marks(tokens: list[str]) -> list[str]:
         braced = raised and tokens[i + 1] == "{" and tokens[i + 3 : i + 4] == ["}"]
         mark = tokens[i + 1 + braced] if raised else tokens[i]
         length = 1 + raised + 2 * braced
+        if tokens[i : i + 3] in (["{", "-", "}"], ["{", "+", "}"]):
+            result.append(tokens[i + 1])
+            i += 3
+            continue
         after_number = bool(result) and result[-1].isdigit()
         if raised and mark in (r"\circ", "o", '"o') and (mark == r"\circ" or after_number):
             result.append("°")

@@ -185,7 +185,8 @@ def _unit_words(tokens: Sequence[str]) -> tuple[str, ...]:
                 return ()
             words.append(word(token) or token)
         i += step
-    return tuple(words) if depth == 0 else ()
+    says_nothing = {*words} <= {"a", "an", "the", "of", "in"}
+    return () if depth or says_nothing else tuple(words)
 
 
 def _in_quotient(tokens: Sequence[str], i: int) -> bool:

@@ -139,11 +139,11 @@ def test_no_pattern_backtracks_without_bound(name: str) -> None:
             for start in STARTS:
                 for end in ENDS[:: 1 if count == 30 else 4]:
                     text = start + body + end
-                    began = time.perf_counter()
+                    began = time.thread_time()
                     pattern.fullmatch(text)
                     pattern.match(text)
                     pattern.search(text)
-                    if time.perf_counter() - began > 0.5:
+                    if time.thread_time() - began > 0.5:
                         slow.append(text[:60])
                         break
     assert slow == []
@@ -193,9 +193,9 @@ REPORTED = [
 
 @pytest.mark.parametrize("answer", REPORTED, ids=lambda answer: answer[:20])
 def test_hostile_answers_are_read_within_a_second(answer: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     answer_key(answer)
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_a_number_of_5000_digits_in_a_list_does_not_stop_a_vote() -> None:

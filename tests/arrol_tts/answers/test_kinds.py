@@ -321,6 +321,253 @@ x2 # 2x
 3 1/2 == 3.5
 3\frac12 == 3.5
 """,
+    "everyday spellings": r"""
+45° == 45 degree == 45^\circ == 45 deg
+\frac{\pi}{2} rad == \pi/2
+12.50 USD == 12.5
+£12.50 == 12.5
+¥500 == 500
+1,234,567.89 == 1234567.89
+0.1\overline{6} == 1/6
+2.3\overline{45} == 129/55
+5.0\times10^{-3} == 0.005
+3 x 10^8 == 300000000
+3.0E8 == 300000000
+5 \cdot 10^2 == 500
+{1\over 2} == 1/2
+\frac{1}{2} \text{ units} == 0.5
+x \in \{1, 2\} == 1, 2
+x \in (1, 2] == 1 < x \le 2
+\{x | x \leq 3\} == (-\infty, 3]
+(-\infty, \infty) == \mathbb{R} == \text{all real numbers} == all real numbers
+x=2\quad\text{or}\quad x=3 == 2,3
+x = 2 \lor x = 3 == 2,3
+2 \text{ and } 3 == 2, 3
+(1,2), (3,4) == (3,4), (1,2)
+\left\{(1,2)\right\} == (1,2)
+\text{A and B} == \text{B and A}
+\sqrt{50} == 5\sqrt2
+\sqrt[3]{16} == 2\sqrt[3]{2}
+\frac{\sqrt{6}}{3} == \sqrt{\frac{2}{3}}
+e^{i \pi / 2} == i
+\cos(\pi/3) == 1/2
+\ln(e^3) == 3
+\log_{10} 1000 == 3
+\tan(\pi/4) == 1
+\frac{a^2-b^2}{a-b} == a+b
+(x+1)^2 == x^2+2x+1
+2(x+3) == 2x+6
+\frac{x^2-1}{x+1} == x-1
+a^{m+n} == a^m a^n
+\sqrt{a^2b} == a\sqrt{b}
+\log(ab) == \log a + \log b
+n(n+1)/2 == \frac{n^2+n}{2}
+y = -2x+1 == 2x+y=1
+y=mx+b == mx+b
+v = \sqrt{2gh} == \sqrt{2gh}
+F = ma == ma
+A = \pi r^2 == \pi r^2
+x^2 + y^2 = 4 == y^2 + x^2 - 4 = 0
+\begin{pmatrix} 1/2 \\ 2 \end{pmatrix} == \begin{bmatrix} 0.5 \\ 2 \end{bmatrix}
+\begin{bmatrix} 1 & 0 \\ 0 & 1 \end{bmatrix} == \left(\begin{matrix} 1 & 0 \\ 0 & 1 \end{matrix}\right)
+7 \pmod{12} == 7 \pmod {12}
+10:30 am == 10:30 AM
+\$1{,}500 == 1500
+3 \text{ m/s}^2 == 3
+9.81\,\mathrm{m\,s^{-2}} == 9.81
+5\times 10^{3}\ \mathrm{kg\,m^{2}} == 5000
+2\frac{3}{4} \text{ cups} == 2.75
+1:2 == 1 : 2
+100\,000 == 100000
+\text{(i) } 5 == \text{(i)} 5
++5 == 5
+5.000 == 5
+\text{Yes.} == yes
+\text{TRUE} == true
+(x,y)=(1,2) == (1,2)
+x=1, y=2 == y = 2, x = 1
+f(x) = \frac{1}{x} == \frac1x
+C_5^2 == C_5^2
+|-5| == 5
+\left| -5 \right| == 5
+\lfloor 2.7 \rfloor == 2
+\min(3, 5) == 3
+5! == 120
+\frac{7!}{5!} == 42
+-(x-1) == 1-x
+[0, +\infty) == x \ge 0
+k \in \mathbb{Z} == k \in \mathbb{Z}
+\frac{\pi}{6} + 2k\pi, k\in\mathbb{Z} == \frac{\pi}{6} + 2n\pi, n\in\mathbb{Z}
+x = \frac{\pi}{6} + k\pi \text{ for any integer } k == \frac{\pi}{6} + m\pi, m \in \mathbb{Z}
+5 \text{cm}^3 == 5 cm^3
+25\,\% == 25\%
+0.5\% == 0.005
+twelve == Twelve
+x\leq 5 == x <= 5
+x \geqslant 5 == x >= 5
+4\,\text{or}\,5 == 4, 5
+1 + \frac{1}{\sqrt 2} == 1+\frac{\sqrt2}{2}
+{-}5 == -5
+-\frac{1}{2} == \frac{-1}{2} == -0.5 == - 1/2 == \frac{1}{-2}
+\frac{1}{2}, \frac{1}{3} == 1/3, 1/2
+10 \% == 0.1
+2^{1/2} == \sqrt{2}
+64^{\frac{1}{3}} == 4
+0.\overline{142857} == \frac{1}{7}
+5 hours == 5
+12 V == 12
+3 kg == 3 kilograms
+50 mL == 50
+20 km/h == 20 km per hour
+5 people == 5
+7 days == 7
+30 minutes == 30
+45 sq cm == 45
+4 units == 4
+6 \text{ square meters} == 6
+2\sqrt{3} \text{ units} == 2\sqrt3
+٥٠ == 50
+12 кг == 12
+15 人 == 15
+3天 == 3
+100日元 == 100
+第3 == 第3
+a = 3 == 3
+\theta = 30^\circ == 30
+\angle BAC = 30^\circ == 30
+AB = 3\sqrt2 == 3\sqrt2
+\overline{AB} = 5 == 5
+P(X=2) = \frac{3}{8} == 3/8
+E(X) = 3 == 3
+\text{P}(A) = 0.3 == 0.3
+\text{Var}(X) = 2 == 2
+\mu = 3 == 3
+S_n = n^2 == n^2
+a_n = 2n-1 == 2n-1
+a_{10} = 19 == 19
+f(f(x)) = x == x
+|z| = 5 == |z| = 5
+|\vec{a}| = 5 == 5
+\gcd(a,b) = 6 == 6
+\frac{AB}{CD} = 2 == 2
+x:y = 2:3 == 2:3
+\text{Area of } \triangle ABC = 6 == 6
+""",
+    "answers that look alike": r"""
+2e # 2 # e
+5\text{k} # 5
+3\text{y} # 3
+2 quarters # 2
+3 fifths # 3
+5 minus # 5
+100 below # 100
+3 north # 3 south
+10 off # 10
+4 remaining # 5 remaining
+1 hour # 2 hours
+x<2 and x>5 # x<2 or x>5
+\sin 45 # \sin 45^\circ
+\cos 60° # \cos 60
+f(x)=x^2 # f(x)=x^3
+f(x)=x \text{ or } f(x)=-x # f(x)=x
+x=1 \text{ only} # x=2 \text{ only}
+\text{increasing} # \text{decreasing}
+\text{odd} # \text{even}
+\text{at most } 3 # \text{at least } 3
+3 \text{ at most} # 3
+10^{-150} # 0
+e^{-1000} # 0
+\frac{1}{1000!} # 0
+1 + 10^{-60} # 1
+\pi + 10^{-60} # \pi
+10^{100}+1 # 10^{100}
+x^{10}+10^{-30} # x^{10}
+\cos(10^{-100}) # 1
+(1,2) # [1,2] # 1,2
+\{1,2\} # (1,2)
+x>1 # x\ge 1 # x<1
+(-1)^n # (-1)^{n+1} # 1
+\lfloor x \rfloor # \lceil x \rceil # x
+R # r
+\text{a} # \text{b}
+A # a
+B # D
+AB # CD
+\triangle ABC # \triangle DEF
+\overline{AB} # \overline{CD} # AB
+p # \neg p
+p \land q # p \lor q
+p \to q # q \to p
+A \subset B # B \subset A
+A \cup B # A \cap B
+1 \pmod 3 # 2 \pmod 3
+x \equiv 1 \pmod 3 # x \equiv 1 \pmod 4
+2024-05-06 # 2013
+12/25/2020 # 12/26/2020
+IV # VI
+XII # XIII
+10:30 # 10:31
+3:2 # 2:3
+\int x dx # \int y dx
+\sum_{k=1}^n k # \sum_{k=1}^n k^2
+\sum_{k=1}^n k^2 # \prod_{k=1}^n k^2
+\frac{dy}{dx} # \frac{dx}{dy}
+y' = y # y'' = y
+y'+y=0 # y'-y=0
+\vec{a} # \vec{b}
+a \times b # a / b
+\hat{x} # \bar{x}
+x_1 # x_2
+x^{2n} # x^{2m}
+\log 5 # \ln 5
+\log_2 5 # \log_3 5
+2 < x < 3 # 2 < x < 4
+2 < x \le 3 # 2 \le x < 3
+\mathbb{R} # \mathbb{Z} # \mathbb{Q} # \emptyset
+\mathbb{R}^+ # \mathbb{R} # \mathbb{R}^-
+\mathbb{Z}^+ # \mathbb{Z}
+\infty # -\infty
+\text{DNE} # 0 # \infty
+n = 3k # n = 3k + 1
+n=3k, k\in\mathbb{N} # n=3k, k\in\mathbb{Z}
+\text{if } x>0 # \text{if } x<0
+2x \text{ if } x>0, -2x \text{ otherwise} # 2x
+\begin{cases} x & x>0 \\ -x & x \le 0 \end{cases} # \begin{cases} x & x>0 \\ 0 & x \le 0 \end{cases}
+\begin{pmatrix}1&2\\3&4\end{pmatrix} # \begin{pmatrix}1&3\\2&4\end{pmatrix}
+5 cm^2 # 6 cm^2
+\frac{2}{3} \text{ of } x # 2/3
+3 \text{ dozen} # 3
+5 score # 5
+two # three # 2
+3 pairs # 3
+5% # 5
+0.5% # 0.5
+1.2.3 # 1.23
+192.168.1.1 # 192.168.1.2
+v1.2 # v1.3
+O(n) # O(n^2)
+O(n \log n) # O(n)
+H_2O # H_2O_2
+NaCl # KCl
+CO_2 # CO
+C_6H_{12}O_6 # C_6H_{12}O_5
+1101_2 # 1101_3 # 1101
+x = y # x = z
+3a + 2b = 5 # 3a+2b=6
+\text{Tom} # \text{Tim}
+left # right
+east # west
+$a$ # $b$
+2\,\text{a} # 2
+12 \text{ pi} # 12
+5 i # 5
+3 j # 3
+4 k # 4
+1, 2, 3, \ldots # 1, 2, 3
+1, 2 # 1, 2, 2
+\pm 5 # 5 # -5
+(\pm 1, 2) # (1, 2)
+""",
 }
 NAMES = [
     (r"\overrightarrow{CD} = (3,4)", "(3,4)"),
