@@ -274,6 +274,7 @@ class _Parser:
         if token == "|":
             return self.absolute()
         if token == r"\frac":
+            self.refuse_derivative()
             return ("mul", self.argument(), ("inv", self.argument()))
         if token == r"\binom":
             return ("call", "binomial", self.argument(), self.argument())
@@ -293,6 +294,12 @@ class _Parser:
         if not name.isalpha() or not name.isascii() or (token[0] == '"' and len(name) > 1):
             raise RefusedError
         return self.letters(name)
+
+    def refuse_derivative(self) -> None:
+        r"""Refuse what follows a \frac where it is d/dx or dy/dx, which is no quotient of products."""
+        following = " ".join(self.rest[:-10:-1])
+        if re.match(r"\{ d ?[A-Za-z]? (?:\} )\{ d ?[A-Za-z] \}", following):
+            raise RefusedError
 
     def number(self) -> Tree:
         token = self.rest.pop()

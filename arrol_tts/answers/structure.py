@@ -194,11 +194,16 @@ class Reading:
             return text_key(tokens)
         if [r"\ldots"] in parts:
             return ("sequence", "...", *map(self.read, parts))
-        names = [_name_before_equals(part) for part in parts]
+        names = [_name_before_equals(part) or self.name_of_condition(part) for part in parts]
         keys = [self.read(part) for part in parts]
         if len(set(names) - {""}) > 1:  # x=1, y=2: here the names matter
             return collection(zip(names, keys, strict=True))
         return collection(members(keys), distinct=joined_by == {'"or'})
+
+    def name_of_condition(self, part: list[str]) -> str:
+        """The variable of ``x > 1``, which matters beside ``y > 2``; '' for what is no inequality."""
+        found = self.condition(part) if _FLIPPED.keys() & {*part} else None
+        return found[0] if found else ""
 
     def conditions(self, parts: list[list[str]], joined_by: set[str]) -> Hashable | None:
         """Conditions on one variable: ``and`` intersects, ``or`` unites, a comma what leaves something to say."""
@@ -620,7 +625,7 @@ def _is_formula(run: str) -> bool:
     if not run.isascii() or run.casefold() == "no" or re.fullmatch("[IVXLCDM]{2,9}", run):
         return False
     if len(run) == 2 or is_call_without_space(run):
-        return True
+        return not run.isupper()  # HT and TH are two outcomes
     return (
         run.islower() and is_product_of_letters(run) and (not set(run) & set("aeiou") or set(run) <= set("abcd"))
     )

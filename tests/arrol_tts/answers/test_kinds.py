@@ -568,6 +568,170 @@ $a$ # $b$
 \pm 5 # 5 # -5
 (\pm 1, 2) # (1, 2)
 """,
+    "more that look alike": r"""
+5 apples # 5 apples and 3 oranges
+2 m # 2
+3x # 3
+10 a.m. # 10 p.m.
+$5 # $6
+5 to 3 # 5 to 4 # 5
+from 3 to 5 # 3, 5
+between 3 and 5 # 3, 5
+5 and a half # 5
+one half # 1
+3 1/2 # 3, 1/2 # 31/2
+1/2/3 # 1/6
+6/2(1+2) # 9
+2^3^2 # 64
+3.14 # 22/7
+5 ± 0.1 # 5
+5.0 \pm 0.1 # 5.0
+x = 5 \pm 0.1 # 5
+(5, 3) # 5, 3
+A = 5, B = 3 # A = 3, B = 5
+A: 5, B: 3 # A: 3, B: 5
+\text{A: 5} # \text{A: 6}
+first # second
+1st # 2nd
+Day 5 # Day 6
+Option A # Option B
+Figure 2 # Figure 3
+the 5th # the 6th
+5% of 20 # 5%
+20% off # 20%
+5 percent more # 5 percent less
+a 5% gain # 5%
+2x+3y # 2y+3x
+x^2 y # x y^2
+\sqrt{x+y} # \sqrt{x}+\sqrt{y}
+\sqrt{2}x # \sqrt{2x}
+\frac{1}{x+1} # \frac{1}{x}+1
+1/x+1 # 1/(x+1)
+\sin(x)^2 # \sin(x^2)
+\sin^2 x # \sin 2x
+\sin x + 1 # \sin(x+1)
+\ln x + 1 # \ln(x+1)
+\sin 2x \cos x # \sin (2x \cos x)
+e^{x+1} # e^x+1
+2^{n}+1 # 2^{n+1}
+x! # x
+(n+1)! # n+1!
+\binom{n}{2} # \frac{n}{2}
+\binom{n}{2} # \binom{2}{n}
+\lfloor x/2 \rfloor # x/2
+f^{-1}(x) # 1/f(x)
+f^{-1}(2) # f(2)
+g(f(x)) # f(g(x))
+f(x) # g(x)
+f(x) # f(y)
+f(x) # fx
+\frac{d}{dx} f # \frac{f}{x}
+\frac{\partial f}{\partial x} # \frac{\partial f}{\partial y}
+\vec{AB} # AB
+|AB| # AB
+[2] # (2,2)
+\{(1,2)\} # \{(2,1)\}
+\{1,2\} \times \{3\} # \{1,2\}
+(1,2) \cup (2,3) # (1,3)
+[1,2] \cup [3,4] # [1,4]
+x > 1, y > 2 # x > 2, y > 1
+x \ge 1 \text{ and } y \ge 2 # x \ge 2 \text{ and } y \ge 1
+x = 1 \text{ and } y = 2 # x = 2 \text{ and } y = 1
+1 < x # x < 1
+-1 < -x # x > 1
+x^2 > 4 # x > 2
+x^2 < 4 # x < 2
+\text{max} = 5 # \text{max} = 6
+5_{10} # 5_8
+10_{2} # 10
+FF_{16} # 255
+0x1F # 31
+1e3 # 1e-3
+1E+3 # 1E-3
+1.0e5 # 1.0e50
+2.5 \times 10^{3} # 2.5 \times 10^{-3}
+10^{-6} # 10^{6}
+1,5 # 1.5
+1.5, 2 # 1, 5.2
+1;2 # 2;3
+π # 3.14159
+2π # 2
+π/2 # 2π
+√2 # 2
+2√3 # 3√2
+∛8 # 8 # √8
+x² # x³ # x2
+x₁ # x₂
+½ # 2
+∞ # -∞ # 8
+∅ # 0
+≈5 # 6
+≥5 # 5 # ≤5
+<5 # 5 # >5
+> 5 # 5
+= 5 # 6
+!5 # 5
+5? # 6?
+#5 # #6
+(a) # (b)
+a) # b)
+i # ii # iii
+(i) # (ii)
+\alpha # a # \beta
+\epsilon # \varepsilon_0
+\Delta x # x
+dx # dy
+\hbar # h
+k_B T # k T
+m c^2 # m c
+E = mc^2 # E = mc
+\text{kg} # \text{g}
+5 \text{ kg} # 6 \text{ kg}
+5 \text{ seconds ago} # 5
+5 \text{ from the left} # 5 \text{ from the right}
+5 \text{ (left)} # 5 \text{ (right)}
+5 to the left # 5
++5 # -5
+loss of 5 # 5 # gain of 5
+minus 5 # 5
+negative 5 # 5
+five # 5
+five apples # 5
+twenty five # 20, 5
+-5 degrees # 5 degrees
+5 degrees north # 5 degrees south
+5 km east # 5 km west
+30^\circ N # 30^\circ S
+2:1 # 2
+2/1 # 1/2
+2 # 2, 2
+no # yes
+not 5 # 5
+all except 5 # 5
+x \ne 5 # 5
+x \neq 5 # x \neq 6
+none # 0
+zero # 1
+null # 0
+N/A # 0
+nan # 0
+True # 1
+[1, 2] # [2, 1]
+[1,2,3] # [1,3,2]
+1-2 # 2-1
+1 - 2 # -3
+2024 # 2025
+January 5 # January 6 # 5
+5 January # 5 February # 5
+Jan 5, 2020 # Jan 5, 2021
+Monday # Tuesday
+5:00 # 17:00
+5 o'clock # 5
+Paris # London
+H # T
+HH # HT # TT
+HT # TH
+""",
 }
 NAMES = [
     (r"\overrightarrow{CD} = (3,4)", "(3,4)"),
