@@ -24,6 +24,11 @@ def show(figures: Figures) -> Iterator[str]:
                 f"{figures['equality_10000_seconds']:.2f}",
                 NONE,
             ],
+            *(
+                ["equality of 5,000 different expressions", f"{figures[name]:.2f}", NONE]
+                for name in ("distinct_expressions_5000_seconds",)
+                if name in figures  # older figures lack it
+            ),
             ["votes on 10,000 questions of 64 traces", f"{figures['vote_10000_seconds']:.2f}", NONE],
         ],
     )
