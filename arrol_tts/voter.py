@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
     from arrol_tts.engine.load import EngineName
     from arrol_tts.events import Event
-    from arrol_tts.plan import Plan, Questions, SampleOptions
+    from arrol_tts.plan import Questions, SampleOptions
     from arrol_tts.prompts import Prompt
     from arrol_tts.streams import Asking, Closing, EventStream
 
@@ -168,7 +168,9 @@ class WeightedVoter:
             InputError: for an empty question, n < 1, an unknown method or option, or a detection position beyond
                 max_tokens; before anything is generated.
         """
-        return self._solve("solve", [question], n, method, options)[0]
+        method = self.method if method is None else method
+        asking = self._ask("solve", [question], n, options, self._needs(method))
+        return self._votes(_exhausted(asking), method)[0]
 
     def solve_many(
         self,
@@ -194,7 +196,9 @@ class WeightedVoter:
         Raises:
             InputError: as in ``solve``.
         """
-        return self._solve("solve_many", questions, n, method, options, on_trace)
+        method = self.method if method is None else method
+        asking = self._ask("solve_many", questions, n, options, self._needs(method))
+        return self._votes(_exhausted(asking, on_trace), method)
 
     async def asolve(
         self,
@@ -205,7 +209,9 @@ class WeightedVoter:
         **options: Unpack[SampleOptions],
     ) -> VoteResult:
         """``solve`` for asyncio: other tasks run meanwhile, and cancelling it aborts the sampling."""
-        return (await self._asolve("asolve", [question], n, method, options))[0]
+        method = self.method if method is None else method
+        asking = self._ask("asolve", [question], n, options, self._needs(method))
+        return self._votes(await _aexhausted(asking), method)[0]
 
     async def asolve_many(
         self,
@@ -217,7 +223,9 @@ class WeightedVoter:
         **options: Unpack[SampleOptions],
     ) -> list[VoteResult]:
         """``solve_many`` for asyncio; several calls at once share the engine's batches."""
-        return await self._asolve("asolve_many", questions, n, method, options, on_trace)
+        method = self.method if method is None else method
+        asking = self._ask("asolve_many", questions, n, options, self._needs(method))
+        return self._votes(await _aexhausted(asking, on_trace), method)
 
     def stream(
         self,
@@ -283,8 +291,7 @@ class WeightedVoter:
             InputError: for an empty question, n < 1, an unknown option or a detection position beyond max_tokens;
                 before anything is generated.
         """
-        asking = self._ask_for_traces("sample", questions, n, options)
-        _exhaust(asking, on_trace)
+        asking = _exhausted(self._ask("sample", questions, n, options), on_trace)
         return {question_id: asking.group(question_id) for question_id in asking.question_ids}
 
     async def asample(
@@ -296,8 +303,7 @@ class WeightedVoter:
         **options: Unpack[SampleOptions],
     ) -> dict[str, list[Trace]]:
         """``sample`` for asyncio; several calls at once share the engine's batches."""
-        asking = self._ask_for_traces("asample", questions, n, options)
-        await _aexhaust(asking, on_trace)
+        asking = await _aexhausted(self._ask("asample", questions, n, options), on_trace)
         return {question_id: asking.group(question_id) for question_id in asking.question_ids}
 
     def vote(self, traces: Sequence[Trace], method: str | Method | None = None, **options: Any) -> VoteResult:
@@ -318,32 +324,6 @@ class WeightedVoter:
             self._engine.close()
             self._engine = None
 
-    def _solve(
-        self,
-        call: str,
-        questions: Sequence[str] | Mapping[str, str],
-        n: int,
-        method: str | Method | None,
-        options: SampleOptions,
-        on_trace: OnTrace | None = None,
-    ) -> list[VoteResult]:
-        asking, method = self._ask_for_vote(call, questions, n, method, options)
-        _exhaust(asking, on_trace)
-        return self._votes(asking, method)
-
-    async def _asolve(
-        self,
-        call: str,
-        questions: Sequence[str] | Mapping[str, str],
-        n: int,
-        method: str | Method | None,
-        options: SampleOptions,
-        on_trace: OnTrace | None = None,
-    ) -> list[VoteResult]:
-        asking, method = self._ask_for_vote(call, questions, n, method, options)
-        await _aexhaust(asking, on_trace)
-        return self._votes(asking, method)
-
     def _stream(
         self,
         call: str,
@@ -355,7 +335,8 @@ class WeightedVoter:
     ) -> EventStream:
         from arrol_tts.streams import EventStream
 
-        asking, chosen = self._ask_for_vote(call, questions, n, method, options, every)
+        chosen = self.method if method is None else method
+        asking = self._ask(call, questions, n, options, self._needs(chosen), every)
         return EventStream(asking, lambda traces: self.vote(traces, chosen))
 
     def _votes(self, asking: Asking, method: str | Method) -> list[VoteResult]:
@@ -368,29 +349,6 @@ class WeightedVoter:
         if self.config is None or not isinstance(method, str):
             return {}
         return dict(self.config.voting.get(method, {}))
-
-    def _ask_for_vote(
-        self,
-        call: str,
-        questions: Questions,
-        n: int,
-        method: str | Method | None,
-        options: SampleOptions,
-        every: float | None = None,
-    ) -> tuple[Asking, str | Method]:
-        """Ask questions for a vote by a method, recording what it reads."""
-        from arrol_tts.plan import check_options
-
-        check_options(call, options)
-        method = self.method if method is None else method
-        needs = self._needs(method)
-        return self._ask(self._plan(questions, n, options, needs), every), method
-
-    def _ask_for_traces(self, call: str, questions: Questions, n: int, options: SampleOptions) -> Asking:
-        from arrol_tts.plan import check_options
-
-        check_options(call, options)
-        return self._ask(self._plan(questions, n, options))
 
     def _needs(self, method: str | Method) -> tuple[str, ...]:
         """The signals that a method reads; those of a function are not known."""
@@ -410,17 +368,22 @@ class WeightedVoter:
             )
         return needs
 
-    def _plan(
-        self, questions: Questions, n: int, options: SampleOptions, needs: tuple[str, ...] | None = None
-    ) -> Plan:
-        from arrol_tts.plan import make_plan
-
-        return make_plan(questions, n, options, config=self.config, prompt=self.prompt, needs=needs)
-
-    def _ask(self, plan: Plan, every: float | None = None) -> Asking:
+    def _ask(
+        self,
+        call: str,
+        questions: Questions,
+        n: int,
+        options: SampleOptions,
+        needs: tuple[str, ...] | None = None,
+        every: float | None = None,
+    ) -> Asking:
+        """Set a public call to work, recording the signals that a vote needs; without one, all but the costly."""
         from arrol_tts.engine.request import check_request
+        from arrol_tts.plan import check_options, make_plan
         from arrol_tts.streams import Asking
 
+        check_options(call, options)
+        plan = make_plan(questions, n, options, config=self.config, prompt=self.prompt, needs=needs)
         if self._engine is None:
             # The engine checks again what it is asked; here it is not worth loading for what cannot work.
             check_request(plan.questions, plan.sampling, plan.spec, has_head=self.config is not None)
@@ -436,17 +399,20 @@ class WeightedVoter:
         )
 
 
-def _exhaust(asking: Asking, on_trace: OnTrace | None) -> None:
+def _exhausted(asking: Asking, on_trace: OnTrace | None = None) -> Asking:
+    """The call, once all its traces have ended."""
     with contextlib.closing(asking):
         for item in asking:
             if on_trace is not None and isinstance(item, Trace):
                 on_trace(item)
+    return asking
 
 
-async def _aexhaust(asking: Asking, on_trace: OnTrace | None) -> None:
+async def _aexhausted(asking: Asking, on_trace: OnTrace | None = None) -> Asking:
     async for item in _in_thread(asking):
         if on_trace is not None and isinstance(item, Trace):
             on_trace(item)
+    return asking
 
 
 def _extract_answer(text: str) -> str | None:
