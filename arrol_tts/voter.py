@@ -421,8 +421,7 @@ def _extract_answer(text: str) -> str | None:
     return extract_answer(text)
 
 
-async def _in_thread(source: Closing[T]) -> AsyncIterator[T]:
-    from arrol_tts.in_thread import in_thread
+def _in_thread(source: Closing[T]) -> AsyncIterator[T]:
+    from arrol_tts.in_thread import in_thread  # loads asyncio
 
-    async for item in in_thread(source):
-        yield item
+    return in_thread(source)
