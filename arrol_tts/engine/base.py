@@ -139,7 +139,7 @@ class Engine(ABC):
             EngineError: here or while iterating, when the engine is gone.
         """
         self.check(questions, sampling, spec or TraceSpec())
-        request = Request.of(questions, sampling, spec, stop_question)
+        request = Request.of(questions, sampling, spec)
         return Sampled(self._start(request), stop_question)
 
     def stream(
@@ -165,7 +165,7 @@ class Engine(ABC):
             last Progress is in the Trace.
         """
         self.check(questions, sampling, spec or TraceSpec())
-        request = Request.of(questions, sampling, spec, stop_question, every)
+        request = Request.of(questions, sampling, spec, every)
         return Sampled(self._start(request), stop_question)
 
     def check(self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> None:

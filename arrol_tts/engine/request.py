@@ -171,14 +171,12 @@ class Request:
         sampling: how to sample.
         specs: of each question's traces: what to record and when to stop, its own group, and the sampling's stop
             texts.
-        stop_question: called with every trace that has ended other than by being cancelled.
         every: seconds between reports of progress, None for none.
     """
 
     questions: tuple[Question, ...]
     sampling: Sampling
     specs: tuple[TraceSpec, ...]
-    stop_question: StopQuestion = never_stop
     every: float | None = None
 
     @classmethod
@@ -187,7 +185,6 @@ class Request:
         questions: Sequence[Question],
         sampling: Sampling,
         spec: TraceSpec | None = None,
-        stop_question: StopQuestion = never_stop,
         every: float | None = None,
     ) -> Request:
         """Give every question its own group; ``spec`` says the rest, for all of them."""
@@ -195,7 +192,7 @@ class Request:
         spec = spec or TraceSpec()
         spec = replace(spec, size=sampling.n, stop=spec.stop + sampling.stop, live=every is not None)
         specs = tuple(replace(spec, group=f"{call}/{i}") for i in range(len(questions)))
-        return cls(tuple(questions), sampling, specs, stop_question, every)
+        return cls(tuple(questions), sampling, specs, every)
 
 
 def check_request(
