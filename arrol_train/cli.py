@@ -92,6 +92,9 @@ def collect(
     positions: Annotated[
         str, typer.Option(help="generated tokens at which hidden vectors are kept, as 16,32,64; the finish always")
     ] = "",
+    stride: Annotated[
+        int, typer.Option(help="hidden vectors are also kept at every multiple of so many tokens; 0: not", min=0)
+    ] = 0,
     seed: Annotated[int, typer.Option(help="of the sampling", min=0)] = 0,
     engine: Annotated[str, typer.Option(help="auto (vLLM where it is installed), vllm or transformers")] = "auto",
     server: Annotated[
@@ -149,6 +152,7 @@ def collect(
             positions=_positions(positions) or default_positions(max_tokens),
             top_k=int(options.get("top_k", DEFAULT_TOP_K)),
             engine=options,
+            stride=stride,
         )
         grade = load_reward(reward) if reward else math_reward
 

@@ -54,6 +54,7 @@ class CollectionManifest:
         top_k: candidates of the token confidence.
         engine: options that the engine ran with.
         synthetic: whether questions or model are made up; carried into every figure.
+        stride: hidden vectors are also kept at every multiple of this many tokens; 0: at the positions alone.
         version: of this format.
     """
 
@@ -68,6 +69,7 @@ class CollectionManifest:
     top_k: int = DEFAULT_TOP_K
     engine: dict[str, Any] | None = None
     synthetic: bool = False
+    stride: int = 0
     version: int = 1
 
     @classmethod
@@ -110,8 +112,9 @@ def default_positions(max_tokens: int) -> list[int]:
 
 def predicted_bytes(manifest: CollectionManifest, traces: int) -> int:
     """Disk that so many traces take at most: vectors, confidences and token ids of full length, uncompressed."""
-    vectors = (len(manifest.positions) + 1) * manifest.hidden_size * 4
-    return traces * (vectors + 16 * int(manifest.sampling["max_tokens"]))
+    longest = int(manifest.sampling["max_tokens"])
+    vectors = len(manifest.positions) + 1 + (longest // manifest.stride if manifest.stride else 0)
+    return traces * (vectors * manifest.hidden_size * 4 + 16 * longest)
 
 
 class Collection:
@@ -163,7 +166,13 @@ class Collection:
         Raises:
             CollectError: when hidden vectors are missing or not finite.
         """
-        spec = TraceSpec(features_at=tuple(self.manifest.positions), features_finish=True, confidence=True)
+        spec = TraceSpec(
+            features_at=tuple(self.manifest.positions),
+            features_every=self.manifest.stride,
+            features_finish=True,
+            confidence=True,
+            self_certainty=True,
+        )
         prompt = Prompt.from_messages(self.manifest.prompt)
         asked = [
             prompt.ask(name, self.questions[name].question, samples=numbers)

@@ -67,7 +67,8 @@ class TraceLog:
         spec = self.spec
         self.wants_scores, self.wants_confidence = spec.scores, spec.confidences
         self.wants_certainty = spec.self_certainty
-        self.features_until = math.inf if spec.features_finish else max(spec.features_at, default=-1)
+        always = spec.features_finish or spec.features_every
+        self.features_until = math.inf if always else max(spec.features_at, default=-1)
 
     @property
     def wants_features(self) -> bool:

@@ -35,6 +35,7 @@ class TraceSpec:
         logprobs: log the log-probability of every sampled token, for reinforcement learning.
         live: report new scores while the trace is written, not only at its end.
         features_at: positions at which the hidden vector itself is kept, for training heads.
+        features_every: keep it at every multiple of this many tokens too, 0 included; 0 is off.
         features_finish: keep it at the finish too.
         stop: texts that end the trace as soon as it has written one of them.
         rules: stopping rules; each is applied on its own.
@@ -53,6 +54,7 @@ class TraceSpec:
     logprobs: bool = False
     live: bool = False
     features_at: tuple[int, ...] = ()
+    features_every: int = 0
     features_finish: bool = False
     stop: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
@@ -67,6 +69,7 @@ class TraceSpec:
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         check_number("score_every", self.score_every, 0, MAX_POSITION, int)
+        check_number("features_every", self.features_every, 0, MAX_POSITION, int)
         check_number("confidence_window", self.confidence_window, 0, MAX_POSITION, int)
         for name in ("score_at", "score_after", "features_at", "stop", "rules"):
             value = getattr(self, name)
@@ -102,7 +105,12 @@ class TraceSpec:
 
     def keeps_features(self, position: int, finished: bool) -> bool:
         """Whether the hidden vector of a step is kept."""
-        return position in self.features_at or (finished and self.features_finish)
+        every = self.features_every
+        return (
+            (every > 0 and position % every == 0)
+            or position in self.features_at
+            or (finished and self.features_finish)
+        )
 
     def scores_at(self, position: int, token: int | None, finished: bool) -> bool:
         """Whether the score at a position is logged, whose input is the given token."""
