@@ -1,8 +1,10 @@
-"""QualityHead: a small network that reads a hidden state and says how likely the trace is to be right.
+"""QualityHead: a small network that reads hidden states and says how likely the trace is to be right.
 
-Section 3.2 of arXiv 2603.24840: a 2-layer MLP on the backbone's last-layer hidden state. Ours
-standardises its input and scales its output to a calibrated probability; both are part of the head, so
-that a score means the same wherever it is read.
+Section 3.2 of arXiv 2603.24840 reads the backbone's last-layer state at one position with a 2-layer MLP. Ours
+reads the state of every token and pools over the trace so far: a mean of token values weighted by a gate, both
+read from the same state (gated linear token rewards: arXiv 2505.12225). That costs two numbers a token and two
+sums a trace. It standardises its input and scales its output to a calibrated probability; both are part of the
+head, so that a score means the same wherever it is read.
 """
 
 from __future__ import annotations
@@ -25,9 +27,12 @@ from arrol_tts.head_config import (
     resolve_head,
 )
 
+GATE_LIMIT = 8.0
+"""Bound on a gate's logarithm: no token counts more than e^16 times as much as another."""
+
 
 class QualityHead(nn.Module):
-    """The head: standardise, Linear, GELU, Linear, Platt scaling, sigmoid.
+    """The head: standardise, one or two layers, pool over the trace, Platt scaling, sigmoid.
 
     Args:
         config: sizes and purpose.
@@ -41,43 +46,82 @@ class QualityHead(nn.Module):
         self.config = config
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("scale", torch.ones(config.hidden_size))
-        self.inner = nn.Linear(config.hidden_size, config.inner_size)
-        self.outer = nn.Linear(config.inner_size, 1)
+        self.inner = nn.Linear(config.hidden_size, config.inner_size) if config.inner_size else None
+        # Per token: its value, and for gated pooling the logarithm of its gate.
+        self.outer = nn.Linear(config.inner_size or config.hidden_size, 2 if config.pooling == "gated" else 1)
+
+    def read(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head reads from each token alone: float ``[..., hidden_size]`` to two of ``[...]``.
+
+        Returns:
+            Weight (positive; 1 without a gate) and value (log-odds before calibration) of each token.
+        """
+        inner = (hidden - self.mean) * self.scale
+        if self.inner is not None:
+            inner = nn.functional.gelu(self.inner(inner))
+        outer: torch.Tensor = self.outer(inner)
+        if self.config.pooling != "gated":
+            return torch.ones_like(outer[..., 0]), outer[..., 0]
+        return outer[..., 1].clamp(-GATE_LIMIT, GATE_LIMIT).exp(), outer[..., 0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Log-odds before calibration: float ``[..., hidden_size]`` to ``[...]``."""
-        inner = self.inner((hidden - self.mean) * self.scale)
-        logits: torch.Tensor = self.outer(nn.functional.gelu(inner)).squeeze(-1)
-        return logits
+        """Log-odds before calibration.
+
+        Args:
+            hidden: float ``[..., tokens, hidden_size]``, the states of a trace from the first on (with a stride,
+                those that it leaves). A head whose pooling is ``last`` reads each on its own, so that any
+                ``[..., hidden_size]`` will do.
+
+        Returns:
+            Float ``[..., tokens]``, of the trace up to each token.
+        """
+        weight, value = self.read(hidden)
+        if self.config.pooling == "last":
+            return value
+        return (weight * value).cumsum(-1) / weight.cumsum(-1)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Calibrated probability of being right: float ``[..., hidden_size]`` to ``[...]`` in (0, 1)."""
+        """Calibrated probability of being right, in (0, 1); shapes as in ``logits``."""
         a, b = self.config.calibration
         return torch.sigmoid(a * self.logits(hidden) + b)
 
     @torch.no_grad()
-    def scorer(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """``forward`` for engines that run it at every step: the same to rounding, in four operations.
+    def reader(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What engines run at every step, on one row a trace: `read` in as few operations as there can be.
 
-        Standardisation and calibration are folded into the two layers; later changes of the head do not show.
+        Standardisation and calibration are folded into the layers; later changes of the head do not show.
 
         Returns:
-            A function of float32 ``[rows, hidden_size]`` that gives float32 ``[rows]`` in (0, 1).
+            A function of float32 ``[rows, hidden_size]``. Without pooling it gives float32 ``[1, rows]``, the
+            probability; with pooling ``[2, rows]``: each row's weight and its value. The trace's probability is
+            the sigmoid of the weighted mean of values, see `arrol_tts.stopping.log.TraceLog.pool`.
         """
         a, b = self.config.calibration
-        weight = (self.inner.weight.double() * self.scale.double()).T
-        bias = self.inner.bias.double() - self.mean.double() @ weight
-        out_weight = (a * self.outer.weight.double())[0]
-        out_bias = a * self.outer.bias.double() + b
-        weight, bias, out_weight, out_bias = (
-            tensor.float().contiguous() for tensor in (weight, bias, out_weight, out_bias)
-        )
+        scale, mean = self.scale.double(), self.mean.double()
+        outer = self.outer.weight.double().clone()
+        out_bias = self.outer.bias.double().clone()
+        first = self.outer if self.inner is None else self.inner
+        weight = (first.weight.double() * scale).T
+        bias = first.bias.double() - mean @ weight
+        if self.inner is None:
+            weight[:, 0] *= a
+            bias[0] = a * bias[0] + b
+        else:
+            outer[0] *= a
+            out_bias[0] = a * out_bias[0] + b
+        weight, bias, outer, out_bias = (t.float().contiguous() for t in (weight, bias, outer, out_bias))
+        linear, pooling = self.inner is None, self.config.pooling
 
-        def score(hidden: torch.Tensor) -> torch.Tensor:
-            inner = nn.functional.gelu(torch.addmm(bias, hidden, weight))
-            return torch.addmv(out_bias, inner, out_weight).sigmoid_()
+        def read(hidden: torch.Tensor) -> torch.Tensor:
+            inner = torch.addmm(bias, hidden, weight)
+            numbers = (inner if linear else torch.addmm(out_bias, nn.functional.gelu(inner), outer.T)).T
+            if pooling == "last":
+                return numbers.sigmoid()
+            if pooling == "mean":
+                return torch.cat([torch.ones_like(numbers), numbers])
+            return torch.stack([numbers[1].clamp(-GATE_LIMIT, GATE_LIMIT).exp(), numbers[0]])
 
-        return score
+        return read
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config and weights (safetensors) into a folder; each file appears whole or not at all."""

@@ -7,7 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from arrol_tts.errors import HeadError, InputError
 from arrol_tts.files import file_sha256
@@ -19,7 +19,12 @@ CONFIG_FILE = "head_config.json"
 WEIGHTS_FILE = "head.safetensors"
 ACCURACY_TOKENS_FILE = "accuracy_tokens.json"
 """Beside a head for which it was measured: accuracy of votes against the tokens they cost, for people to see."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no ``pooling`` and no ``stride``: its heads read one state at a time, as they still do."""
+
+Pooling = Literal["last", "mean", "gated"]
+"""How the tokens of a trace make one score: by the last one's state alone; by the mean of what the head reads from
+each state so far; or by their mean weighted by a gate that the head reads from the same state."""
 
 
 @dataclass
@@ -30,8 +35,11 @@ class QualityHeadConfig:
         base_model: path or hub id of the language model whose states the head reads. A relative
             path that starts with ``./`` or ``../`` is relative to the head's folder.
         hidden_size: width of the hidden states.
-        inner_size: width of the MLP.
-        positions: detection positions in generated tokens that the head was trained at.
+        inner_size: width of the MLP; 0 for a linear head, which only pooling ones can be.
+        pooling: how the tokens of a trace make one score, see `Pooling`.
+        stride: of the tokens that are pooled: every stride-th row from the prompt's end on.
+        positions: detection positions in generated tokens, the first being the default of ``solve``; a head whose
+            pooling is ``last`` was trained at these.
         calibration: ``[a, b]``: the probability is ``sigmoid(a * logit + b)`` (Platt scaling).
         keep: share of a group to keep at the first detection position, the default of ``solve``.
         sampling: the sampling the head was trained on (``temperature``, ``max_tokens``, ``stop``), the default
@@ -50,6 +58,8 @@ class QualityHeadConfig:
     base_model: str
     hidden_size: int
     inner_size: int = 128
+    pooling: Pooling = "last"
+    stride: int = 1
     positions: list[int] = field(default_factory=lambda: [512])
     calibration: list[float] = field(default_factory=lambda: [1.0, 0.0])
     keep: float = 0.5
@@ -61,13 +71,22 @@ class QualityHeadConfig:
     prompt: list[dict[str, str]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     base_revision: str | None = None
-    format_version: int = FORMAT_VERSION
+    format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "inner_size"):
+        self.format_version = 1 if self.pooling == "last" else FORMAT_VERSION  # the earliest that knows it
+        if self.pooling not in get_args(Pooling):
+            raise HeadError(
+                f"{CONFIG_FILE}: pooling is {self.pooling!r}; it must be one of {', '.join(get_args(Pooling))}"
+            )
+        for name in ("hidden_size", "inner_size", "stride"):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= 1 << 20:
-                raise HeadError(f"{CONFIG_FILE}: {name} is {value!r}; it must be a positive whole number")
+            least = 0 if name == "inner_size" and self.pooling != "last" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1 << 20:
+                wanted = "a positive whole number" if least else "a whole number, 0 for a linear head"
+                raise HeadError(f"{CONFIG_FILE}: {name} is {value!r}; it must be {wanted}")
+        if self.pooling == "last" and self.stride != 1:
+            raise HeadError(f"{CONFIG_FILE}: stride is {self.stride}; a head that pools nothing reads every token")
         if not self.positions or not all(isinstance(p, int) and p >= 1 for p in self.positions):
             raise HeadError(f"{CONFIG_FILE}: positions is {self.positions!r}; it must list token counts >= 1")
         if isinstance(self.keep, bool) or not isinstance(self.keep, (int, float)) or not 0 < self.keep <= 1:
@@ -94,7 +113,7 @@ class QualityHeadConfig:
                 f"this head was saved in format {data['format_version']}, this version reads up to "
                 f"{FORMAT_VERSION}: upgrade arrol"
             )
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls) if f.init}
         try:
             return cls(**{k: v for k, v in data.items() if k in known})
         except TypeError as error:

@@ -72,6 +72,7 @@ class _Probe(nn.Module):
     @torch.no_grad()
     def write_into(self, head: QualityHead) -> None:
         """As ``gelu(x) - gelu(-x)``, which is x."""
+        assert head.inner is not None
         head.inner.weight.copy_(torch.cat([self.layer.weight, -self.layer.weight]))
         head.inner.bias.copy_(torch.cat([self.layer.bias, -self.layer.bias]))
         head.outer.weight.copy_(torch.tensor([[1.0, -1.0]]))
@@ -152,11 +153,13 @@ def average_heads(heads: Sequence[QualityHead]) -> QualityHead:
     """One head whose logits are the mean of several heads' on the same standardisation; not calibrated."""
     size = sum(head.config.inner_size for head in heads)
     average = QualityHead(replace(heads[0].config, inner_size=size, calibration=[1.0, 0.0]))
+    inner = [head.inner for head in heads if head.inner is not None]
+    assert average.inner is not None
     with torch.no_grad():
         average.mean.copy_(heads[0].mean)
         average.scale.copy_(heads[0].scale)
-        average.inner.weight.copy_(torch.cat([head.inner.weight for head in heads]))
-        average.inner.bias.copy_(torch.cat([head.inner.bias for head in heads]))
+        average.inner.weight.copy_(torch.cat([layer.weight for layer in inner]))
+        average.inner.bias.copy_(torch.cat([layer.bias for layer in inner]))
         average.outer.weight.copy_(torch.cat([head.outer.weight for head in heads], dim=1) / len(heads))
         average.outer.bias.copy_(torch.stack([head.outer.bias for head in heads]).mean(0))
     return average.eval()

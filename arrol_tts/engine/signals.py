@@ -1,10 +1,58 @@
-"""Signals read off a step's logits, the same code in every engine."""
+"""Signals read off a step's hidden states and logits, the same code in every engine."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from arrol_tts.head import QualityHead
+    from arrol_tts.stopping import TraceLog
+
+
+class HeadReader:
+    """A head as engines run it at every step, on one row of each trace.
+
+    Args:
+        head: later changes of it do not show.
+    """
+
+    def __init__(self, head: QualityHead) -> None:
+        self._read = head.reader()
+        self.stride = head.config.stride
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Float32 ``[rows, hidden_size]`` to what a `Reading` is made of: float32 ``[1 or 2, rows]``."""
+        return self._read(hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one head read from a step's rows.
+
+    Attributes:
+        values: of each row, its probability; for a head that pools, the row's value.
+        weights: of each row, for a head that pools; else None.
+        stride: of the rows that it pools.
+    """
+
+    values: list[float]
+    weights: list[float] | None = None
+    stride: int = 1
+
+    @classmethod
+    def of(cls, numbers: list[list[float]], stride: int) -> Reading:
+        """From the rows of a `HeadReader`'s table."""
+        return cls(numbers[-1], numbers[0] if len(numbers) == 2 else None, stride)
+
+    def score(self, row: int, position: int, log: TraceLog) -> float:
+        """The score of the trace whose token at a position is a row's input; to be asked once a row, in order."""
+        if self.weights is None:
+            return self.values[row]
+        return log.pool(position, self.weights[row], self.values[row], self.stride)
 
 
 def token_confidence(logits: torch.Tensor, top_k: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Run
 from arrol_tts.engine.handover import named_heads
-from arrol_tts.engine.signals import self_certainty, token_confidence
+from arrol_tts.engine.signals import HeadReader, Reading, self_certainty, token_confidence
 from arrol_tts.engine.stop_texts import StopTexts
 from arrol_tts.engine.transformers_logits import Distribution
 from arrol_tts.errors import EngineError, InputError
@@ -89,6 +89,7 @@ class TransformersEngine(Engine):
         self._lm.to(self._device).eval()
         self.hidden_size = int(self._lm.config.get_text_config().hidden_size)
         self._heads: dict[str, QualityHead] = {}
+        self._readers: dict[str, HeadReader] = {}
         for name, each in named_heads(head).items():
             self.load_head(each, name)
         self._running: set[object] = set()
@@ -108,6 +109,7 @@ class TransformersEngine(Engine):
         loaded = head if isinstance(head, QualityHead) else QualityHead.from_pretrained(head)
         loaded.config.check_model(hidden_size=self.hidden_size, model=self.model)
         self._heads[name] = loaded.to(self._device).eval()
+        self._readers[name] = HeadReader(loaded)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]] | str | Path) -> None:
         """See ``Engine.load_weights``."""
@@ -237,7 +239,9 @@ class TransformersEngine(Engine):
         confidence = certainty = logprobs = None
         scored = {row.spec.head for row in rows if monitor.logs[row].wants_scores}
         hidden = output.hidden_states[-1][:, -1].float()
-        scores = {name: self._heads[name](hidden).tolist() for name in scored}
+        readings = {
+            name: Reading.of(self._readers[name](hidden).tolist(), self._readers[name].stride) for name in scored
+        }
         if any(monitor.logs[row].wants_confidence for row in rows):
             confidence = token_confidence(logits, self._top_k).tolist()
         if any(monitor.logs[row].wants_certainty for row in rows):
@@ -254,7 +258,7 @@ class TransformersEngine(Engine):
         for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             position = len(row.token_ids)
             row.token_ids.append(token)
-            log = monitor.logs[row]
+            log, reading = monitor.logs[row], readings.get(row.spec.head)
             if token in distribution.ends:
                 ended[row] = "stop"
             elif row.spec.stop and (
@@ -268,7 +272,7 @@ class TransformersEngine(Engine):
             monitor.observe(
                 row,
                 position,
-                score=scores[row.spec.head][i] if row.spec.head in scores else None,
+                score=None if reading is None else reading.score(i, position, log),
                 confidence=confidence[i] if confidence else None,
                 logprob=logprobs[i] if logprobs and row.spec.logprobs else None,
                 token=row.token_ids[-2] if position else None,

@@ -31,6 +31,8 @@ class TraceLog:
         confidence: float32, one per generated token, when the spec or a rule asks for it.
         logprobs: float32, one per generated token, when the spec asks for it.
         features: ``{position: float32 hidden vector as bytes}``.
+        weight: sum of the weights of the tokens pooled so far, for heads that pool.
+        value: sum of their weighted values.
         certainty: sum of the tokens' self-certainties, when the spec asks for it.
         verdict: why it was stopped, None while it was not.
         stop_text: the text of ``spec.stop`` that ended it, "" for any other end.
@@ -50,6 +52,8 @@ class TraceLog:
     confidence: array[float] = field(default_factory=lambda: array("f"))
     logprobs: array[float] = field(default_factory=lambda: array("f"))
     features: dict[int, bytes] = field(default_factory=dict)
+    weight: float = 0.0
+    value: float = 0.0
     certainty: float = 0.0
     verdict: Verdict | None = None
     stop_text: str = ""
@@ -74,6 +78,19 @@ class TraceLog:
     def wants_features(self) -> bool:
         """Whether the next step's hidden vector may be kept."""
         return self.length <= self.features_until
+
+    def pool(self, position: int, weight: float, value: float, stride: int = 1) -> float:
+        """Take in what a pooling head read from a row, and give its score of the trace up to there.
+
+        Args:
+            position: of the row's input; 0 is the prompt's end.
+            weight, value: as `QualityHead.reader` gives them.
+            stride: rows between its multiples do not count.
+        """
+        if position % stride == 0:
+            self.weight += weight
+            self.value += weight * value
+        return 1 / (1 + math.exp(min(-self.value / self.weight, 700.0)))  # beyond it, exp would raise
 
     def to_trace(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from arrol_tts import HeadError, QualityHead, QualityHeadConfig
-from arrol_tts.head_config import CONFIG_FILE, WEIGHTS_FILE, read_head_config, resolve_head
+from arrol_tts.head_config import CONFIG_FILE, WEIGHTS_FILE, Pooling, read_head_config, resolve_head
+from arrol_tts.stopping import TraceLog, TraceSpec
 
 
 @pytest.fixture
@@ -163,11 +165,77 @@ def test_push_to_hub_uploads_config_and_weights(head: QualityHead, monkeypatch: 
     assert calls == {"token": "t", "repo": ("me/head", True, True), "files": [WEIGHTS_FILE, CONFIG_FILE]}
 
 
-def test_a_scorer_is_the_forward_pass() -> None:
-    head = QualityHead.from_pretrained("pocket")
+def test_a_reader_without_pooling_is_the_forward_pass() -> None:
+    torch.manual_seed(0)
+    head = QualityHead(QualityHeadConfig("m", hidden_size=128, calibration=[2.0, -1.0]))
     hidden = 3 * torch.randn(50, head.config.hidden_size)
     with torch.inference_mode():
-        torch.testing.assert_close(head.scorer()(hidden), head(hidden), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(head.reader()(hidden)[0], head(hidden), atol=1e-5, rtol=1e-4)
+
+
+def test_a_score_without_pooling_is_the_same_in_any_company(head: QualityHead) -> None:
+    hidden = torch.randn(5, 8)
+    torch.testing.assert_close(head(hidden)[3], head(hidden[3]))
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("inner_size", [0, 4])
+@pytest.mark.parametrize("pooling", ["mean", "gated"])
+def test_rows_read_one_by_one_and_pooled_give_the_forward_pass(
+    pooling: Pooling, inner_size: int, stride: int
+) -> None:
+    torch.manual_seed(0)
+    config = QualityHeadConfig(
+        "m", hidden_size=8, inner_size=inner_size, pooling=pooling, stride=stride, calibration=[2.0, -1.0]
+    )
+    head = QualityHead(config)
+    head.mean.normal_()
+    head.scale.uniform_(0.5, 2)
+    hidden = 3 * torch.randn(20, 8)
+    with torch.inference_mode():
+        weights, values = head.reader()(hidden).tolist()
+        scores = head(hidden[::stride]).tolist()
+    log = TraceLog(TraceSpec())
+    pooled = [log.pool(k, w, v, stride) for k, (w, v) in enumerate(zip(weights, values, strict=True))]
+    assert pooled == pytest.approx([scores[k // stride] for k in range(20)], abs=1e-5)
+
+
+def test_a_gated_mean_is_weighted_by_the_gate() -> None:
+    head = QualityHead(QualityHeadConfig("m", hidden_size=2, inner_size=0, pooling="gated"))
+    with torch.no_grad():  # the first number is the value, the second the logarithm of the gate
+        head.outer.weight.copy_(torch.eye(2))
+        head.outer.bias.zero_()
+    hidden = torch.tensor([[1.0, 0.0], [4.0, math.log(2.0)], [0.0, 100.0]])
+    logits = head.logits(hidden)
+    assert logits[:2].tolist() == pytest.approx([1.0, (1 + 2 * 4) / 3])
+    assert logits[2].item() == pytest.approx((1 + 2 * 4) / (3 + math.exp(8)))  # no gate beyond the limit
+
+
+def test_a_score_pools_to_a_number_however_large_the_values_are() -> None:
+    log = TraceLog(TraceSpec())
+    assert log.pool(0, 1.0, -1e9) == pytest.approx(0.0)
+    assert log.pool(1, 1.0, 1e10) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pooling": "median"}, "pooling is 'median'; it must be one of last, mean, gated"),
+        ({"pooling": "gated", "stride": 0}, "stride is 0; it must be a positive whole number"),
+        ({"stride": 4}, "stride is 4; a head that pools nothing reads every token"),
+        ({"inner_size": 0}, "inner_size is 0; it must be a positive whole number"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(HeadError, match=message):
+        QualityHeadConfig("m", 8, **changed)
+
+
+def test_heads_without_pooling_are_saved_in_the_first_format(head: QualityHead, tmp_path: Path) -> None:
+    head.save_pretrained(tmp_path / "last")
+    QualityHead(QualityHeadConfig("m", 8, pooling="gated")).save_pretrained(tmp_path / "gated")
+    versions = [json.loads((tmp_path / n / CONFIG_FILE).read_text())["format_version"] for n in ("last", "gated")]
+    assert versions == [1, 2]
 
 
 def test_a_folder_whose_weights_changed_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from arrol_tts.engine.signals import Reading
+
 CONFIG_KEY = "arrol"
 """Our entry in vLLM's additional_config, in SamplingParams.extra_args and in kv_transfer_params."""
 
@@ -36,14 +38,14 @@ class Signals:
 
     Attributes:
         rows: ``{request id: its first row}``; more rows follow with speculative decoding.
-        scores: each head's probability of each row, by the name of the head.
+        scores: what each head read from each row, by the name of the head.
         confidence: DeepConf's confidence of the token sampled from each row, or None.
         features: hidden vector of each row, float32 ``[rows, hidden_size]``, or None.
         self_certainty: of the token sampled from each row, or None.
     """
 
     rows: dict[str, int]
-    scores: dict[str, list[float]]
+    scores: dict[str, Reading]
     confidence: list[float] | None
     features: NDArray[np.float32] | None = None
     self_certainty: list[float] | None = None

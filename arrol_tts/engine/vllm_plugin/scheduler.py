@@ -200,7 +200,7 @@ class MonitoredScheduler(Base):
                 if log is None:
                     continue
                 spec, tokens, finished = log.spec, output.new_token_ids, output.finish_reason is not None
-                scores = signals.scores.get(spec.head)
+                scores = signals.scores.get(spec.head) if log.wants_scores else None
                 logprobs = _logprobs_of(output) if spec.logprobs else None
                 missing = ""
                 if (
@@ -216,7 +216,7 @@ class MonitoredScheduler(Base):
                     observe(  # by position: names would cost a third more
                         key,
                         log.length,
-                        None if scores is None else scores[row + j],
+                        None if scores is None else scores.score(row + j, log.length, log),
                         None if confidence is None else confidence[row + j],
                         None if logprobs is None else logprobs[j],
                         log.last_token,

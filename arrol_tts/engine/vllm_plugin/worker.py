@@ -18,7 +18,7 @@ from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
 from arrol_tts.engine.base import DEFAULT_TOP_K
 from arrol_tts.engine.handover import named_heads
-from arrol_tts.engine.signals import self_certainty, token_confidence
+from arrol_tts.engine.signals import HeadReader, Reading, self_certainty, token_confidence
 from arrol_tts.engine.vllm_plugin import require
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
 from arrol_tts.head import QualityHead
@@ -52,7 +52,7 @@ class _OutputWithSignals(AsyncModelRunnerOutput):
 class QualityHeadWorker(BaseWorker):
     """vLLM's own worker, with the signals of each step attached to its output."""
 
-    arrol_heads: dict[str, Callable[[torch.Tensor], torch.Tensor]]
+    arrol_heads: dict[str, HeadReader]
     _arrol_wanted: Wanted | None = None
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -88,7 +88,7 @@ class QualityHeadWorker(BaseWorker):
         """
         head = QualityHead.from_pretrained(path)
         head.config.check_model(hidden_size=self.model_config.get_hidden_size())
-        self.arrol_heads[name] = head.to(self.device).scorer()
+        self.arrol_heads[name] = HeadReader(head.to(self.device))
 
     def arrol_load_weights(self, path: str) -> None:
         """Replace the language model's weights by those of a safetensors file, in place.
@@ -131,15 +131,17 @@ class QualityHeadWorker(BaseWorker):
         with _single_threaded(hidden):
             states = hidden.float()
             values = [self.arrol_heads[name](states) for name in scored]
+            widths = [len(value) for value in values]
             if wanted.confidence:
                 assert logits is not None
-                values.append(token_confidence(logits, self._arrol_top_k))
+                values.append(token_confidence(logits, self._arrol_top_k)[None])
             if wanted.self_certainty:
                 assert logits is not None
-                values.append(self_certainty(logits))
+                values.append(self_certainty(logits)[None])
         if not values and not wanted.features:
             return None
-        table = torch.stack(values) if values else hidden.new_zeros(0)
+        table = torch.cat(values) if values else hidden.new_zeros(0)
+        strides = [self.arrol_heads[name].stride for name in scored]
         # A copy: the runner reuses its buffers while this output may still be on its way.
         features = hidden.to("cpu", torch.float32, non_blocking=True, copy=True) if wanted.features else None
         ready = None
@@ -154,7 +156,10 @@ class QualityHeadWorker(BaseWorker):
             lists = iter(table.tolist())
             output.arrol_signals = Signals(
                 rows,
-                scores={name: next(lists) for name in scored},
+                scores={
+                    name: Reading.of([next(lists) for _ in range(width)], stride)
+                    for name, width, stride in zip(scored, widths, strides, strict=True)
+                },
                 confidence=next(lists) if wanted.confidence else None,
                 features=features.numpy() if features is not None else None,
                 self_certainty=next(lists) if wanted.self_certainty else None,

@@ -74,8 +74,8 @@ class Reference:
                 read, _ = self.read(question.text, trace.token_ids or [])
                 scores[trace.sample_id] = float(read[min(rule.at, trace.num_tokens - 1)])
             best = sorted(scores.values(), reverse=True)[: rule.survivors(len(group))]
-            # What ended by the step that brought the position's score is ranked with the rest, but cannot be pruned
-            # any more. Traces with the same first tokens have the same score: either may be kept.
+            # What ended by the step that brought the position's score is ranked with the rest, but cannot be
+            # pruned any more. Traces with the same first tokens have the same score: either may be kept.
             soon = rule.at + 1 + late_tokens
             over = {t.sample_id for t in group if t.finish_reason != "pruned" and t.num_tokens <= soon}
             running = [trace for trace in group if trace.sample_id not in over]
