@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from arrol_tts.trace import Trace
     from arrol_tts.voter import WeightedVoter
     from arrol_tts.voting import METHODS, VoteResult, register, vote
+    from arrol_tts.waves import Waves, replay_waves
 
 _HOMES = {
     "METHODS": "voting",
@@ -53,6 +54,7 @@ _HOMES = {
     "TraceStore": "store",
     "VoteResult": "voting",
     "Voted": "events",
+    "Waves": "waves",
     "WeightedVoter": "voter",
     "answers_equal": "answers",
     "extract_answer": "answers",
@@ -61,6 +63,7 @@ _HOMES = {
     "read_traces": "recorded",
     "register": "voting",
     "replay": "replay",
+    "replay_waves": "waves",
     "vote": "voting",
 }
 
@@ -91,6 +94,7 @@ __all__ = [
     "TraceStore",
     "VoteResult",
     "Voted",
+    "Waves",
     "WeightedVoter",
     "answers_equal",
     "extract_answer",
@@ -99,6 +103,7 @@ __all__ = [
     "read_traces",
     "register",
     "replay",
+    "replay_waves",
     "vote",
 ]
 
