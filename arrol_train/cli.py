@@ -64,6 +64,9 @@ def collect(
     few_shot: Annotated[
         Path | None, typer.Option(help="JSON lines of worked examples: question and solution")
     ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="ask without the model's chat template, as base models are asked")
+    ] = False,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print the first prompt, and stop")] = False,
     temperature: Annotated[float, typer.Option(help="of the sampling")] = DEFAULT.temperature,
     top_p: Annotated[float, typer.Option(help="nucleus share")] = DEFAULT.top_p,
@@ -121,7 +124,7 @@ def collect(
     options = dict(_assignment(text) for text in option or ())
     try:
         questions = read_questions(data, question_column=question_column, answer_column=answer_column, limit=limit)
-        asked = read_prompt(prompt, few_shot)
+        asked = read_prompt(prompt, few_shot, chat=not plain)
         if show_prompt:
             _show_prompt(None if server else model, asked.ask("", questions[0].question))
             return
@@ -148,6 +151,7 @@ def collect(
             data=data.name,
             data_sha256=file_sha256(data),
             prompt=asked.to_messages(),
+            chat=asked.chat,
             sampling=sampling.record() | {"seed": seed},
             positions=_positions(positions) or default_positions(max_tokens),
             top_k=int(options.get("top_k", DEFAULT_TOP_K)),

@@ -88,21 +88,24 @@ def labelled_rows(
         yield number, {**row, "question": question, "answer": answer}
 
 
-def read_prompt(path: Path | None, shots: Path | None = None) -> Prompt:
+def read_prompt(path: Path | None, shots: Path | None = None, *, chat: bool = True) -> Prompt:
     """The prompt from what the user gave.
 
     Args:
         path: a text that contains ``{question}``, or a JSON list of chat messages whose last one does.
         shots: JSON lines of worked examples, with ``question`` and ``solution``, that come before it.
+        chat: whether they go through the model's chat template.
 
     Raises:
         InputError: when it does not ask the question, or an example is incomplete.
     """
-    prompt = Prompt()
+    prompt = Prompt(chat=chat)
     if path is not None:
         text = path.read_text()
         prompt = (
-            Prompt.from_messages(json.loads(text)) if path.suffix == ".json" else Prompt((("user", text.strip()),))
+            Prompt.from_messages(json.loads(text), chat=chat)
+            if path.suffix == ".json"
+            else Prompt((("user", text.strip()),), chat)
         )
     if shots is None:
         return prompt
@@ -111,7 +114,7 @@ def read_prompt(path: Path | None, shots: Path | None = None) -> Prompt:
         if not row.get("question") or not row.get("solution"):
             raise InputError(f"{shots}, row {number}: a worked example needs question and solution")
         before += [("user", last[1].replace(PLACEHOLDER, row["question"])), ("assistant", row["solution"])]
-    return Prompt((*before, last))
+    return Prompt((*before, last), chat)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -50,6 +50,7 @@ class QualityHeadConfig:
         percent: what a per cent sign means there, ``fraction`` or ``unit``.
         prompt: chat messages that put a question to the base model, ``{"role", "content"}``, the last with
             ``{question}``; without any, questions are asked as they are.
+        chat: whether they go through the model's chat template, see `arrol_tts.prompts.Prompt`.
         metrics: how the head did on held-out questions; for people to read.
         base_revision: which weights the base model had (see ``arrol_tts.revision``), when known.
         format_version: of these files.
@@ -69,6 +70,7 @@ class QualityHeadConfig:
     equality: EqualityName = "math"
     percent: PercentSign = "fraction"
     prompt: list[dict[str, str]] = field(default_factory=list)
+    chat: bool = True
     metrics: dict[str, Any] = field(default_factory=dict)
     base_revision: str | None = None
     format_version: int = field(init=False)

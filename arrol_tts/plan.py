@@ -72,8 +72,8 @@ class SampleOptions(SamplingOptions, total=False):
         score_every: record them at every multiple of this many tokens too.
         rules: more stopping rules of the engine, beside the keep ratio.
         consensus: when a question needs no more traces; its others are cancelled then.
-        chat: send questions through the model's chat template, where it has one; False sends the text as it is,
-            such as a few-shot prompt for a base model.
+        chat: send questions through the model's chat template, where it has one, as is the default unless the head
+            says otherwise; False sends the text as it is, such as a few-shot prompt for a base model.
         samples: ``{id: numbers}`` of the traces to sample, where not all n of a question are wanted: to go on with
             an interrupted run. Not together with rules that compare a question's traces.
     """
@@ -180,7 +180,7 @@ def make_plan(
         rules=rules,
     )
     samples = {question_id: tuple(numbers) for question_id, numbers in (options.get("samples") or {}).items()}
-    chat = options.get("chat", True)
+    chat = options.get("chat", prompt.chat)
     if isinstance(questions, str):
         questions = [questions]
     if not isinstance(questions, Mapping):

@@ -19,19 +19,22 @@ class Prompt:
     Args:
         messages: ``(role, content)`` pairs; the last is the user's, and holds ``{question}``. Those before it are
             worked examples or a system prompt.
+        chat: whether they go through the model's chat template; False makes them paragraphs of plain text, as a
+            base model is asked.
 
     Raises:
         InputError: when the last message does not ask the question.
     """
 
     messages: tuple[tuple[str, str], ...] = (("user", PLACEHOLDER),)
+    chat: bool = True
 
     def __post_init__(self) -> None:
         if not self.messages or self.messages[-1][0] != "user" or PLACEHOLDER not in self.messages[-1][1]:
             raise InputError(f"the last message of a prompt must be the user's and contain {PLACEHOLDER}")
 
     @classmethod
-    def from_messages(cls, messages: Iterable[Mapping[str, Any]]) -> Prompt:
+    def from_messages(cls, messages: Iterable[Mapping[str, Any]], *, chat: bool = True) -> Prompt:
         """The prompt of ``{"role", "content"}`` messages; without any, the question as it is.
 
         Raises:
@@ -41,11 +44,11 @@ class Prompt:
             pairs = tuple((str(message["role"]), str(message["content"])) for message in messages)
         except (KeyError, TypeError):
             raise InputError('a prompt is a list of messages {"role": ..., "content": ...}') from None
-        return cls(pairs) if pairs else cls()
+        return cls(pairs, chat) if pairs else cls(chat=chat)
 
     def to_messages(self) -> list[dict[str, str]]:
-        """JSON-ready form, the inverse of ``from_messages``; empty where the question is asked as it is."""
-        if self == Prompt():
+        """JSON-ready messages, as ``from_messages`` takes them; none where the question is asked as it is."""
+        if self.messages == Prompt().messages:
             return []
         return [{"role": role, "content": content} for role, content in self.messages]
 
@@ -53,7 +56,7 @@ class Prompt:
         """The engine's question; ``options`` are further fields of it. A blank one stays blank, to be refused."""
         *before, (_, last) = self.messages
         text = last.replace(PLACEHOLDER, question) if question.strip() else ""
-        return Question(question_id, text, before=tuple(before), **options)
+        return Question(question_id, text, before=tuple(before), **{"chat": self.chat, **options})
 
 
 def prompt_ids(tokenizer: Any, question: Question) -> list[int]:

@@ -64,7 +64,9 @@ class WeightedVoter:
         self.config = config
         self.method = method
         self.extract = extract or _extract_answer
-        self.prompt = Prompt.from_messages(config.prompt if config else ()) if prompt is None else prompt
+        if prompt is None:
+            prompt = Prompt.from_messages(config.prompt, chat=config.chat) if config else Prompt()
+        self.prompt = prompt
         self.equality: Equality = equality or (config.equality if config else "math")
         self.percent: PercentSign = percent or (config.percent if config else "fraction")
         if equality is not None or percent is not None:  # the config has checked its own

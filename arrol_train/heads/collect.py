@@ -48,7 +48,7 @@ class CollectionManifest:
         revision: which weights (see ``arrol_tts.revision``), None when unknown.
         hidden_size: width of the hidden vectors.
         data: name of the file of questions, and ``data_sha256`` of its content.
-        prompt: chat messages that put a question to the model.
+        prompt: messages that put a question to the model; ``chat`` whether they go through its chat template.
         sampling: options of `Sampling` (its ``record``), with the ``seed``.
         positions: of the hidden vectors, in generated tokens; the finish is always there too.
         top_k: candidates of the token confidence.
@@ -70,6 +70,7 @@ class CollectionManifest:
     engine: dict[str, Any] | None = None
     synthetic: bool = False
     stride: int = 0
+    chat: bool = True
     version: int = 1
 
     @classmethod
@@ -173,7 +174,7 @@ class Collection:
             confidence=True,
             self_certainty=True,
         )
-        prompt = Prompt.from_messages(self.manifest.prompt)
+        prompt = Prompt.from_messages(self.manifest.prompt, chat=self.manifest.chat)
         asked = [
             prompt.ask(name, self.questions[name].question, samples=numbers)
             for name, numbers in self.missing.items()

@@ -170,6 +170,7 @@ def _head_config(manifest: CollectionManifest, options: HeadOptions) -> QualityH
         sampling={name: value for name, value in manifest.sampling.items() if name != "seed"},
         engine={"top_k": manifest.top_k} | {k: v for k, v in (manifest.engine or {}).items() if k == "dtype"},
         prompt=manifest.prompt,
+        chat=manifest.chat,
     )
 
 

@@ -141,7 +141,7 @@ def _show_prompt(settings: RunSettings, benchmark: Benchmark) -> None:
         typer.echo(tokenizer.decode(prompt_ids(tokenizer, question)))
         return
     typer.echo("\n\n".join(message["content"] for message in question.messages))
-    typer.echo("\n(the server puts its chat template around it)" * prompt.chat, err=True)
+    typer.echo("\n(the server puts its chat template around it)" * question.chat, err=True)
 
 
 def _copies(data: list[str] | None, settings: RunSettings) -> dict[str, Path]:

@@ -31,11 +31,6 @@ class PromptStyle:
 
     name: Literal["chat", "few-shot", "head"] = "chat"
 
-    @property
-    def chat(self) -> bool:
-        """Whether the model's chat template is used."""
-        return self.name != "few-shot"
-
     def text(self, benchmark: Benchmark, problem: Problem) -> str:
         """What is asked; benchmarks without worked examples have none in the few-shot style either."""
         if self.name == "head":
@@ -53,11 +48,13 @@ class PromptStyle:
 
     def around(self, config: QualityHeadConfig | None) -> Prompt:
         """What stands around the text; for the voter, and for the engine's questions."""
-        return Prompt.from_messages(config.prompt if config and self.name == "head" else ())
+        if self.name == "head" and config is not None:
+            return Prompt.from_messages(config.prompt, chat=config.chat)
+        return Prompt(chat=self.name != "few-shot")
 
     def question(self, benchmark: Benchmark, problem: Problem, config: QualityHeadConfig | None) -> Question:
         """The engine's question."""
-        return self.around(config).ask(problem.id, self.text(benchmark, problem), chat=self.chat)
+        return self.around(config).ask(problem.id, self.text(benchmark, problem))
 
 
 def choose_style(name: str, tokenizer: Any | None, config: QualityHeadConfig | None) -> PromptStyle:

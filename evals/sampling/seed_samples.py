@@ -183,7 +183,6 @@ def _sample(
             n,
             seed=seed,
             on_trace=record,
-            chat=prompt.chat,
             samples=None if together else lacking,
             **{"stop": prompt.stop(voter.config), **options},
         )
