@@ -40,7 +40,7 @@ from arrol_train.heads.knowledge import rights
 from arrol_train.heads.train import HeadTraining
 from arrol_train.positions import FINISH
 from arrol_tts.head_config import QualityHeadConfig
-from arrol_tts.metrics import auroc, bootstrap_interval, mcnemar
+from arrol_tts.metrics import auroc, bootstrap_interval
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
@@ -48,6 +48,7 @@ from arrol_tts.trace import Trace
 from ..smollm2 import FOLDER
 from ..word_problems import problems
 from . import write_result
+from .compared import compared
 
 FOLDS = 5
 METHODS = {"majority": "majority", "deepconf": "deepconf", "head": "quality", "combined": "combined"}
@@ -141,18 +142,7 @@ def votes(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
         name: np.array([v for e in evaluations for _, v in sorted(e["votes"][method]["right"].items())], float)
         for name, method in METHODS.items()
     }
-    figures: dict[str, Any] = {}
-    for name, verdicts in right.items():
-        figures[f"accuracy_{name}"] = float(verdicts.mean())
-        figures[f"accuracy_{name}_interval"] = list(bootstrap_interval(verdicts))
-    for name in ("deepconf", "head", "combined"):
-        for other in ("majority", "deepconf"):
-            if name != other:
-                difference = right[name] - right[other]
-                figures[f"{name}_above_{other}"] = float(difference.mean())
-                figures[f"{name}_above_{other}_interval"] = list(bootstrap_interval(difference))
-                figures[f"{name}_above_{other}_mcnemar_p"] = mcnemar(right[name] > 0, right[other] > 0).p_value
-    return figures
+    return compared(right)
 
 
 def knowledge(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:

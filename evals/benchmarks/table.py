@@ -109,7 +109,7 @@ class Table:
         """
         if data is None:
             where, source = str(self.hub), str(self.hub)
-            rows: Iterable[tuple[int, Row]] = enumerate(_download(self.hub, self.name), start=1)
+            rows: Iterable[tuple[int, Row]] = enumerate(download_rows(self.hub, self.name), start=1)
         elif not data.is_file():
             raise BenchmarkError(f"--data {data}: there is no such file")
         else:
@@ -164,7 +164,17 @@ def _read(path: Path) -> Iterable[tuple[int, Row]]:
         raise BenchmarkError(str(error)) from error
 
 
-def _download(hub: Hub, name: str) -> Iterable[Row]:
+def download_rows(hub: Hub, name: str) -> Iterable[Row]:
+    """The rows of a dataset on the hub.
+
+    Args:
+        hub: where it is.
+        name: what messages call it.
+
+    Raises:
+        BenchmarkError: when the hub cannot be reached.
+        MissingPackageError: when ``datasets`` is not installed.
+    """
     try:
         from datasets import load_dataset
     except ImportError:
