@@ -99,6 +99,9 @@ def collect(
         int, typer.Option(help="hidden vectors are also kept at every multiple of so many tokens; 0: not", min=0)
     ] = 0,
     seed: Annotated[int, typer.Option(help="of the sampling", min=0)] = 0,
+    unseeded: Annotated[
+        bool, typer.Option("--unseeded", help="draw without seeds: not to be repeated, and faster in vLLM")
+    ] = False,
     engine: Annotated[str, typer.Option(help="auto (vLLM where it is installed), vllm or transformers")] = "auto",
     server: Annotated[
         list[str] | None, typer.Option(help="base URL of a server with the plug-in; repeatable")
@@ -152,7 +155,7 @@ def collect(
             data_sha256=file_sha256(data),
             prompt=asked.to_messages(),
             chat=asked.chat,
-            sampling=sampling.record() | {"seed": seed},
+            sampling=sampling.record() | {"seed": None if unseeded else seed},
             positions=_positions(positions) or default_positions(max_tokens),
             top_k=int(options.get("top_k", DEFAULT_TOP_K)),
             engine=options,

@@ -150,7 +150,8 @@ class TransformersEngine(Engine):
                 for question, spec in asked[first : first + per_batch]:
                     prompt = prompt_ids(self._tokenizer, question)
                     for sample_id in question.wanted(sampling.n):
-                        generator = torch.Generator().manual_seed(sampling.seed_of(question.id, sample_id))
+                        generator, seed = torch.Generator(), sampling.seed_of(question.id, sample_id)
+                        generator.seed() if seed is None else generator.manual_seed(seed)
                         rows.append(_Row(question, sample_id, spec, prompt, generator, []))
                 yield from self._decode(rows, sampling, stopped, request.every)
         finally:

@@ -84,3 +84,8 @@ def test_the_usual_three_are_always_written_and_others_where_they_are_on() -> No
         "stop_token_ids": [5],
     }
     assert Sampling(n=1, **record) == chosen
+
+
+def test_an_unseeded_sampling_has_no_seeds() -> None:
+    assert Sampling(seed=None).seed_of("q", 0) is None
+    assert Sampling(seed=0).seed_of("q", 0) == Sampling().seed_of("q", 0) is not None
