@@ -149,8 +149,7 @@ def vote_curve(
         rows = np.broadcast_to(np.arange(len(chosen))[:, None], chosen.shape)
         cast = column[chosen] >= 0
         cells = rows[cast] * num_classes + column[chosen][cast]
-        totals = np.zeros(len(chosen) * num_classes)
-        np.add.at(totals, cells, weight[chosen][cast])
+        totals = np.bincount(cells, weight[chosen][cast], len(chosen) * num_classes).astype(np.float64)
         curve[i] = _expected_accuracy(totals.reshape(len(chosen), num_classes), class_right).mean()
     return curve
 

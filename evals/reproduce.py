@@ -83,7 +83,7 @@ def draw(docs: Path, results: Path) -> None:
     entry = {
         "name": RECIPE,
         "n": figures["traces_per_question"],
-        **{name: figures[name] for name in ("synthetic", "questions", "curve")},
+        **{name: figures[name] for name in ("synthetic", "questions", "curve", "stopping")},
     }
     pictures = {
         "accuracy_tokens": curve_figure(entry),

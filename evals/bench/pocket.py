@@ -1,13 +1,16 @@
 """The pocket benchmark (synthetic) over several seeds: ``python -m evals.bench.pocket``.
 
-Every method votes on the same held-out questions and the same traces; pruning happens in the engine. The
-head and DeepConf's windows were fitted on training questions only. Intervals resample questions, each with
-its mean over the seeds.
+Every method votes on the same held-out questions and the same traces; pruning happens in the engine, and what asks
+for fewer traces is replayed over several orders of them. The head, DeepConf's windows and every setting were
+fitted or chosen on training questions only. Each way of stopping early stands beside the same vote over as many
+tokens in whole traces. Intervals resample questions, each with its mean over the seeds.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,108 +22,237 @@ from rich.progress import Progress
 
 from arrol_tts.files import write_json
 from arrol_tts.head_config import ACCURACY_TOKENS_FILE
-from arrol_tts.metrics import bootstrap_interval, bootstrap_ratio_interval
+from arrol_tts.metrics import (
+    bootstrap_interval,
+    bootstrap_ratio_interval,
+    within_question_auroc,
+)
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.replay import replay
+from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
-from arrol_tts.voting import METHODS
+from arrol_tts.voting import METHODS, VoteResult
 
 from ..benchmarks import pocket
-from ..reporting.figures import is_right, keep_rule, rows_of
+from ..reporting.figures import control_of, full_votes, is_right, keep_rule, rows_of
+from ..reporting.replays import Way, cheapest, row_of, spent, ways
 from ..sampling.seed_samples import SeedSamples, sample_seed
 from . import write_result
 
 KEEPS = (0.125, 0.25, 0.5, 0.75)
 CURVE_METHODS = ("quality", "majority")
-UNAVAILABLE = ("self-certainty",)
-"""Methods that need a signal which this benchmark does not record."""
+WHOLE = (1, 2, 4, 6, 8, 12, 16, 24, 32)
+"""How many whole traces the line to beat is drawn at."""
+
+SCORE_EVERY = 16
+"""Tokens between the scores that say how well the head ranks on its way; votes do not see them."""
+
+RECORDED = {"self_certainty": True, "score_every": SCORE_EVERY}
 
 
 def main(
-    questions: Annotated[int, typer.Option(help="held-out questions")] = 200,
+    questions: Annotated[int, typer.Option(help="held-out questions, and as many to choose on")] = 200,
     n: Annotated[int, typer.Option(help="traces per question")] = 32,
     seeds: Annotated[int, typer.Option(help="number of sampling seeds")] = 3,
     keep: Annotated[float, typer.Option(help="keep ratio of the pruned pass")] = 0.5,
 ) -> None:
     """Sample, vote, and write evals/results/pocket.json, and its curve beside the pocket head."""
-    benchmark = pocket.load(questions)
     voter = WeightedVoter.from_pretrained("pocket", engine="vllm")
-    runs = []
     with Progress() as progress, tempfile.TemporaryDirectory() as folder:
-        task = progress.add_task("traces", total=seeds * 2 * questions * n)
-        for seed in range(seeds):
-            runs.append(
-                sample_seed(
-                    benchmark,
-                    voter,
-                    n=n,
-                    seed=seed,
-                    keep=keep,
-                    out=Path(folder) / str(seed),
-                    on_trace=lambda *_: progress.advance(task),
-                )
+        task = progress.add_task("traces", total=(2 * seeds + 1) * questions * n)
+
+        def sample(split: str, seed: int, stopping: Sequence[str]) -> SeedSamples:
+            return sample_seed(
+                pocket.load(questions, split),  # type: ignore[arg-type]
+                voter,
+                n=n,
+                seed=seed,
+                keep=keep,
+                out=Path(folder) / f"{split}-{seed}",
+                on_trace=lambda *_: progress.advance(task),
+                stopping=stopping,
+                sampling=RECORDED,
             )
-    figures = summarise(runs, voter)
+
+        training = sample("train", 0, ())
+        runs = [sample("test", seed, ("pruned",)) for seed in range(seeds)]
+    figures = summarise(runs, choose(training, voter), voter)
     write_result("pocket", figures, list(range(seeds)))
     write_json(POCKET_HEAD / ACCURACY_TOKENS_FILE, accuracy_tokens(figures))
     voter.close()
     Console().print_json(data={k: v for k, v in figures.items() if not isinstance(v, (dict, list))})
 
 
-def summarise(runs: list[SeedSamples], voter: WeightedVoter) -> dict[str, Any]:
-    """The figures: means over seeds, with intervals and per-seed values."""
-    rows = [{row.name: row for row in rows_of(run, voter)} for run in runs]
-    names = list(rows[0])
-    right: dict[str, NDArray[np.float64]] = {
-        name: np.mean([seed[name].right for seed in rows], axis=0) for name in names
+def choose(training: SeedSamples, voter: WeightedVoter) -> list[Way]:
+    """Each way of asking for fewer tokens at the setting that is best on training questions."""
+    samples = as_voted(training, voter)
+    return [cheapest(settings, [samples], voter) for settings in ways(voter, samples.n).values()]
+
+
+def as_voted(samples: SeedSamples, voter: WeightedVoter) -> SeedSamples:
+    """The samples with the scores that a vote has: at the detection position and at the finish."""
+    position = _position(voter)
+
+    def voted(trace: Trace) -> Trace:
+        read = (position, trace.num_tokens - 1)
+        return replace(trace, scores={k: score for k, score in trace.scores.items() if k in read})
+
+    passes = {
+        name: {question: [voted(trace) for trace in group] for question, group in traces.items()}
+        for name, traces in samples.passes.items()
     }
-    tokens = {name: np.mean([seed[name].tokens for seed in rows], axis=0) for name in names}
+    return replace(samples, passes=passes)
+
+
+def _position(voter: WeightedVoter) -> int:
+    assert voter.config is not None
+    return voter.config.positions[0]
+
+
+def summarise(recorded: Sequence[SeedSamples], chosen: Sequence[Way], voter: WeightedVoter) -> dict[str, Any]:
+    """The figures: means over seeds, with intervals and per-seed values."""
+    runs = [as_voted(run, voter) for run in recorded]
+    rows = [{row.name: row for row in rows_of(run, voter)} for run in runs]
+    asked = {way.name: row_of(way, runs, voter) for way in chosen}
+    sampled = list(rows[0])
+    right: dict[str, NDArray[np.float64]] = {
+        name: np.mean([seed[name].right for seed in rows], axis=0) for name in sampled
+    }
+    tokens = {name: np.mean([seed[name].tokens for seed in rows], axis=0) for name in sampled}
+    right |= {name: row.right for name, row in asked.items()}
+    tokens |= {name: row.tokens for name, row in asked.items()}
+    votes = {method: full_votes(runs, voter, method) for method in CURVE_METHODS}
     saved = [1 - seed["quality_pruned"].tokens.sum() / seed["majority"].tokens.sum() for seed in rows]
     ratio = bootstrap_ratio_interval(tokens["quality_pruned"], tokens["majority"])
+    stopped = {
+        "quality_pruned": control_of(votes["quality"], float(tokens["quality_pruned"].mean())),
+        "random_pruned": control_of(votes["majority"], float(tokens["random_pruned"].mean())),
+        **{name: row.control for name, row in asked.items() if row.control is not None},
+    }
     figures: dict[str, Any] = {
         "synthetic": True,
         "questions": len(right["majority"]),
         "traces_per_question": runs[0].n,
         "keep": runs[0].keep,
-        **{f"accuracy_{name}": float(right[name].mean()) for name in names},
+        "detection_position": _position(voter),
+        **{f"accuracy_{name}": float(values.mean()) for name, values in right.items()},
+        **auroc_by_position(recorded),
         "tokens_saved_share": float(np.mean(saved)),
         "tokens_saved_share_interval": [1 - ratio[1], 1 - ratio[0]],
         "tokens_saved_share_per_seed": [float(s) for s in saved],
-        "accuracy_intervals": {name: list(bootstrap_interval(right[name])) for name in names},
-        "accuracy_per_seed": {name: [float(seed[name].right.mean()) for seed in rows] for name in names},
+    }
+    for name, control in stopped.items():
+        difference = right[name] - control.accuracy
+        figures |= {
+            f"tokens_{name}_share": float(tokens[name].sum() / tokens["majority"].sum()),
+            f"whole_traces_for_{name}": control.traces,
+            f"accuracy_{name}_equal_tokens": float(control.accuracy.mean()),
+            f"{name}_above_equal_tokens": float(difference.mean()),
+            f"{name}_above_equal_tokens_interval": list(bootstrap_interval(difference)),
+        }
+    figures |= {
+        "waves_above_quality": float((right["waves"] - right["quality"]).mean()),
+        "waves_above_quality_interval": list(bootstrap_interval(right["waves"] - right["quality"])),
+        "accuracy_intervals": {name: list(bootstrap_interval(values)) for name, values in right.items()},
+        "accuracy_per_seed": {name: [float(seed[name].right.mean()) for seed in rows] for name in sampled},
         "above_majority_intervals": {
-            name: list(bootstrap_interval(right[name] - right["majority"])) for name in names[1:]
+            name: list(bootstrap_interval(values - right["majority"]))
+            for name, values in right.items()
+            if name != "majority"
         },
         "above_deepconf_intervals": {
             name: list(bootstrap_interval(right[name] - right["deepconf"]))
-            for name in ("quality", "quality_pruned")
+            for name in ("quality", "quality_pruned", "waves")
         },
-        "tokens_per_question": {name: float(tokens[name].mean()) for name in names},
+        "tokens_per_question": {name: float(values.mean()) for name, values in tokens.items()},
         "seconds": {name: [run.seconds[name] for run in runs] for name in ("full", "pruned")},
         "accuracy_every_method": {
             name: float(np.mean([is_right(voter, group, name) for run in runs for group in run.full.values()]))
             for name in METHODS
-            if name not in UNAVAILABLE
         },
-        "keep_ratios_replayed": [_at_keep(runs, voter, share) for share in KEEPS],
-        "settings": {"deepconf": voter.config.voting if voter.config else {}},
+        "keep_ratios_replayed": [_at_keep(runs, votes, voter, share) for share in KEEPS],
+        "whole_traces": _whole_traces(votes, float(tokens["majority"].mean()) / runs[0].n),
+        "waves_by_certainty": _waves_by_certainty(chosen, runs, voter),
+        "settings": {
+            "deepconf": voter.config.voting if voter.config else {},
+            **{way.name: dict(way.setting) for way in chosen},
+        },
     }
     return figures
 
 
-def _at_keep(runs: list[SeedSamples], voter: WeightedVoter, share: float) -> dict[str, float]:
+def auroc_by_position(runs: Sequence[SeedSamples]) -> dict[str, float]:
+    """``auroc_within_POSITION`` of the head on its way and at the finish; a group is a question in one seed."""
+    traces = [(f"{run.seed}/{t.question_id}", t) for run in runs for group in run.full.values() for t in group]
+    figures = {}
+    for position in (SCORE_EVERY, 2 * SCORE_EVERY, 4 * SCORE_EVERY, 6 * SCORE_EVERY):
+        scored = [(name, t) for name, t in traces if position in t.scores]
+        figures[f"auroc_within_{position}"] = _auroc(scored, [t.scores[position] for _, t in scored])
+    ended = [(name, t) for name, t in traces if t.score is not None]
+    return figures | {"auroc_within_finish": _auroc(ended, [t.score for _, t in ended if t.score is not None])}
+
+
+def _auroc(scored: Sequence[tuple[str, Trace]], scores: Sequence[float]) -> float:
+    return within_question_auroc([bool(t.correct) for _, t in scored], scores, [name for name, _ in scored])
+
+
+def _at_keep(
+    runs: Sequence[SeedSamples],
+    votes: Mapping[str, Sequence[Sequence[VoteResult]]],
+    voter: WeightedVoter,
+    share: float,
+) -> dict[str, Any]:
     """Accuracy and tokens saved at another keep ratio, replayed over the unpruned traces."""
     rule = keep_rule(voter, share)
-    groups = [group for run in runs for group in run.full.values()]
-    pruned = [replay(group, rule) for group in groups]
-    spent = sum(trace.num_tokens for group in pruned for trace in group)
-    whole = sum(trace.num_tokens for group in groups for trace in group)
-    return {
-        "keep": share,
-        "accuracy_quality": float(np.mean([is_right(voter, group, "quality") for group in pruned])),
-        "accuracy_majority": float(np.mean([is_right(voter, group, "majority") for group in pruned])),
-        "tokens_saved_share": 1 - spent / whole,
-    }
+    pruned = [[replay(group, rule) for group in run.full.values()] for run in runs]
+    spent = float(np.mean([[sum(t.num_tokens for t in group) for group in of_seed] for of_seed in pruned]))
+    whole = float(np.mean([result.tokens.generated for of_seed in votes["quality"] for result in of_seed]))
+    figures: dict[str, Any] = {"keep": share}
+    for method in CURVE_METHODS:
+        right = np.mean([[is_right(voter, group, method) for group in of_seed] for of_seed in pruned], axis=0)
+        control = control_of(votes[method], spent)
+        figures |= {
+            f"accuracy_{method}": float(right.mean()),
+            f"accuracy_{method}_equal_tokens": float(control.accuracy.mean()),
+            f"{method}_above_equal_tokens": float((right - control.accuracy).mean()),
+            f"{method}_above_equal_tokens_interval": list(bootstrap_interval(right - control.accuracy)),
+        }
+    return figures | {"tokens_saved_share": 1 - spent / whole}
+
+
+def _whole_traces(votes: Mapping[str, Sequence[Sequence[VoteResult]]], per_trace: float) -> list[dict[str, float]]:
+    """The line to beat: votes over fewer whole traces."""
+    sizes = [k for k in WHOLE if k <= len(votes["quality"][0][0].traces)]
+    return [
+        {
+            "traces": k,
+            "tokens_per_question": k * per_trace,
+            **{
+                f"accuracy_{method}": float(control_of(of_method, k * per_trace).accuracy.mean())
+                for method, of_method in votes.items()
+            },
+        }
+        for k in sizes
+    ]
+
+
+def _waves_by_certainty(
+    chosen: Sequence[Way], runs: Sequence[SeedSamples], voter: WeightedVoter
+) -> list[dict[str, float]]:
+    """Waves of the chosen sizes at every certainty; nothing is chosen by it."""
+    sizes = next({**way.setting, "certainty": 0} for way in chosen if way.name == "waves")
+    points = []
+    for way in ways(voter, runs[0].n)["waves"]:
+        if {**way.setting, "certainty": 0} == sizes:
+            right, tokens = spent(way, runs, voter, orders=2)
+            points.append(
+                {
+                    "certainty": way.setting["certainty"],
+                    "tokens_per_question": float(tokens.mean()),
+                    "accuracy": float(right.mean()),
+                }
+            )
+    return points
 
 
 def accuracy_tokens(figures: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from arrol_tts.pocket import questions, verify
+from arrol_tts.pocket.task import Split
 
 from .base import Benchmark, Problem
 
@@ -12,11 +13,16 @@ QUESTIONS = 120
 """Default number of questions: a run takes minutes on two cores."""
 
 
-def load(limit: int | None = None) -> Benchmark:
-    """The first ``limit`` test questions; they share no question with training."""
+CHOOSING_SEED = 2
+"""Of the training questions to choose settings on: the model learned from stream 0, the head from stream 1."""
+
+
+def load(limit: int | None = None, split: Split = "test") -> Benchmark:
+    """The first ``limit`` test questions, which share none with training, or training questions to choose on."""
+    stream = questions(split, 0 if split == "test" else CHOOSING_SEED)
     problems = tuple(
         Problem(f"pocket-{i}", question.text, question.answer)
-        for i, question in enumerate(itertools.islice(questions("test"), limit or QUESTIONS))
+        for i, question in enumerate(itertools.islice(stream, limit or QUESTIONS))
     )
     return Benchmark(
         "pocket",

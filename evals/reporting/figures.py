@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from arrol_tts import metrics
 from arrol_tts.metrics import Floats
-from arrol_tts.replay import replay, with_random_scores
+from arrol_tts.replay import EqualTokens, equal_tokens, replay, with_random_scores
 from arrol_tts.stopping import KeepShare
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
@@ -67,6 +67,7 @@ class Row:
         tokens: generated tokens of each question, mean over seeds, float64 ``[questions]``.
         seconds: of sampling, all seeds; None where nothing was sampled (a replay) or it is not known.
         at: ``{k: accuracy}`` of votes over k traces.
+        control: of a way of stopping early: the same vote over as many tokens in whole traces.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Row:
     tokens: Floats
     seconds: float | None = None
     at: Mapping[int, float] | None = None
+    control: EqualTokens | None = None
 
 
 def rows_of(one: SeedSamples, voter: WeightedVoter) -> list[Row]:
@@ -99,12 +101,32 @@ def vote_row(samples: Sequence[SeedSamples], voter: WeightedVoter, method: str) 
     Raises:
         ValueError: when the traces lack a signal that the method needs.
     """
-    results = [[voter.vote(group, method) for group in one.full.values()] for one in samples]
+    results = full_votes(samples, voter, method)
     right = np.mean([[bool(result.correct) for result in of_seed] for of_seed in results], axis=0)
     tokens = np.mean([_tokens(one.full) for one in samples], axis=0)
     at = _at(samples, voter, method, results)
     at[samples[0].n] = float(right.mean())  # the votes themselves, whose ties are broken as users see them
     return Row(method, method, right, tokens, at=at)
+
+
+def full_votes(samples: Sequence[SeedSamples], voter: WeightedVoter, method: str) -> list[list[VoteResult]]:
+    """Each seed's votes over all traces of its questions, sampled in full.
+
+    Raises:
+        ValueError: when the traces lack a signal that the method needs.
+    """
+    return [[voter.vote(group, method) for group in one.full.values()] for one in samples]
+
+
+def control_of(results: Sequence[Sequence[VoteResult]], tokens: float) -> EqualTokens:
+    """The equal-token control of a figure: the mean over seeds of ``full_votes`` over fewer whole traces.
+
+    Args:
+        results: by seed, from ``full_votes``.
+        tokens: a question, that the way of stopping early took on average.
+    """
+    every = equal_tokens([result for of_seed in results for result in of_seed], tokens)
+    return EqualTokens(every.traces, every.accuracy.reshape(len(results), -1).mean(axis=0))
 
 
 def _at(
@@ -153,21 +175,30 @@ def is_right(voter: WeightedVoter, traces: Sequence[Trace], method: str) -> bool
 def stopping_rows(samples: Sequence[SeedSamples], voter: WeightedVoter) -> list[Row]:
     """Each way of stopping early, with the vote that goes with it; ``random_pruned`` prunes without a head.
 
-    The control keeps as many traces as ``pruned``, at random, and takes a majority vote; it is replayed.
+    That keeps as many traces as ``pruned``, at random, and takes a majority vote; it is replayed. Each row has the
+    equal-token control of its vote.
     """
     rows = []
+    whole: dict[str, list[list[VoteResult]]] = {}
+
+    def add(called: str, method: str, traces: Sequence[Traces], seconds: float | None) -> None:
+        row = _row(called, method, traces, voter, seconds)
+        if method not in whole:
+            whole[method] = full_votes(samples, voter, method)
+        rows.append(replace(row, control=control_of(whole[method], float(row.tokens.mean()))))
+
     for name in samples[0].passes:
         if name == FULL:
             continue
         called, method = STOPPING_ROWS[name]
-        rows.append(_row(called, method, [one.passes[name] for one in samples], voter, _seconds(samples, name)))
+        add(called, method, [one.passes[name] for one in samples], _seconds(samples, name))
         if name == "pruned":
             rule = keep_rule(voter, samples[0].keep)
             at_random = [
                 {q: replay(with_random_scores(group, one.seed), rule) for q, group in one.full.items()}
                 for one in samples
             ]
-            rows.append(_row("random_pruned", "majority", at_random, voter, None))
+            add("random_pruned", "majority", at_random, None)
     return rows
 
 

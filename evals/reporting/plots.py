@@ -19,7 +19,11 @@ _PANEL_INCHES = 2.6
 
 
 def curve_figure(entry: Mapping[str, Any]) -> Figure:
-    """Accuracy against tokens per question, of one benchmark's entry in a report."""
+    """Accuracy against tokens per question, of one benchmark's entry in a report.
+
+    Curves are votes over 1, 2, 4 .. traces, each dot a way of stopping early: it is worth its tokens where it lies
+    above the curve of its own vote over whole traces.
+    """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, marker in zip(dict.fromkeys(p["method"] for p in entry["curve"]), "os^D", strict=False):
@@ -28,8 +32,14 @@ def curve_figure(entry: Mapping[str, Any]) -> Figure:
             [p["tokens_per_question"] for p in points],
             [p["accuracy"] for p in points],
             marker=marker,
-            label=name.replace("_", " "),
+            markersize=4,
+            label=name.replace("_", " ") + " of whole traces" * ("_" not in name),
         )
+    stopped = [row for row in entry["stopping"] if row.get("equal_tokens")]
+    for row, marker in zip(stopped, "PX*vph<>", strict=False):
+        at = [row["tokens_per_question"]], [row["accuracy"]]
+        label = f"{row['name'].replace('_', ' ')} ({row['vote']})"
+        axes.plot(*at, marker=marker, color="black", linestyle="", label=label)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("generated tokens per question (1, 2, 4 .. traces)")
@@ -37,7 +47,7 @@ def curve_figure(entry: Mapping[str, Any]) -> Figure:
     kind = " (synthetic)" if entry["synthetic"] else ""
     axes.set_title(f"{entry['name']}{kind}: {entry['questions']} questions x {entry['n']} traces", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize=8)
     return figure
 
 

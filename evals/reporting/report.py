@@ -19,6 +19,7 @@ from .plots import curve_figure, reliability_figure
 from .summary import summarise
 
 JSON_FILE, MARKDOWN_FILE, HTML_FILE = "report.json", "report.md", "report.html"
+EQUAL_TOKENS = "Early stopping beside as many tokens in whole traces"
 VERDICTS_FILE = "verdicts.json"
 """Right or wrong by question, for ``arrol-eval compare``."""
 
@@ -114,6 +115,8 @@ def _sections(report: Mapping[str, Any]) -> Iterator[_Section]:
 def _average(average: Mapping[str, Any], n: int) -> _Section:
     section = _Section(f"Average of {average['benchmarks']} benchmarks")
     section.tables.append(("Votes and early stopping", votes_table(average["methods"], n)))
+    if any(row["equal_tokens"] for row in average["methods"]):
+        section.tables.append((EQUAL_TOKENS, equal_tokens_table(average["methods"])))
     section.lines.append(
         f"One trace alone is right with probability {average['sample_accuracy']:.3f}; "
         f"{_series('pass', average['pass_at'])}. Each benchmark counts once."
@@ -133,6 +136,9 @@ def _benchmark(entry: Mapping[str, Any]) -> _Section:
     section.tables.append(
         ("Early stopping (tokens a question, seconds of sampling)", stopping_table(entry["stopping"]))
     )
+    stopped = any(row["equal_tokens"] for row in entry["stopping"])
+    if stopped:
+        section.tables.append((EQUAL_TOKENS, equal_tokens_table(entry["stopping"])))
     low, high = samples["interval"]
     majority = next(row for row in entry["votes"] if row["name"] == "majority")
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in samples["finish_reasons"].items())
@@ -153,6 +159,12 @@ def _benchmark(entry: Mapping[str, Any]) -> _Section:
             "quality_threshold stopped the traces below one score for all questions, which "
             f"{entry['keep']:g} of the full pass's traces reach; quality_budget gave every question "
             f"{entry['keep']:g} of its mean tokens, to be spent on the best traces first."
+        )
+    if stopped:
+        section.lines.append(
+            "Stopping early is worth it where it beats as many tokens spent on fewer whole traces: traces is how "
+            "many of them its tokens pay for, whole how often the same vote over so many is right (the mean over "
+            "random choices of them), and that table's gain and p are against it."
         )
     section.lines.append(
         "Intervals are 95%, over questions, each with its mean over the seeds; gain and p (a paired permutation "
@@ -204,15 +216,42 @@ def _at_table(rows: Sequence[Mapping[str, Any]]) -> Cells:
 
 
 def stopping_table(rows: Sequence[Mapping[str, Any]]) -> Cells:
-    """Ways of stopping early as cells, a heading first."""
-    table = [["way", "right", "95%", "p", "tokens", "saved", "seconds", "speed"]]
+    """Ways of stopping early as cells, a heading first; ``whole`` is the equal-token control."""
+    stopped = any(row["equal_tokens"] for row in rows)
+    table = [["way", "right", "95%", "p", "tokens", "saved", *["whole"] * stopped, "seconds", "speed"]]
     for row in rows:
         accuracy, interval, _, _, p = _accuracy(row)
         saved = f"{row['tokens_saved']:.1%}" if row["tokens_saved"] else ""
         seconds = "" if row["seconds"] is None else f"{row['seconds']:,.1f}"
         speed = f"{row['speedup']:.2f}x" if row["speedup"] and row["tokens_saved"] else ""
         tokens = f"{row['tokens_per_question']:,.0f}"
-        table.append([row["name"], accuracy, interval, p, tokens, saved, seconds, speed])
+        whole = f"{row['equal_tokens']['accuracy']:.3f}" if row["equal_tokens"] else ""
+        table.append([row["name"], accuracy, interval, p, tokens, saved, *[whole] * stopped, seconds, speed])
+    return table
+
+
+def equal_tokens_table(rows: Sequence[Mapping[str, Any]]) -> Cells:
+    """Ways of stopping early beside their equal-token controls, as cells, a heading first.
+
+    ``traces`` is how many whole traces the tokens pay for, where the rows say.
+    """
+    stopped = [row for row in rows if row["equal_tokens"]]
+    counted = all("traces" in row["equal_tokens"] for row in stopped)
+    table = [["way", "right", *(["traces"] if counted else []), "whole", "gain", "95%", "p"]]
+    for row in stopped:
+        control = row["equal_tokens"]
+        low, high = control["above_interval"]
+        table.append(
+            [
+                row["name"],
+                f"{row['accuracy']:.3f}",
+                *([f"{control['traces']:.1f}"] if counted else []),
+                f"{control['accuracy']:.3f}",
+                f"{control['above']:+.3f}",
+                f"{low:+.2f} to {high:+.2f}",
+                _p(control["p_value"]),
+            ]
+        )
     return table
 
 

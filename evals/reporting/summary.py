@@ -16,6 +16,7 @@ from arrol_tts.metrics import (
     paired_permutation_test,
     wilson_interval,
 )
+from arrol_tts.replay import EqualTokens
 from arrol_tts.voter import WeightedVoter
 
 from ..benchmarks import Benchmark
@@ -88,6 +89,7 @@ def benchmark_report(samples: Sequence[SeedSamples], voter: WeightedVoter) -> di
             "questions": [problem.id for problem in benchmark.problems],
             "right": {row.name: row.right.tolist() for row in (*votes, *stopped)},
             "tokens": {FULL: majority.tokens.tolist(), **{row.name: row.tokens.tolist() for row in stopped}},
+            "equal_tokens": {row.name: row.control.accuracy.tolist() for row in stopped if row.control},
         },
     }
 
@@ -117,6 +119,7 @@ def _figures(row: Row, majority: Row) -> dict[str, Any]:
 
 def _stopping(row: Row, majority: Row, full: float | None) -> dict[str, Any]:
     ratio = bootstrap_ratio_interval(row.tokens, majority.tokens)
+    control = row.control
     seconds = full if row.name in CURVE_METHODS else row.seconds
     return {
         **_figures(row, majority),
@@ -126,30 +129,42 @@ def _stopping(row: Row, majority: Row, full: float | None) -> dict[str, Any]:
         "tokens_saved_interval": [1 - ratio[1], 1 - ratio[0]],
         "seconds": seconds,
         "speedup": full / seconds if full and seconds else None,
+        "equal_tokens": None if control is None else beside(row.right, control),
+    }
+
+
+def beside(right: Floats, control: EqualTokens) -> dict[str, Any]:
+    """A way of stopping early beside the same vote over as many tokens in whole traces."""
+    difference = right - control.accuracy
+    return {
+        "traces": control.traces,
+        "accuracy": float(control.accuracy.mean()),
+        "above": float(difference.mean()),
+        "above_interval": list(bootstrap_interval(difference)),
+        "p_value": paired_permutation_test(right, control.accuracy),
     }
 
 
 def average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The mean over benchmarks, each counting once; intervals resample the questions inside each benchmark."""
     rights = [{name: np.array(v) for name, v in entry["verdicts"]["right"].items()} for entry in entries]
+    controls = [{name: np.array(v) for name, v in entry["verdicts"]["equal_tokens"].items()} for entry in entries]
     names = [name for name in rights[0] if all(name in right for right in rights)]
     rows = []
     for name in names:
         values = [right[name] for right in rights]
-        majority = [right["majority"] for right in rights]
-        differences = [a - b for a, b in zip(values, majority, strict=True)]
-        # Weighted so that the mean over all questions is the mean over benchmarks.
-        scale = [1 / (len(value) * len(values)) for value in values]
-        first = np.concatenate([value * s for value, s in zip(values, scale, strict=True)])
-        second = np.concatenate([value * s for value, s in zip(majority, scale, strict=True)])
+        against = _above(values, [right["majority"] for right in rights])
         rows.append(
             {
                 "name": name,
-                "accuracy": float(first.sum()),
+                "accuracy": _mean_of_means(values),
                 "interval": _stratified_interval(values),
-                "above_majority": float((first - second).sum()),
-                "above_majority_interval": _stratified_interval(differences),
-                "p_value": paired_permutation_test(first, second),
+                "above_majority": against["above"],
+                "above_majority_interval": against["above_interval"],
+                "p_value": against["p_value"],
+                "equal_tokens": _above(values, [control[name] for control in controls])
+                if all(name in control for control in controls)
+                else None,
             }
         )
     samples = [entry["samples"] for entry in entries]
@@ -160,6 +175,22 @@ def average(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "pass_at": {k: float(np.mean([sample["pass_at"][k] for sample in samples])) for k in ks},
         "methods": sorted(rows, key=lambda row: -row["accuracy"]),
     }
+
+
+def _above(values: Sequence[Floats], others: Sequence[Floats]) -> dict[str, Any]:
+    """One method over another, benchmark by benchmark."""
+    # Weighted so that the mean over all questions is the mean over benchmarks.
+    scale = np.concatenate([np.full(len(value), 1 / (len(value) * len(values))) for value in values])
+    return {
+        "accuracy": _mean_of_means(others),
+        "above": _mean_of_means(values) - _mean_of_means(others),
+        "above_interval": _stratified_interval([a - b for a, b in zip(values, others, strict=True)]),
+        "p_value": paired_permutation_test(np.concatenate(values) * scale, np.concatenate(others) * scale),
+    }
+
+
+def _mean_of_means(values: Sequence[Floats]) -> float:
+    return float(np.mean([value.mean() for value in values]))
 
 
 def _stratified_interval(values: Sequence[Floats]) -> list[float]:

@@ -25,6 +25,9 @@ def test_figures_agree_with_the_stored_traces(folder: tuple[Path, str], entry: d
     assert rows["quality"]["tokens_saved"] == 0
     assert rows["quality_pruned"]["seconds"] > 0
     assert rows["random_pruned"]["seconds"] is None
+    # Pruning was paid for with as many tokens as this many whole traces cost.
+    share = rows["quality_pruned"]["tokens_per_question"] / rows["quality"]["tokens_per_question"]
+    assert rows["quality_pruned"]["equal_tokens"]["traces"] == pytest.approx(8 * share)
 
 
 def test_votes_have_intervals_tests_and_curves(entry: dict[str, Any]) -> None:
@@ -63,6 +66,7 @@ def test_terminal_markdown_and_page_say_the_same(folder: tuple[Path, str], entry
         assert f"{majority['accuracy']:.3f}" in text
         for name in STOPPED:
             assert name in text
+        assert "Early stopping beside as many tokens in whole traces" in text
     for text in (markdown, page):
         assert "numpy" in text
         assert "temperature" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,45 @@ def test_votes_and_passes(entry: dict[str, Any]) -> None:
     # pass@2 of the second question: 1 - C(3,2) / C(4,2) = 1/2.
     assert entry["samples"]["pass_at"] == pytest.approx({"1": 5 / 12, "2": (1 + 0.5) / 3, "4": 2 / 3})
     assert votes["majority"]["at"]["1"] == pytest.approx(5 / 12, abs=0.06)
+
+
+def pruned(run: SeedSamples) -> SeedSamples:
+    """The same with a pruned pass that keeps each question's last trace and stops the others at token 3 of 10."""
+    stopped = {
+        question: [
+            *(replace(t, answer=None, correct=None, num_tokens=3, finish_reason="pruned") for t in group[:-1]),
+            group[-1],
+        ]
+        for question, group in run.full.items()
+    }
+    return replace(run, passes={**run.passes, "pruned": stopped})
+
+
+def test_stopping_early_stands_beside_as_many_tokens_in_whole_traces() -> None:
+    # One of four traces kept: 10 + 3 x 3 = 19 tokens a question, which 1.9 whole traces cost.
+    entry = benchmark_report([pruned(run_of([EASY, FOOLED]))], WeightedVoter(config=CONFIG))
+    rows = {row["name"]: row for row in entry["stopping"]}
+    control = rows["quality_pruned"]["equal_tokens"]
+    assert control["traces"] == pytest.approx(1.9)
+    # FOOLED: one trace is right 1/4 of the time, two 1/2 (the right one outweighs any other); EASY: always.
+    assert control["accuracy"] == pytest.approx((1 + 0.1 / 4 + 0.9 / 2) / 2, abs=0.03)
+    assert rows["quality_pruned"]["accuracy"] == 1.0
+    assert control["above"] == pytest.approx(1 - control["accuracy"])
+    low, high = control["above_interval"]
+    assert low == 0 <= control["above"] <= high
+    # At random two of four are kept, for the tokens of 2.6: majority of FOOLED is right 1/4 of the time with two,
+    # by the ties, and never with three.
+    assert rows["random_pruned"]["equal_tokens"]["accuracy"] == pytest.approx((1 + 0.4 / 4) / 2, abs=0.03)
+    assert rows["quality"]["equal_tokens"] is None
+
+
+def test_the_average_has_the_control_too() -> None:
+    entries = [benchmark_report([pruned(run_of(of))], WeightedVoter(config=CONFIG)) for of in ([EASY], [FOOLED])]
+    controls = [entry["verdicts"]["equal_tokens"]["quality_pruned"][0] for entry in entries]
+    row = next(row for row in average(entries)["methods"] if row["name"] == "quality_pruned")
+    assert row["equal_tokens"]["accuracy"] == pytest.approx(np.mean(controls))
+    assert row["equal_tokens"]["above"] == pytest.approx(1 - np.mean(controls))
+    assert next(row for row in average(entries)["methods"] if row["name"] == "majority")["equal_tokens"] is None
 
 
 def test_the_head_is_measured(entry: dict[str, Any]) -> None:
