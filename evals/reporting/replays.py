@@ -154,6 +154,11 @@ def cheapest(
     """
     method = settings[0].method
     whole = np.mean([bool(r.correct) for of_seed in full_votes(samples, voter, method) for r in of_seed])
-    tried = [(way, *(values.mean() for values in spent(way, samples, voter, orders))) for way in settings]
-    enough = [(tokens, i) for i, (_, right, tokens) in enumerate(tried) if right >= whole - WITHIN]
-    return tried[min(enough)[1]][0] if enough else max(tried, key=lambda one: (one[1], -one[2]))[0]
+    tried = []
+    for way in settings:
+        right, tokens = spent(way, samples, voter, orders)
+        tried.append((way, float(right.mean()), float(tokens.mean())))
+    enough = [one for one in tried if one[1] >= whole - WITHIN]
+    if enough:
+        return min(enough, key=lambda one: one[2])[0]
+    return max(tried, key=lambda one: (one[1], -one[2]))[0]
