@@ -26,8 +26,9 @@ class Trace:
         finish_reason: ``stop`` (ended by itself), ``length`` (ran into the token limit), ``pruned``
             (stopped by a rule) or ``cancelled`` (no longer needed).
         detail: for pruned and cancelled traces, what stopped it and where, in words.
-        scores: ``{position: score}``, in order: the quality head's probability that the trace will
-            be right, read from the hidden state whose input is the position-th generated token.
+        scores: ``{position: score}``, in order: the quality head's probability that the trace will be right,
+            read from the hidden state whose input is the position-th generated token; by a head that pools,
+            from the states up to there.
         confidence: DeepConf's confidence of each generated token, float32 ``[num_tokens]``:
             the mean negative log-probability of the top-k candidates (natural log), or None.
         features: ``{position: hidden vector}`` at requested positions, float32 ``[hidden_size]``.

@@ -32,7 +32,15 @@ def pocket_head() -> QualityHead:
     return QualityHead.from_pretrained("pocket")
 
 
-def load_pocket() -> VLLMEngine:
+@pytest.fixture(scope="session")
+def heads(pocket_head: QualityHead) -> dict[str, QualityHead]:
+    """The pocket head, which is the default one, and a head of every kind by name."""
+    from tests.heads import KINDS, head_of_kind
+
+    return {"": pocket_head} | {kind: head_of_kind(kind, pocket_head) for kind in KINDS}
+
+
+def load_pocket(heads: dict[str, QualityHead] | None = None) -> VLLMEngine:
     """The pocket model in real vLLM, on the CPU, with fewer slots than most tests have requests."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed: pip install 'arrol[cpu]'")
@@ -40,21 +48,26 @@ def load_pocket() -> VLLMEngine:
     from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 
     return VLLMEngine(
-        POCKET_MODEL, head=POCKET_HEAD, top_k=TOP_K, dtype="float32", max_model_len=512, max_num_seqs=24
+        POCKET_MODEL,
+        head=heads or POCKET_HEAD,
+        top_k=TOP_K,
+        dtype="float32",
+        max_model_len=512,
+        max_num_seqs=24,
     )
 
 
 @pytest.fixture(scope="session")
-def vllm_engine() -> Iterator[VLLMEngine]:
+def vllm_engine(heads: dict[str, QualityHead]) -> Iterator[VLLMEngine]:
     """One engine for all tests; who changes its weights puts them back."""
-    engine = load_pocket()
+    engine = load_pocket(heads)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="session")
-def transformers_engine(pocket_head: QualityHead) -> TransformersEngine:
+def transformers_engine(heads: dict[str, QualityHead]) -> TransformersEngine:
     from arrol_tts.engine.transformers_engine import TransformersEngine
     from arrol_tts.pocket import POCKET_MODEL
 
-    return TransformersEngine(POCKET_MODEL, head=pocket_head, top_k=TOP_K)
+    return TransformersEngine(POCKET_MODEL, head=heads, top_k=TOP_K)

@@ -259,7 +259,8 @@ class TransformersEngine(Engine):
         for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             position = len(row.token_ids)
             row.token_ids.append(token)
-            log, reading = monitor.logs[row], readings.get(row.spec.head)
+            log = monitor.logs[row]
+            reading = readings[row.spec.head] if log.wants_scores else None
             if token in distribution.ends:
                 ended[row] = "stop"
             elif row.spec.stop and (

@@ -1,9 +1,10 @@
 """Stopping rules and the Monitor that applies them: the same code in every engine.
 
-A position k is counted in generated tokens: the score at k is read from the hidden state whose input
-is the k-th generated token. The step that computes it has already sampled token k + 1, so a trace
-pruned at k has k + 1 tokens (more under speculative decoding, and one more where vLLM schedules
-asynchronously and the trace waited for its group).
+A position k is counted in generated tokens: the score at k is that of the trace up to the row whose input
+is the k-th generated token. A head without pooling reads that row's hidden state alone; one that pools, the
+states of all rows from 0, the prompt's end, to k that are multiples of its stride. The step that computes
+row k has already sampled token k + 1, so a trace pruned at k has k + 1 tokens (more under speculative
+decoding, and one more where vLLM schedules asynchronously and the trace waited for its group).
 
 `rules` holds each rule with what it remembers while it runs, `spec` what is asked of a trace, `log` what was
 seen of it, and `monitor` ties them to an engine: the engine tells it what it sees (``add``, ``observe``,

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+LARGEST = 700.0
+"""Log-odds up to which Python's exp gives a number."""
+
 
 @dataclass(slots=True)
 class TraceLog:
     """What was observed of one trace.
 
     Attributes:
-        scores: ``{position: score}``.
+        scores: ``{position: score}``; one that is not a number ranks below all others and is null on the wire.
         confidence: float32, one per generated token, when the spec or a rule asks for it.
         logprobs: float32, one per generated token, when the spec asks for it.
         features: ``{position: float32 hidden vector as bytes}``.
@@ -82,15 +85,25 @@ class TraceLog:
     def pool(self, position: int, weight: float, value: float, stride: int = 1) -> float:
         """Take in what a pooling head read from a row, and give its score of the trace up to there.
 
+        A head that comes while the trace is being written adds to what the one before it has read.
+
         Args:
-            position: of the row's input; 0 is the prompt's end.
+            position: of the row's input; 0 is the prompt's end. Every request begins anew: one whose prompt is
+                another's prompt and first tokens has nothing of what was read of the other's.
             weight, value: as `QualityHead.reader` gives them.
             stride: rows between its multiples do not count.
+
+        Returns:
+            The probability; not a number from a row on that was not finite.
         """
-        if position % stride == 0:
+        # A head that comes late begins with the first row that it sees.
+        if position % stride == 0 or not self.weight:
             self.weight += weight
             self.value += weight * value
-        return 1 / (1 + math.exp(min(-self.value / self.weight, 700.0)))  # beyond it, exp would raise
+        logit = self.value / self.weight
+        if -LARGEST < logit < LARGEST:  # this runs for every token of every trace
+            return 1.0 / (1.0 + math.exp(-logit))
+        return float(logit > 0) if math.isfinite(logit) else math.nan
 
     def to_trace(
         self,

@@ -51,7 +51,7 @@ class Monitor:
         Args:
             key: the trace.
             position: generated tokens up to and including the row's input; 0 is the prompt's end.
-            score: the head's probability read from the row, None without a head.
+            score: the head's probability of the trace up to the row, None without a head.
             confidence: DeepConf's confidence of the token sampled from the row.
             logprob: log-probability of the token sampled from the row, for specs with ``logprobs``.
             token: the row's input, for specs with ``score_after``.

@@ -19,6 +19,10 @@ MAX_ENTRIES = 64
 class TraceSpec:
     """What to record of one trace and when to stop it: plain data that travels with the request.
 
+    A trace is one request, and so positions, and the rows that a head pools, count from the end of that request's
+    prompt. Where the prompt holds a trace's first tokens, to have it continued, its scores are those of the
+    continuation.
+
     Args:
         group: names the prompt whose samples are compared with each other; "" for none, or in a
             template whose group and size the engine sets for each question.

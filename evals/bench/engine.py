@@ -3,8 +3,9 @@
 Everything runs in real vLLM on this machine's CPU; arms that are compared take turns in one process.
 
 - Step time, head off and on: stock vLLM against vLLM with our worker and scheduler and a head that scores
-  every token and the finish. The pocket model with 256 sequences (synthetic), and a model of SmolLM2-135M's
-  shape with random weights (a step's time does not depend on their values) with 32.
+  every token and the finish. The pocket model with its head and 256 sequences (synthetic), and a model of
+  SmolLM2-135M's shape with a head that pools, both of random weights (a step's time does not depend on their
+  values), with 32.
 - DeepConf online: our ``ConfidenceFloor`` against the same rule on log-probabilities that vLLM returns, as
   DeepConf's own code does it.
 - Verdict to freed memory: steps between the step in which a trace is pruned and the one in which its KV
@@ -166,10 +167,8 @@ def random_model(folder: Path, config: Mapping[str, Any]) -> tuple[Path, Path]:
     torch.manual_seed(SEED)
     shape = LlamaConfig(**config)
     LlamaForCausalLM(shape).bfloat16().save_pretrained(folder / "model")
-    head = QualityHead(
-        QualityHeadConfig(base_model="../model", hidden_size=shape.hidden_size, inner_size=256, positions=[32])
-    )
-    head.save_pretrained(folder / "head")
+    reads = QualityHeadConfig("../model", shape.hidden_size, inner_size=256, pooling="gated", positions=[32])
+    QualityHead(reads).save_pretrained(folder / "head")
     return folder / "model", folder / "head"
 
 

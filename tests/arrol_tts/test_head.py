@@ -218,6 +218,22 @@ def test_a_score_pools_to_a_number_however_large_the_values_are() -> None:
 
 
 @pytest.mark.parametrize(
+    ("weight", "value"), [(1.0, math.inf), (1.0, -math.inf), (1.0, math.nan), (math.nan, 1.0)]
+)
+def test_a_row_that_is_no_number_leaves_a_trace_without_scores(weight: float, value: float) -> None:
+    log = TraceLog(TraceSpec())
+    assert log.pool(0, 1.0, 0.0) == 0.5
+    assert math.isnan(log.pool(1, weight, value))
+    assert math.isnan(log.pool(2, 1.0, 0.0))
+
+
+def test_a_head_that_comes_between_two_multiples_of_its_stride_begins_with_the_first_row_it_sees() -> None:
+    log = TraceLog(TraceSpec())
+    scores = [log.pool(k, 1.0, float(k), stride=4) for k in (6, 7, 8)]
+    assert scores == pytest.approx([1 / (1 + math.exp(-k)) for k in (6, 6, 7)])
+
+
+@pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"pooling": "median"}, "pooling is 'median'; it must be one of last, mean, gated"),

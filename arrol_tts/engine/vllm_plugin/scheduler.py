@@ -200,11 +200,11 @@ class MonitoredScheduler(Base):
                 if log is None:
                     continue
                 spec, tokens, finished = log.spec, output.new_token_ids, output.finish_reason is not None
-                scores = signals.scores.get(spec.head) if log.wants_scores else None
+                reading = signals.scores.get(spec.head) if log.wants_scores else None
                 logprobs = _logprobs_of(output) if spec.logprobs else None
                 missing = ""
                 if (
-                    (log.wants_scores and scores is None)
+                    (log.wants_scores and reading is None)
                     or (log.wants_confidence and confidence is None)
                     or (log.wants_certainty and certainty is None)
                 ):
@@ -213,15 +213,15 @@ class MonitoredScheduler(Base):
                     missing = "the trace spec asks for logprobs, and the request does not: set logprobs=0"
                 row, last = rows.get(key, 0), len(tokens) - 1
                 for j, token in enumerate(tokens):
-                    observe(  # by position: names would cost a third more
+                    observe(
                         key,
                         log.length,
-                        None if scores is None else scores.score(row + j, log.length, log),
-                        None if confidence is None else confidence[row + j],
-                        None if logprobs is None else logprobs[j],
-                        log.last_token,
-                        None if features is None else features[row + j].tobytes,
-                        finished and j == last,
+                        score=None if reading is None else reading.score(row + j, log.length, log),
+                        confidence=None if confidence is None else confidence[row + j],
+                        logprob=None if logprobs is None else logprobs[j],
+                        token=log.last_token,
+                        feature=None if features is None else features[row + j].tobytes,
+                        finished=finished and j == last,
                     )
                     log.last_token = token
                 if certainty is not None and log.wants_certainty:

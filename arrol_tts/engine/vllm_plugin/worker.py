@@ -1,9 +1,9 @@
 """Worker side of the plug-in: signals of this step's rows. No per-request state, no model changes.
 
 After the forward pass, outside CUDA graphs and torch.compile, the last-layer states and the logits of
-all rows that are sampled from lie in the model runner. One pass over all of them gives the head's
-score, DeepConf's confidence and the self-certainty; a few floats per row leave the device, attached to
-the step's output.
+all rows that are sampled from lie in the model runner. One pass over all of them gives what the heads read
+(a score, or where they pool a weight and a value), DeepConf's confidence and the self-certainty; a few
+floats per row leave the device, attached to the step's output.
 """
 
 from __future__ import annotations

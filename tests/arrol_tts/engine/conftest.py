@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def reference(pocket_head: QualityHead) -> Reference:
+def reference(heads: dict[str, QualityHead]) -> Reference:
     """The pocket model in plain transformers: what every engine is compared with."""
     from tests.arrol_tts.engine.parity import Reference
 
-    return Reference(pocket_head, TOP_K)
+    return Reference(heads, TOP_K)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,20 +27,22 @@ CONFIDENCE_TOLERANCE = 1e-3
 class Reference:
     """The pocket model in plain transformers, float32, fed with the tokens that an engine sampled."""
 
-    def __init__(self, head: QualityHead, top_k: int) -> None:
+    def __init__(self, heads: Mapping[str, QualityHead], top_k: int) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.head, self.top_k = head, top_k
+        self.heads, self.top_k = heads, top_k
         self.model: Any = AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype="float32").eval()
         self.tokenizer: Any = AutoTokenizer.from_pretrained(POCKET_MODEL)
 
     @torch.inference_mode()
-    def read(self, question: str, token_ids: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def read(self, question: str, token_ids: Sequence[int], head: str = "") -> tuple[NDArray[Any], NDArray[Any]]:
         """Score and confidence of each step: row k is the one whose input is the k-th generated token."""
         prompt = encode_prompt(self.tokenizer, question)
         output = self.model(input_ids=torch.tensor([[*prompt, *token_ids]]), output_hidden_states=True)
         steps = slice(len(prompt) - 1, len(prompt) - 1 + len(token_ids))
-        scores = self.head(output.hidden_states[-1][0, steps])
+        stride = self.heads[head].config.stride
+        scores = self.heads[head](output.hidden_states[-1][0, steps][::stride])
+        scores = scores.repeat_interleave(stride)[: len(token_ids)]  # rows between do not change it
         logprobs = output.logits[0, steps].log_softmax(-1)
         return scores.numpy(), -logprobs.topk(self.top_k).values.mean(-1).numpy()
 
@@ -49,7 +51,7 @@ class Reference:
         texts = {question.id: question.text for question in questions}
         assert traces
         for trace in traces:
-            scores, confidence = self.read(texts[trace.question_id], trace.token_ids or [])
+            scores, confidence = self.read(texts[trace.question_id], trace.token_ids or [], spec.head)
             asked = set(spec.score_at)
             if spec.score_finish and trace.finish_reason != "pruned":
                 asked.add(trace.num_tokens - 1)
@@ -61,9 +63,15 @@ class Reference:
                 np.testing.assert_allclose(trace.confidence, confidence, atol=CONFIDENCE_TOLERANCE)
 
     def assert_pruned(
-        self, traces: Sequence[Trace], questions: Sequence[Question], rule: KeepShare, *, late_tokens: int = 0
+        self,
+        traces: Sequence[Trace],
+        questions: Sequence[Question],
+        rule: KeepShare,
+        *,
+        head: str = "",
+        late_tokens: int = 0,
     ) -> None:
-        """Each group kept its share, the traces that the forward pass scores highest.
+        """Each group kept its share, the traces that the forward pass of a head scores highest.
 
         ``late_tokens`` is how many tokens beyond ``at + 1`` a step may have brought with it.
         """
@@ -71,7 +79,7 @@ class Reference:
             group = [trace for trace in traces if trace.question_id == question.id]
             scores = {}
             for trace in group:
-                read, _ = self.read(question.text, trace.token_ids or [])
+                read, _ = self.read(question.text, trace.token_ids or [], head)
                 scores[trace.sample_id] = float(read[min(rule.at, trace.num_tokens - 1)])
             best = sorted(scores.values(), reverse=True)[: rule.survivors(len(group))]
             # What ended by the step that brought the position's score is ranked with the rest, but cannot be

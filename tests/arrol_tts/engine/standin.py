@@ -31,15 +31,20 @@ from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput, M
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
+from arrol_tts.engine.signals import HeadReader
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.engine.vllm_plugin.scheduler import QualityHeadAsyncScheduler, QualityHeadScheduler
 from arrol_tts.engine.vllm_plugin.worker import QualityHeadWorker
+from arrol_tts.head import QualityHead
+from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL
 from arrol_tts.stopping import TraceSpec
 
 BLOCK = 4
 VOCABULARY = 1000
 TOP_K = 2
+POOLED = "pooled"
+"""Name of the stand-in's second head, a real one that pools every third row."""
 
 
 def _draw(kind: str, request_id: str, position: int) -> int:
@@ -52,8 +57,38 @@ def token_of(request_id: str, position: int) -> int:
 
 
 def score_of(request_id: str, position: int) -> float:
-    """The score that the stand-in's head reads from the row at a position."""
+    """The score that the stand-in's head reads from the row at a position: the row's only number."""
     return _draw("score", request_id, position) / 2**32
+
+
+class StandinHead(HeadReader):
+    """A head whose score is whatever a function makes of the rows."""
+
+    def __init__(self, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._read, self.stride = read, 1
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._read(hidden)[None]
+
+
+def pooled_head(*, stride: int = 3) -> QualityHead:
+    """A linear head of gated pooling over states of one number."""
+    head = QualityHead(QualityHeadConfig("m", hidden_size=1, inner_size=0, pooling="gated", stride=stride))
+    with torch.no_grad():
+        head.outer.weight.copy_(torch.tensor([[4.0], [2.0]]))  # of the value, and of the gate's logarithm
+        head.outer.bias.copy_(torch.tensor([-2.0, -1.0]))
+    return head
+
+
+@torch.inference_mode()
+def pooled_score_of(request_id: str, position: int) -> float:
+    """The score of the head named ``POOLED`` up to a position, by its forward pass."""
+    rows = [[score_of(request_id, k)] for k in range(0, position + 1, 3)]
+    return float(pooled_head()(torch.tensor(rows))[-1])
+
+
+SCORES = {"": score_of, POOLED: pooled_score_of}
+"""What each head makes of a request up to a position."""
 
 
 def confidence_of(request_id: str, position: int) -> float:
@@ -361,7 +396,7 @@ class _StandinWorker(QualityHeadWorker):
         self.vllm_config, self.model_runner, self.use_v2_model_runner = config, runner, runner.v2
         self.device = torch.device("cuda")
         self._pp_send_work, self.profiler = [], None
-        self.arrol_heads = {"": lambda hidden: hidden[:, 0]}
+        self.arrol_heads = {"": StandinHead(lambda hidden: hidden[:, 0]), POOLED: HeadReader(pooled_head())}
         self._arrol_top_k = TOP_K
 
 

@@ -16,8 +16,10 @@ from arrol_tts.engine.base import Engine
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.pocket import questions
 from arrol_tts.prompts import encode_prompt
+from arrol_tts.replay import replay
 from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, TraceSpec
 from arrol_tts.trace import Trace
+from tests.heads import KINDS
 
 if TYPE_CHECKING:
     from arrol_tts.head import QualityHead
@@ -53,6 +55,27 @@ def test_every_trace_comes_back_once_and_finished(traces: list[Trace]) -> None:
 
 def test_scores_and_confidences_equal_a_plain_forward_pass(traces: list[Trace], reference: Reference) -> None:
     reference.assert_signals(traces, QUESTIONS, SCORED)
+
+
+@pytest.mark.parametrize("head", KINDS)
+def test_scores_of_every_kind_of_head_equal_a_plain_forward_pass(
+    engine: Engine, reference: Reference, head: str
+) -> None:
+    spec = TraceSpec(score_at=(*range(1, 10), AT), score_finish=True, head=head)
+    sampling = replace(SAMPLING, n=2, max_tokens=48)
+    reference.assert_signals(list(engine.sample(QUESTIONS[:2], sampling, spec)), QUESTIONS, spec)
+
+
+def test_a_pooled_score_prunes_as_its_replay_and_goes_on_after_a_group_has_met(
+    engine: Engine, reference: Reference
+) -> None:
+    rule, spec, asked = KeepShare(AT, 0.5), replace(SCORED, head="gated"), QUESTIONS[:1]
+    pruned = list(engine.sample(asked, SAMPLING, replace(spec, rules=(rule,))))
+    reference.assert_signals(pruned, asked, spec)  # of those that waited and went on, at the finish too
+    replayed = replay(list(engine.sample(asked, SAMPLING, spec)), rule)
+    for traces in (pruned, replayed):
+        reference.assert_pruned(traces, asked, rule, head="gated")
+        assert sum(trace.finish_reason == "pruned" for trace in traces) == 4
 
 
 def test_the_right_traces_are_pruned_and_the_others_are_untouched(engine: Engine, traces: list[Trace]) -> None:
@@ -251,16 +274,27 @@ def test_budget_is_kept_and_spent_on_the_best(engine: Engine, traces: list[Trace
     assert any(t.detail == "the group's budget of 800 tokens is spent" for t in result)
 
 
-def test_hidden_vectors_are_those_the_scores_were_read_from(engine: Engine, pocket_head: QualityHead) -> None:
-    spec = TraceSpec(score_at=(AT,), score_finish=True, features_at=(AT,), features_finish=True)
+def test_hidden_vectors_are_those_the_scores_were_read_from(engine: Engine, heads: dict[str, QualityHead]) -> None:
+    spec = TraceSpec(score_at=(AT,), score_finish=True, features_at=(AT,), features_finish=True, head="last")
     result = list(engine.sample(QUESTIONS[:2], replace(SAMPLING, n=4), spec))
     for trace in result:
         assert list(trace.features) == list(trace.scores)
         for position, vector in trace.features.items():
             assert vector.shape == (128,)
             with torch.inference_mode():
-                score = float(pocket_head(torch.from_numpy(vector.copy())))
+                score = float(heads["last"](torch.from_numpy(vector.copy())))
             assert score == pytest.approx(trace.scores[position], abs=1e-5)
+
+
+def test_the_vectors_at_every_fourth_token_make_the_score_of_a_head_with_that_stride(
+    engine: Engine, heads: dict[str, QualityHead]
+) -> None:
+    spec = TraceSpec(score_finish=True, features_every=4, head="linear")
+    for trace in engine.sample(QUESTIONS[:1], replace(SAMPLING, n=2), spec):
+        rows = torch.from_numpy(np.stack(list(trace.features.values())))
+        assert list(trace.features) == list(range(0, trace.num_tokens, 4))
+        with torch.inference_mode():
+            assert trace.score == pytest.approx(float(heads["linear"](rows)[-1]), abs=1e-5)
 
 
 def test_hidden_vectors_need_no_head(engine: Engine) -> None:

@@ -32,6 +32,7 @@ from arrol_tts.head import QualityHead
 from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD, questions
 from arrol_tts.prompts import encode_prompt
+from tests.heads import head_of_kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +66,7 @@ def assert_same_vote(one: VoteResult, other: VoteResult) -> None:
 
 
 def test_progress_adds_up_to_the_traces(engine: Any) -> None:
-    spec = TraceSpec(score_every=8, score_finish=True)
+    spec = TraceSpec(score_every=8, score_finish=True, head="gated")
     text: defaultdict[Any, str] = defaultdict(str)
     scores: defaultdict[Any, dict[int, float]] = defaultdict(dict)
     tokens: dict[Any, list[int]] = defaultdict(list)
@@ -235,6 +236,16 @@ def test_windowed_measures_vote_as_every_tokens_confidence_does(engine: Any) -> 
         voter.vote(measured.traces, window=7)
 
 
+def test_requests_of_several_heads_and_of_none_share_the_steps(
+    vllm_engine: VLLMEngine, reference: Reference
+) -> None:
+    specs = [TraceSpec(score_at=(1, 20), score_finish=True, head=head) for head in ("gated", "last", "linear")]
+    specs.append(TraceSpec(confidence=True, head="mean"))  # names a head and asks it nothing
+    asked = [vllm_engine.sample(QUESTIONS[:1], SAMPLING, spec) for spec in specs]
+    for traces, spec in zip(asked, specs, strict=True):
+        reference.assert_signals(list(traces), QUESTIONS, spec)
+
+
 def test_several_heads_score_side_by_side_and_are_replaced_in_place(
     vllm_engine: VLLMEngine, tmp_path: Path
 ) -> None:
@@ -254,6 +265,12 @@ def test_several_heads_score_side_by_side_and_are_replaced_in_place(
     vllm_engine.load_head(tmp_path, "constant")
     again = vllm_engine.sample(QUESTIONS[:1], SAMPLING, replace(spec, head="constant"))
     assert {round(trace.score or 0, 4) for trace in again} == {0.8808}
+    pooled = head_of_kind("gated", constant, seed=1)
+    vllm_engine.load_head(pooled, "constant")
+    for trace in vllm_engine.sample(QUESTIONS[:1], SAMPLING, replace(spec, head="constant", features_every=1)):
+        rows = torch.from_numpy(np.stack(list(trace.features.values())))
+        with torch.inference_mode():
+            assert trace.score == pytest.approx(float(pooled(rows)[-1]), abs=1e-5)
 
 
 def test_a_closed_engine_says_so() -> None:

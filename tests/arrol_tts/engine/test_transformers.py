@@ -12,6 +12,7 @@ from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.errors import EngineError, HeadError, InputError
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.stopping import TraceSpec
+from tests.heads import head_of_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,9 +78,7 @@ def test_weights_are_refused_while_traces_are_being_sampled(engine: Transformers
 
 
 def test_a_new_head_scores_from_then_on(engine: TransformersEngine, pocket_head: QualityHead) -> None:
-    from arrol_tts.head import QualityHead as Head
-
-    other = Head(pocket_head.config)
+    other = head_of_kind("last", pocket_head, seed=1)
     engine.load_head(other, "other")
     (trace,) = engine.sample(QUESTIONS[:1], GREEDY, TraceSpec(score_at=(5,), head="other", features_at=(5,)))
     with torch.inference_mode():

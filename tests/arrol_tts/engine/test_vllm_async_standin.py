@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import random
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,8 +14,18 @@ import torch
 
 pytest.importorskip("vllm")
 
+from arrol_tts.engine.signals import HeadReader
 from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, TraceSpec
-from tests.arrol_tts.engine.standin import StandinEngine, confidence_of, score_of, token_of
+from tests.arrol_tts.engine.standin import (
+    POOLED,
+    SCORES,
+    StandinEngine,
+    confidence_of,
+    pooled_head,
+    pooled_score_of,
+    score_of,
+    token_of,
+)
 
 PROMPT = range(9)
 WATCHED = TraceSpec(score_at=(1, 7, 20), score_finish=True, confidence=True)
@@ -26,6 +37,7 @@ def _one_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 both_runners = pytest.mark.parametrize("v2", [True, False], ids=["runner_v2", "runner_v1"])
+both_heads = pytest.mark.parametrize("head", SCORES, ids=["last", "pooled"])
 
 
 def confidences(log: dict[str, str]) -> list[float]:
@@ -33,17 +45,20 @@ def confidences(log: dict[str, str]) -> list[float]:
 
 
 @both_runners
-def test_scores_that_arrive_a_step_late_belong_to_their_positions_with_a_standin_runner(v2: bool) -> None:
+@both_heads
+def test_scores_that_arrive_a_step_late_belong_to_their_positions_with_a_standin_runner(
+    v2: bool, head: str
+) -> None:
     engine = StandinEngine(v2=v2, slots=4)
     lengths = {f"r{i}": 5 + 7 * i for i in range(6)}
     for name, length in lengths.items():
-        engine.submit(name, range(5 + length), length, WATCHED)
+        engine.submit(name, range(5 + length), length, replace(WATCHED, head=head))
     ended = engine.run()
     assert engine.most_batches == 2
     for name, length in lengths.items():
         positions = [k for k in (1, 7, 20, length - 1) if k < length]
         assert ended[name].log["scores"] == [
-            (k, pytest.approx(score_of(name, k), abs=1e-6)) for k in dict.fromkeys(sorted(positions))
+            (k, pytest.approx(SCORES[head](name, k), abs=1e-6)) for k in dict.fromkeys(sorted(positions))
         ]
         expected = [confidence_of(name, k) for k in range(length)]
         assert confidences(ended[name].log) == pytest.approx(expected, abs=1e-6)
@@ -56,6 +71,57 @@ def test_states_are_read_before_a_cuda_graph_replays_over_them_with_a_standin_ru
     log = engine.run()["r"].log
     assert engine.runner.wiped == 12
     assert log["scores"] == [(k, pytest.approx(score_of("r", k), abs=1e-6)) for k in range(1, 12)]
+
+
+@both_runners
+@pytest.mark.parametrize("before", [POOLED, ""], ids=["pooled", "last"])
+def test_a_head_pushed_while_a_trace_is_written_adds_to_what_the_one_before_has_read_with_a_standin_runner(
+    v2: bool, before: str
+) -> None:
+    engine = StandinEngine(v2=v2, asynchronous=False)
+    engine.submit("r", PROMPT, 12, TraceSpec(score_every=1, head=before))
+    pushed = pooled_head(stride=4)
+    with torch.no_grad():
+        pushed.outer.bias.copy_(torch.tensor([1.0, 0.5]))
+
+    def push(step: int) -> None:
+        if step == 6:  # the row at position 6 is the first that it reads
+            engine.worker.arrol_heads[before] = HeadReader(pushed)
+
+    scores = dict(engine.run(between=push)["r"].log["scores"])
+    states = torch.tensor([[score_of("r", k)] for k in range(12)])
+    with torch.inference_mode():
+        old, new = pooled_head().read(states), pushed.read(states)
+    # Without anything read before, the first row that comes counts, though no multiple of the stride.
+    rows = [(old, 0), (old, 3), (new, 8)] if before else [(new, 6), (new, 8)]
+    weight = sum(head[0][k] for head, k in rows)
+    value = sum(head[0][k] * head[1][k] for head, k in rows)
+    assert scores[5] == pytest.approx(SCORES[before]("r", 5), abs=1e-6)
+    assert scores[11] == pytest.approx(torch.sigmoid(torch.as_tensor(value / weight)).item(), abs=1e-6)
+
+
+@both_runners
+def test_a_row_that_is_no_number_leaves_a_pooled_trace_without_scores_and_prunes_it_with_a_standin_runner(
+    v2: bool,
+) -> None:
+    broken = torch.tensor(score_of("r1", 3))
+
+    class Broken(HeadReader):
+        def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+            return super().__call__(hidden.where(hidden != broken, math.inf))
+
+    engine = StandinEngine(v2=v2)
+    engine.worker.arrol_heads[POOLED] = Broken(pooled_head())
+    spec = TraceSpec(group="g", size=4, head=POOLED, score_at=(1, 2, 7), rules=(KeepShare(7, 0.75),))
+    for i in range(4):
+        engine.submit(f"r{i}", PROMPT, 24, spec)
+    ended = engine.run()
+    assert {name for name, end in ended.items() if end.stop_reason == "pruned"} == {"r1"}
+    assert ended["r1"].log["scores"] == [
+        *((k, pytest.approx(pooled_score_of("r1", k), abs=1e-6)) for k in (1, 2)),
+        (7, None),
+    ]
+    assert ended["r1"].log["pruned"]["score"] is None
 
 
 @both_runners
@@ -114,13 +180,15 @@ def test_the_blocks_of_a_pruned_trace_are_free_when_its_verdict_is_out_with_a_st
 def test_groups_keep_their_best_half_with_a_standin_runner(v2: bool, slots: int, blocks: int) -> None:
     engine = StandinEngine(v2=v2, slots=slots, blocks=blocks, budget=24)
     groups = [[f"g{g}-{i}" for i in range(4)] for g in range(4)]
+    heads = ("", POOLED, "", POOLED)
     for g, names in enumerate(groups):
+        spec = TraceSpec(group=f"g{g}", size=4, head=heads[g], rules=(KeepShare(7, 0.5),))
         for name in names:
-            engine.submit(name, range(g, g + 9), 24, TraceSpec(group=f"g{g}", size=4, rules=(KeepShare(7, 0.5),)))
+            engine.submit(name, range(g, g + 9), 24, spec)
     ended = engine.run()
     assert engine.runner.most_held <= slots
-    for names in groups:
-        best = sorted(names, key=lambda name: score_of(name, 7), reverse=True)[:2]
+    for head, names in zip(heads, groups, strict=True):
+        best = sorted(names, key=lambda name: SCORES[head](name, 7), reverse=True)[:2]
         assert {name for name in names if ended[name].stop_reason != "pruned"} == set(best)
         # One that waits for its group may have had a token in flight when it began to wait.
         assert all(len(ended[name].tokens) in (8, 9) for name in set(names) - set(best))
@@ -151,18 +219,21 @@ def test_waiting_requests_make_room_for_others_with_a_standin_runner_v1() -> Non
 
 
 @both_runners
-def test_preempted_requests_are_scored_as_if_nothing_had_happened_with_a_standin_runner(v2: bool) -> None:
+@both_heads
+def test_preempted_requests_are_scored_as_if_nothing_had_happened_with_a_standin_runner(
+    v2: bool, head: str
+) -> None:
     engine = StandinEngine(v2=v2, blocks=20, budget=16)
     names = [f"r{i}" for i in range(6)]
     for i, name in enumerate(names):
-        engine.submit(name, range(i, i + 9), 40, WATCHED)
+        engine.submit(name, range(i, i + 9), 40, replace(WATCHED, head=head))
     ended = engine.run()
     assert engine.runner.preemptions >= 4
     for name in names:
         assert len(ended[name].tokens) == 40
         assert [k for k, _ in ended[name].log["scores"]] == [1, 7, 20, 39]
         assert [s for _, s in ended[name].log["scores"]] == pytest.approx(
-            [score_of(name, k) for k in (1, 7, 20, 39)], abs=1e-6
+            [SCORES[head](name, k) for k in (1, 7, 20, 39)], abs=1e-6
         )
         assert len(confidences(ended[name].log)) == 40
 
@@ -240,7 +311,7 @@ def test_any_mix_of_rules_sizes_and_aborts_ends_with_a_standin_runner(v2: bool, 
     engine = StandinEngine(
         v2=v2, slots=rng.randint(1, 8), blocks=rng.randint(20, 80), budget=rng.choice([8, 24, 64])
     )
-    names = []
+    names, head_of = [], {}
     for group in range(rng.randint(1, 4)):
         size = rng.randint(1, 10)
         at = rng.randint(1, 30)
@@ -255,10 +326,12 @@ def test_any_mix_of_rules_sizes_and_aborts_ends_with_a_standin_runner(v2: bool, 
                 (ConfidenceFloor(warmup=2, keep=0.5, window=4), KeepShare(at, 0.5)),
             ]
         )
-        spec = replace(WATCHED, group=f"g{group}", size=size, rules=rules)
+        head = ("", POOLED)[(seed + group) % 2]
+        spec = replace(WATCHED, group=f"g{group}", size=size, rules=rules, head=head)
         prompt = range(group, group + rng.randint(1, 24))
         for i in range(size):
             names.append(f"g{group}-{i}")
+            head_of[names[-1]] = head
             engine.submit(names[-1], prompt, rng.randint(1, 40), rng.choice([spec, spec, spec, None]))
     aborted = set()
 
@@ -272,4 +345,4 @@ def test_any_mix_of_rules_sizes_and_aborts_ends_with_a_standin_runner(v2: bool, 
     assert set(names) - aborted <= set(ended)
     for name, end in ended.items():
         for position, score in end.log.get("scores", ()):
-            assert score == pytest.approx(score_of(name, position), abs=1e-6)
+            assert score == pytest.approx(SCORES[head_of[name]](name, position), abs=1e-6)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from arrol_tts.engine.request import Question, Sampling
-from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
+from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace
 from tests.conftest import TOP_K
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
+    from arrol_tts.head import QualityHead
     from tests.arrol_tts.engine.parity import Reference
 
 pytest.importorskip("vllm")
@@ -34,8 +35,14 @@ QUESTIONS = [Question(f"q{i}", "+".join(TEXTS[i : i + 3])) for i in range(3)]
 SAMPLED = Sampling(n=8, max_tokens=160, seed=4)
 GREEDY = replace(SAMPLED, n=1, temperature=0)
 SHORT = replace(SAMPLED, n=4, max_tokens=64)
-WATCHED = TraceSpec(score_at=(1, AT), score_finish=True, confidence=True)
+WATCHED = TraceSpec(score_at=(1, AT), score_finish=True, confidence=True, head="gated")
 HALVED = replace(WATCHED, rules=(KeepShare(AT, 0.5),))
+# A head that pools every fourth row where tokens are chosen, one that pools every row where they are drawn.
+both_samplings = pytest.mark.parametrize(
+    ("sampling", "spec"),
+    [(SAMPLED, WATCHED), (GREEDY, replace(WATCHED, head="linear"))],
+    ids=["sampled", "greedy"],
+)
 
 
 @dataclass
@@ -101,28 +108,33 @@ def watched_tokens(engine: VLLMEngine) -> Iterator[list[int]]:
         del client.get_output
 
 
-def load(**options: Any) -> Iterator[VLLMEngine]:
+def load(heads: dict[str, QualityHead], **options: Any) -> Iterator[VLLMEngine]:
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
     options = {"dtype": "float32", "max_model_len": 320, "max_num_seqs": 16, "block_size": BLOCK} | options
-    engine = VLLMEngine(POCKET_MODEL, head=POCKET_HEAD, top_k=TOP_K, **options)
+    engine = VLLMEngine(POCKET_MODEL, head=heads, top_k=TOP_K, **options)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def squeezed_engine() -> Iterator[VLLMEngine]:
+def squeezed_engine(heads: dict[str, QualityHead]) -> Iterator[VLLMEngine]:
     """16 tokens a step and a KV cache of 20 blocks, where 8 running requests want about 50."""
     yield from load(
-        max_num_seqs=8, max_num_batched_tokens=16, num_gpu_blocks_override=21, enable_prefix_caching=True
+        heads,
+        max_num_seqs=8,
+        max_num_batched_tokens=16,
+        num_gpu_blocks_override=21,
+        enable_prefix_caching=True,
     )
 
 
 @pytest.fixture(scope="module")
-def speculative_engine() -> Iterator[VLLMEngine]:
+def speculative_engine(heads: dict[str, QualityHead]) -> Iterator[VLLMEngine]:
     # In a process of its own: vLLM's n-gram proposer loads numba, and a process that holds numba cannot
     # load another vLLM engine on the CPU.
     yield from load(
+        heads,
         in_process=False,
         speculative_config={
             "method": "ngram",
@@ -134,17 +146,17 @@ def speculative_engine() -> Iterator[VLLMEngine]:
 
 
 @pytest.fixture(scope="module")
-def parallel_engine() -> Iterator[VLLMEngine]:
+def parallel_engine(heads: dict[str, QualityHead]) -> Iterator[VLLMEngine]:
     """The engine core in a process of its own, and two more with half of the model each."""
     with pytest.MonkeyPatch.context() as patch:
         # vLLM would bind each of them to a NUMA node of its own, and refuse where there are fewer.
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        yield from load(in_process=False, tensor_parallel_size=2)
+        yield from load(heads, in_process=False, tensor_parallel_size=2)
 
 
 @pytest.fixture(scope="module")
-def compiled_engine() -> Iterator[VLLMEngine]:
-    yield from load(enforce_eager=False)
+def compiled_engine(heads: dict[str, QualityHead]) -> Iterator[VLLMEngine]:
+    yield from load(heads, enforce_eager=False)
 
 
 def sample(engine: VLLMEngine, sampling: Sampling, spec: TraceSpec) -> list[Trace]:
@@ -155,14 +167,14 @@ def sample(engine: VLLMEngine, sampling: Sampling, spec: TraceSpec) -> list[Trac
     return traces
 
 
-@pytest.mark.parametrize("sampling", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
+@both_samplings
 def test_parity_with_prompts_prefilled_in_chunks(
-    squeezed_engine: VLLMEngine, reference: Reference, sampling: Sampling
+    squeezed_engine: VLLMEngine, reference: Reference, sampling: Sampling, spec: TraceSpec
 ) -> None:
     with watched(squeezed_engine) as steps:
-        traces = sample(squeezed_engine, sampling, WATCHED)
+        traces = sample(squeezed_engine, sampling, spec)
     assert steps.partial_prefills > 0
-    reference.assert_signals(traces, QUESTIONS, WATCHED)
+    reference.assert_signals(traces, QUESTIONS, spec)
 
 
 def test_parity_with_prompts_read_from_the_prefix_cache(squeezed_engine: VLLMEngine, reference: Reference) -> None:
@@ -188,10 +200,10 @@ def test_groups_that_fit_into_the_kv_cache_one_by_one_prune_to_their_share(
     # 6 traces of a question reach position 40 in 18 blocks; the three questions together cannot.
     rule = KeepShare(AT, 0.5)
     with watched(squeezed_engine) as steps:
-        traces = sample(squeezed_engine, replace(SAMPLED, n=6), replace(WATCHED, rules=(rule,)))
+        traces = sample(squeezed_engine, replace(SAMPLED, n=6), HALVED)
     assert steps.most_waiting > 0
-    reference.assert_signals(traces, QUESTIONS, WATCHED)
-    reference.assert_pruned(traces, QUESTIONS, rule)
+    reference.assert_signals(traces, QUESTIONS, HALVED)
+    reference.assert_pruned(traces, QUESTIONS, rule, head=HALVED.head)
 
 
 def test_groups_that_exhaust_the_kv_cache_while_they_wait_do_not_deadlock(
@@ -199,7 +211,7 @@ def test_groups_that_exhaust_the_kv_cache_while_they_wait_do_not_deadlock(
 ) -> None:
     # Groups of 16 at position 100 would need 80 blocks to meet; there are 20.
     rule = KeepShare(100, 0.25)
-    spec = replace(WATCHED, score_at=(100,), rules=(rule,))
+    spec = replace(WATCHED, score_at=(100,), rules=(rule,), head="mean")
     with watched(squeezed_engine) as steps:
         traces = sample(squeezed_engine, replace(SAMPLED, n=16), spec)
     assert steps.most_waiting > 1
@@ -213,14 +225,18 @@ def test_groups_that_exhaust_the_kv_cache_while_they_wait_do_not_deadlock(
 
 # Shorter than the others: vLLM's speculative decoding is slow without a GPU.
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [SHORT, replace(SHORT, n=1, temperature=0)], ids=["sampled", "greedy"])
+@pytest.mark.parametrize(
+    ("sampling", "spec"),
+    [(SHORT, WATCHED), (replace(SHORT, n=1, temperature=0), replace(WATCHED, head="linear"))],
+    ids=["sampled", "greedy"],
+)
 def test_parity_with_speculative_decoding(
-    speculative_engine: VLLMEngine, reference: Reference, sampling: Sampling
+    speculative_engine: VLLMEngine, reference: Reference, sampling: Sampling, spec: TraceSpec
 ) -> None:
     with watched_tokens(speculative_engine) as tokens:
-        traces = sample(speculative_engine, sampling, WATCHED)
+        traces = sample(speculative_engine, sampling, spec)
     assert max(tokens) > 1
-    reference.assert_signals(traces, QUESTIONS, WATCHED)
+    reference.assert_signals(traces, QUESTIONS, spec)
 
 
 @pytest.mark.slow
@@ -230,42 +246,43 @@ def test_pruning_with_speculative_decoding(speculative_engine: VLLMEngine, refer
     assert max(tokens) > 1
     reference.assert_signals(traces, QUESTIONS, HALVED)
     # The tokens accepted in the step of the detection position are part of the trace.
-    reference.assert_pruned(traces, QUESTIONS, KeepShare(AT, 0.5), late_tokens=3)
+    reference.assert_pruned(traces, QUESTIONS, KeepShare(AT, 0.5), head=HALVED.head, late_tokens=3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
+@both_samplings
 def test_parity_with_tensor_parallel_workers_and_a_core_process(
-    parallel_engine: VLLMEngine, reference: Reference, sampling: Sampling
+    parallel_engine: VLLMEngine, reference: Reference, sampling: Sampling, spec: TraceSpec
 ) -> None:
     assert not hasattr(parallel_engine._loop.engine.engine_core, "engine_core")
     assert parallel_engine._loop.engine.vllm_config.parallel_config.tensor_parallel_size == 2
-    reference.assert_signals(sample(parallel_engine, sampling, WATCHED), QUESTIONS, WATCHED)
+    reference.assert_signals(sample(parallel_engine, sampling, spec), QUESTIONS, spec)
 
 
 @pytest.mark.slow
 def test_pruning_with_tensor_parallel_workers_and_a_core_process(
     parallel_engine: VLLMEngine, reference: Reference
 ) -> None:
-    traces = sample(parallel_engine, SAMPLED, HALVED)
-    reference.assert_signals(traces, QUESTIONS, HALVED)
-    reference.assert_pruned(traces, QUESTIONS, KeepShare(AT, 0.5))
+    spec = replace(HALVED, head="last")
+    traces = sample(parallel_engine, SAMPLED, spec)
+    reference.assert_signals(traces, QUESTIONS, spec)
+    reference.assert_pruned(traces, QUESTIONS, KeepShare(AT, 0.5), head="last")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
+@both_samplings
 def test_parity_with_a_compiled_model(
-    compiled_engine: VLLMEngine, reference: Reference, sampling: Sampling
+    compiled_engine: VLLMEngine, reference: Reference, sampling: Sampling, spec: TraceSpec
 ) -> None:
     from vllm.config import CompilationMode
 
     mode = compiled_engine._loop.engine.vllm_config.compilation_config.mode
     assert mode not in (None, CompilationMode.NONE)
-    reference.assert_signals(sample(compiled_engine, sampling, WATCHED), QUESTIONS, WATCHED)
+    reference.assert_signals(sample(compiled_engine, sampling, spec), QUESTIONS, spec)
 
 
 @pytest.mark.slow
 def test_pruning_with_a_compiled_model(compiled_engine: VLLMEngine, reference: Reference) -> None:
     with watched(compiled_engine):
         traces = sample(compiled_engine, SAMPLED, HALVED)
-    reference.assert_pruned(traces, QUESTIONS, KeepShare(AT, 0.5))
+    reference.assert_pruned(traces, QUESTIONS, KeepShare(AT, 0.5), head=HALVED.head)

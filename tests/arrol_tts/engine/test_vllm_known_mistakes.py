@@ -104,10 +104,11 @@ class TestErrorsAreNotSwallowed:
         monkeypatch.setattr("vllm.v1.worker.gpu_worker.get_pp_group", lambda: SimpleNamespace(is_first_rank=True))
 
     def run(self, head: Any, *rules: KeepShare | Threshold, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-        from tests.arrol_tts.engine.standin import StandinEngine
+        from tests.arrol_tts.engine.standin import StandinEngine, StandinHead
 
         engine = StandinEngine()
-        engine.worker.arrol_heads, engine.runner.dtype = {} if head is None else {"": head}, dtype
+        engine.worker.arrol_heads = {} if head is None else {"": StandinHead(head)}
+        engine.runner.dtype = dtype
         for i in range(4):
             engine.submit(f"r{i}", range(9), 24, TraceSpec(group="g", size=4, rules=rules))
         return engine.run()
