@@ -143,7 +143,6 @@ def head(
     collection: Annotated[Path, typer.Option(help="folder of the samples")] = Path("runs/pocket-collection"),
     questions: Annotated[int, typer.Option(help="training questions to sample")] = 800,
     n: Annotated[int, typer.Option(help="traces per question")] = 16,
-    at: Annotated[int, typer.Option(help="detection position in generated tokens")] = 32,
     seed: Annotated[int, typer.Option(help="of questions, sampling and training")] = 0,
 ) -> None:
     """Train the head on the model's own traces of training questions (about ten minutes on two cores)."""
@@ -170,10 +169,11 @@ def head(
         data_sha256=hashlib.sha256("\n".join(question.text for question in asked).encode()).hexdigest(),
         prompt=[],
         sampling={"temperature": 1.0, "top_p": 1.0, "max_tokens": MAX_TOKENS, "seed": seed},
-        positions=[at],
+        positions=[16, 32],
         top_k=TOP_K,
         engine=engine,
         synthetic=True,
+        stride=1,
     )
     collect_with_progress(
         lambda: load_engine(model, engine="vllm", **engine),
@@ -183,9 +183,7 @@ def head(
         collection,
         n=n,
     )
-    options = HeadOptions(
-        sizes=(128,), weight_decays=(0.05,), seeds=1, base_model="../model", training=HeadTraining(seed=seed)
-    )
+    options = HeadOptions(positions=(16, 32), base_model="../model", training=HeadTraining(seed=seed))
     with open_collected(collection) as collected:
         made = make_head(collected, options)
     save_head(made, out, collection)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast, get_args
 
 import typer
 import yaml
@@ -92,12 +93,15 @@ def collect(
     stop_token_id: Annotated[
         list[int] | None, typer.Option(help="token that ends a sample, beside the model's own; repeatable")
     ] = None,
-    positions: Annotated[
-        str, typer.Option(help="generated tokens at which hidden vectors are kept, as 16,32,64; the finish always")
-    ] = "",
+    positions: Annotated[str, typer.Option(help="generated tokens at which a head may decide, as 16,32,64")] = "",
     stride: Annotated[
-        int, typer.Option(help="hidden vectors are also kept at every multiple of so many tokens; 0: not", min=0)
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="tokens from one hidden vector that is kept to the next; by default 1, or what the disk has room "
+            "for; 0: at the positions and the finish alone",
+            min=0,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the sampling", min=0)] = 0,
     unseeded: Annotated[
         bool, typer.Option("--unseeded", help="draw without seeds: not to be repeated, and faster in vLLM")
@@ -115,7 +119,7 @@ def collect(
 ) -> None:
     """Sample questions, grade the answers, and keep hidden vectors: what `head` learns from."""
     warnings.simplefilter("ignore", FutureWarning)
-    from arrol_train.heads.collect import CollectionManifest, default_positions
+    from arrol_train.heads.collect import CollectionManifest, default_positions, default_stride
     from arrol_train.heads.collect_progress import collect_with_progress
     from arrol_train.questions import read_prompt, read_questions
     from arrol_train.rewards import load_reward, math_reward
@@ -159,8 +163,10 @@ def collect(
             positions=_positions(positions) or default_positions(max_tokens),
             top_k=int(options.get("top_k", DEFAULT_TOP_K)),
             engine=options,
-            stride=stride,
         )
+        if stride is None:
+            stride = default_stride(manifest, len(questions) * n, out)
+        manifest = replace(manifest, stride=stride)
         grade = load_reward(reward) if reward else math_reward
 
         def load() -> Engine:
@@ -176,12 +182,23 @@ def collect(
 def head(
     collection: Annotated[Path, typer.Argument(help="folder that `collect` wrote")],
     out: Annotated[Path, typer.Option(help="folder of the head")],
-    sizes: Annotated[str, typer.Option(help="inner sizes to try; 0 is a linear probe")] = "0,32,128",
+    pooling: Annotated[
+        str, typer.Option(help="of the tokens' values: gated (a weighted mean), mean, or last (its state alone)")
+    ] = "gated",
+    stride: Annotated[
+        int | None,
+        typer.Option(help="tokens from one that is pooled to the next; the collection's by default", min=1),
+    ] = None,
+    positions: Annotated[
+        str,
+        typer.Option(help="tokens at which it may prune, as 16,32; one is chosen; by default the collection's"),
+    ] = "",
+    sizes: Annotated[str, typer.Option(help="inner sizes to try; 0 is a linear head")] = "0,32,128",
     weight_decays: Annotated[str, typer.Option(help="to try with each size")] = "0.05,1",
-    seeds: Annotated[int, typer.Option(help="seeds of the best, averaged into one head", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="seeds of the best, of which the best is taken", min=1)] = 3,
     ranking: Annotated[float, typer.Option(help="weight of the within-question ranking term", min=0)] = 1.0,
-    epochs: Annotated[int, typer.Option(help="passes at most", min=1)] = 30,
-    learning_rate: Annotated[float, typer.Option(help="peak")] = 1e-3,
+    epochs: Annotated[int, typer.Option(help="passes at most", min=1)] = 12,
+    learning_rate: Annotated[float, typer.Option(help="peak")] = 2e-3,
     folds: Annotated[int, typer.Option(help="parts of the questions: one tests, another validates")] = 5,
     fold: Annotated[int, typer.Option(help="which part tests")] = 0,
     cross_fit: Annotated[
@@ -201,11 +218,17 @@ def head(
     from arrol_train.heads.dataset import open_collected
     from arrol_train.heads.make import HeadOptions, make_head, save_head
     from arrol_train.heads.train import HeadTraining
+    from arrol_tts.head_config import Pooling
 
     console = Console(markup=False)
     training = HeadTraining(epochs=epochs, learning_rate=learning_rate, ranking=ranking, seed=seed)
     try:
+        if pooling not in get_args(Pooling):
+            _fail(f"--pooling {pooling}: use {', '.join(get_args(Pooling))}")
         options = HeadOptions(
+            pooling=cast(Pooling, pooling),
+            stride=stride,
+            positions=tuple(_positions(positions)),
             sizes=tuple(int(part) for part in sizes.split(",")),
             weight_decays=tuple(float(part) for part in weight_decays.split(",")),
             seeds=seeds,

@@ -18,6 +18,5 @@ def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, groups: torch.Tenso
         A scalar; 0 when no group has both.
     """
     pair = (labels[:, None] > labels[None]) & (groups[:, None] == groups[None])
-    if not bool(pair.any()):
-        return logits.new_zeros(())
-    return softplus(logits[None] - logits[:, None])[pair].mean()
+    right, wrong = pair.nonzero(as_tuple=True)
+    return softplus(logits[wrong] - logits[right]).mean() if len(right) else logits.new_zeros(())

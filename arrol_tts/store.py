@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -32,8 +32,8 @@ from arrol_tts.trace import Trace
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
-"""Raised whenever a column changes its name, type or meaning."""
+SCHEMA_VERSION = 2
+"""Raised whenever a column changes its name, type or meaning. In version 1 features were float32."""
 
 _VERSION_KEY = b"arrol_trace_schema"
 _SEAL_BYTES = 64 << 20
@@ -218,7 +218,7 @@ class TraceStore:
 
         shard = self._shard_of(journal)
         if not shard.exists() and (batches := _read_journal(journal, may_be_torn=True)):
-            table = pa.Table.from_batches(batches, trace_schema()).combine_chunks()
+            table = pa.Table.from_batches(batches).combine_chunks()
             aside = shard.with_name(f".{shard.name}.tmp")
             pq.write_table(table, aside, compression="zstd")
             with open(aside, "rb") as file:
@@ -251,7 +251,7 @@ def trace_schema() -> pa.Schema:
         ("detail", pa.string(), False),
         ("scores", pa.list_(pa.struct({"position": pa.int64(), "value": pa.float64()})), False),
         ("confidence", floats, True),
-        ("features", pa.list_(pa.struct({"position": pa.int64(), "vector": floats})), False),
+        ("features", pa.list_(pa.struct({"position": pa.int64(), "vector": pa.list_(pa.float16())})), False),
         ("logprobs", floats, True),
         ("correct", pa.bool_(), True),
         ("token_ids", pa.list_(pa.int64()), True),
@@ -266,7 +266,7 @@ def trace_schema() -> pa.Schema:
 def encode(trace: Trace) -> pa.RecordBatch:
     """One trace as a record batch of one row.
 
-    Confidence and features are stored as float32.
+    Confidence is stored as float32, features as float16.
 
     Raises:
         RecordError: when a field does not fit its column; the message names trace and field.
@@ -280,7 +280,7 @@ def encode(trace: Trace) -> pa.RecordBatch:
         elif field.name in ("confidence", "logprobs") and value is not None:
             value = _vector(value)
         elif field.name == "features":
-            value = [{"position": position, "vector": _vector(vector)} for position, vector in value.items()]
+            return _features(value, field.type)
         elif field.name == "meta":
             value = json.dumps(value)
         if value is None and not field.nullable:
@@ -291,7 +291,7 @@ def encode(trace: Trace) -> pa.RecordBatch:
     for field in trace_schema():
         try:
             arrays.append(column(field))
-        except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
+        except (pa.ArrowException, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise RecordError(
                 f"sample {trace.sample_id!r} of question {trace.question_id!r} cannot be stored: "
                 f"its {field.name} does not fit {field.type} ({error})"
@@ -304,6 +304,23 @@ def _vector(values: Any) -> NDArray[np.float32]:
     if vector.ndim != 1:
         raise RecordError(f"its shape is {vector.shape}, not [n]")
     return vector
+
+
+def _features(vectors: Mapping[int, Any], type_: pa.ListType) -> pa.Array:
+    """A column of one trace's vectors, of which there may be thousands: no number passes through Python."""
+    import pyarrow as pa
+
+    rows = [_vector(vector) for vector in vectors.values()]
+    with np.errstate(over="raise"):
+        values = np.concatenate([np.empty(0, np.float32), *rows]).astype(np.float16)
+    ends = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    pair = type_.value_type
+    columns = [
+        pa.array(list(vectors), pair.field("position").type),
+        pa.ListArray.from_arrays(ends, values, pair.field("vector").type),
+    ]
+    pairs = pa.StructArray.from_arrays(columns, fields=list(pair))
+    return pa.ListArray.from_arrays(np.array([0, len(rows)], np.int32), pairs, type_)
 
 
 def decode(batch: pa.RecordBatch) -> Iterator[Trace]:
@@ -322,8 +339,8 @@ def decode(batch: pa.RecordBatch) -> Iterator[Trace]:
         yield Trace(**dict(zip(columns, values, strict=True)))
 
 
-def _float_lists(column: pa.Array) -> list[NDArray[np.float32] | None]:
-    """Each float32 list of a column as an array of its own; to_pylist would go through Python floats."""
+def _float_lists(column: pa.Array) -> list[NDArray[np.floating[Any]] | None]:
+    """Each list of floats of a column as an array of its own; to_pylist would go through Python floats."""
     values, offsets = column.values.to_numpy(zero_copy_only=False), column.offsets.to_pylist()
     return [
         values[start:end].copy() if valid else None

@@ -31,7 +31,8 @@ class Trace:
             from the states up to there.
         confidence: DeepConf's confidence of each generated token, float32 ``[num_tokens]``:
             the mean negative log-probability of the top-k candidates (natural log), or None.
-        features: ``{position: hidden vector}`` at requested positions, float32 ``[hidden_size]``.
+        features: ``{position: hidden vector}`` at requested positions, ``[hidden_size]``: float32 from an engine,
+            float16 from a `arrol_tts.store.TraceStore`.
         logprobs: natural log-probability of each generated token under the distribution it was drawn
             from, float32 ``[num_tokens]``, or None.
         correct: whether the answer is right, when a reference is known.

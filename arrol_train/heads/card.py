@@ -11,6 +11,7 @@ from arrol_tts.files import write_atomic
 if TYPE_CHECKING:
     from arrol_train.heads.knowledge import Knowledge
     from arrol_train.heads.make import HeadMade
+    from arrol_tts.head_config import QualityHeadConfig
 
 CARD_FILE = "README.md"
 RELIABILITY_FILE = "reliability.png"
@@ -28,7 +29,8 @@ def card(made: HeadMade) -> str:
     """The card as Markdown."""
     config, manifest, test = made.chosen.head.config, made.manifest, made.test
     best = made.chosen.candidates[0]
-    size = "a linear probe" if not best.size else f"a network of inner size {best.size}"
+    size = "a linear head" if not best.size else f"a network of inner size {best.size}"
+    seeds = "the best seed" if config.pooling == "gated" else "seeds averaged"
     lines = [
         "---",
         "library_name: arrol",
@@ -60,7 +62,8 @@ def card(made: HeadMade) -> str:
         f"{len(made.split.validation)} to choose by, {len(made.split.test)} to test",
         f"- samples: {config.metrics['samples']:,}, {config.metrics['sample_accuracy']:.1%} of them right, "
         f"{config.metrics['mean_tokens']:g} tokens on average; sampling {manifest.sampling}",
-        f"- {size}, weight decay {best.weight_decay:g}, {len(made.chosen.seeds)} seeds averaged; alone they reach "
+        f"- {size}, {_pooling(config)}, weight decay {best.weight_decay:g}, {seeds} of "
+        f"{len(made.chosen.seeds)}: they reach "
         f"{', '.join(f'{value:.3f}' for value in made.chosen.seeds)} AUROC within validation questions",
         "",
         "## Votes on the test questions",
@@ -83,9 +86,11 @@ def card(made: HeadMade) -> str:
         "|---|---|---:|---:|",
     ]
     for row, linear in zip(test.positions, made.probe.positions, strict=True):
+        if row.position is not None and row.position not in config.positions:
+            continue  # of the picture only
         at = "finish" if row.position is None else f"token {row.position}"
         lines.append(f"| {at} | head | {_knowledge(row.head)} |")
-        lines.append(f"| | linear probe | {_knowledge(linear.head)} |")
+        lines.append(f"| | linear head | {_knowledge(linear.head)} |")
         if row.confidence is not None:
             lines.append(f"| | mean confidence | {_knowledge(row.confidence)} |")
     lines += [
@@ -107,6 +112,13 @@ def card(made: HeadMade) -> str:
             f"{_difference((cut.above_full, *(cut.above_full_interval or (0, 0))))} | {cut.random:.3f} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _pooling(config: QualityHeadConfig) -> str:
+    if config.pooling == "last":
+        return "which reads the last state"
+    kind = "gated mean" if config.pooling == "gated" else "mean"
+    return f"{kind} over {'all tokens' if config.stride == 1 else f'every {config.stride}th token'}"
 
 
 def _knowledge(found: Knowledge) -> str:

@@ -19,7 +19,7 @@ from arrol_tts.replay import replay
 from arrol_tts.stopping import KeepShare
 
 LINEAR = 0
-"""The size that stands for a linear probe."""
+"""The size that stands for a linear head."""
 MAX_BYTES = 5_000_000
 """Of a head's weights."""
 WINDOWS = (8, 16, 32, 64, 256, 2048)
@@ -37,7 +37,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A size and weight decay that were tried; ``size`` 0 is a linear probe."""
+    """A size and weight decay that were tried; ``size`` 0 is a linear head."""
 
     size: int
     weight_decay: float
@@ -50,8 +50,8 @@ class Chosen:
     """A head, and what it was chosen among.
 
     Attributes:
-        head: of several seeds, averaged.
-        probe: the best linear probe.
+        head: the best of several seeds; of heads without a gate, their average.
+        probe: the best linear head.
         candidates: all that were tried, best first.
         seeds: validation AUROC within questions of each seed alone.
         strangers: parts of the training questions, each with a head that did not learn from it.
@@ -96,25 +96,29 @@ def choose_head(
     seeds: int = 3,
     cross_fit: int = 4,
 ) -> Chosen:
-    """Try sizes and weight decays, take the best by the AUROC within validation questions, average its seeds.
+    """Try sizes and weight decays, take the best by the AUROC within validation questions, then its best seed.
+
+    Seeds of heads without a gate are averaged instead; gates that differ do not add up to one.
 
     Args:
         collected: samples of all questions.
         split: of them; the test's are not touched.
         config: of the head.
         training: how to train each; its seed is the first.
-        sizes: inner sizes to try; 0 is a linear probe, which is always tried for comparison.
+        sizes: inner sizes to try; 0 is a linear head, which is always tried for comparison.
         weight_decays: to try with each.
-        seeds: of the best, averaged.
+        seeds: of the best.
         cross_fit: parts of the training questions, each scored by a head that did not learn from it; 0: none.
 
     Raises:
         InputError: when nothing can be learned (see ``train_head``), or the head would exceed ``MAX_BYTES``.
     """
-    largest = max(size or 2 for size in sizes)
-    if largest * seeds * 4 * (config.hidden_size + 2) > MAX_BYTES:
+    averaged = seeds > 1 and config.pooling != "gated"
+    largest = max(size or 2 for size in sizes) * (seeds if averaged else 1)
+    if largest * 4 * (config.hidden_size + 2) > MAX_BYTES:
         raise InputError(
-            f"{seeds} seeds of size {largest} make a head of over {MAX_BYTES / 1e6:g} MB at width "
+            f"size {largest}{f', {seeds} seeds together,' if averaged else ''} makes a head of over "
+            f"{MAX_BYTES / 1e6:g} MB at width "
             f"{config.hidden_size}: choose smaller --sizes or fewer --seeds"
         )
     fit = _Fit(collected, split.validation, config, training)
@@ -128,8 +132,12 @@ def choose_head(
     best, first = next(pair for pair in tried if pair[0].size in sizes)
     probe = next(head for candidate, head in tried if candidate.size == LINEAR)
     heads = [first] + [fit(split.train, best.size, best.weight_decay, i) for i in range(1, seeds)]
-    head = average_heads(heads) if seeds > 1 else first
-    calibrate(head, collected.features, collected.labels, np.flatnonzero(collected.rows_of(split.validation)))
+    if averaged:
+        head = average_heads(heads)
+        held_out = collected.traces_of(split.validation)
+        calibrate(head, collected.states, collected.labels, collected.questions, held_out)
+    else:
+        head = max(heads, key=lambda head: head.config.metrics["validation_auroc_within"])
     strangers = [
         (part, fit(split.train - part, best.size, best.weight_decay))
         for part in (_deal(split.train, training.seed, cross_fit) if cross_fit else ())
@@ -154,12 +162,10 @@ class _Fit:
 
     def __call__(self, train: frozenset[str], size: int, weight_decay: float, seed: int = 0) -> QualityHead:
         collected = self._collected
-        rows = np.flatnonzero(collected.rows_of(train | self._validation))
         return train_head(
-            _Rows(collected.features, rows),
-            collected.labels[rows],
-            collected.questions[rows],
-            collected.positions[rows],
+            collected.states,
+            collected.labels,
+            collected.questions,
             replace(self._config, inner_size=size or 2, metrics={}),
             replace(
                 self._training,
@@ -167,8 +173,22 @@ class _Fit:
                 weight_decay=weight_decay,
                 seed=self._training.seed + seed,
             ),
-            held_out=collected.rows_of(self._validation)[rows],
+            train=collected.traces_of(train),
+            held_out=collected.traces_of(self._validation),
         )
+
+
+def detection_positions(collected: Collected, stride: int) -> list[int]:
+    """What a detection position is chosen among: those of the collection, a tenth and a fifth of the mean length.
+
+    Args:
+        collected: of its positions, those that the mean trace does not reach are left out.
+        stride: of the head; the two are multiples of it.
+    """
+    mean = collected.mean_tokens
+    shares = {max(stride, round(mean / part / stride) * stride) for part in (10, 5)}
+    found = sorted(position for position in {*collected.manifest.positions, *shares} if position < mean)
+    return found or collected.manifest.positions[:1]
 
 
 def choose_position(
@@ -217,17 +237,3 @@ def choose_votes(known: Sequence[Group], held_out: Sequence[Group]) -> dict[str,
 def _best(method: str, groups: Sequence[Group], options: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first of those with the most right votes."""
     return max(options, key=lambda chosen: rights(groups, method, **chosen).mean())
-
-
-class _Rows:
-    """Some rows of an array that is too large to be copied; indexed by row numbers."""
-
-    def __init__(self, features: Any, rows: Any) -> None:
-        self._features, self._rows = features, rows
-        self.shape = (len(rows), features.shape[1])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._features[self._rows[index]]

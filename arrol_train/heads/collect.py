@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from arrol_tts.trace import Trace
 
 MANIFEST_FILE = "manifest.json"
 TRACES_FOLDER = "traces"
+MOST_ROWS = 512
+"""Of hidden vectors of a trace, where nobody says how many to keep."""
 TRACES_AT_ONCE = 4096
 """Handed to the engine together: many batches, so that it seldom runs empty, and a bounded queue."""
 
@@ -50,11 +52,12 @@ class CollectionManifest:
         data: name of the file of questions, and ``data_sha256`` of its content.
         prompt: messages that put a question to the model; ``chat`` whether they go through its chat template.
         sampling: options of `Sampling` (its ``record``), with the ``seed``.
-        positions: of the hidden vectors, in generated tokens; the finish is always there too.
+        positions: to detect at, in generated tokens: of hidden vectors that are kept whatever the stride; the
+            finish's is always there too.
         top_k: candidates of the token confidence.
         engine: options that the engine ran with.
         synthetic: whether questions or model are made up; carried into every figure.
-        stride: hidden vectors are also kept at every multiple of this many tokens; 0: at the positions alone.
+        stride: hidden vectors are kept at every multiple of this many tokens; 0: at the positions alone.
         version: of this format.
     """
 
@@ -114,8 +117,28 @@ def default_positions(max_tokens: int) -> list[int]:
 def predicted_bytes(manifest: CollectionManifest, traces: int) -> int:
     """Disk that so many traces take at most: vectors, confidences and token ids of full length, uncompressed."""
     longest = int(manifest.sampling["max_tokens"])
-    vectors = len(manifest.positions) + 1 + (longest // manifest.stride if manifest.stride else 0)
-    return traces * (vectors * manifest.hidden_size * 4 + 16 * longest)
+    every = manifest.stride
+    others = [position for position in manifest.positions if not every or position % every]
+    vectors = len(others) + 1 + (1 + longest // every if every else 0)
+    return traces * (vectors * (manifest.hidden_size * 2 + 12) + 16 * longest)
+
+
+def default_stride(manifest: CollectionManifest, traces: int, out: Path) -> int:
+    """Of the manifest, for so many traces into a folder: what the folder has, or what fits.
+
+    Every token, unless a trace may be longer than ``MOST_ROWS``, or all would fill more than half of the disk that
+    is free: then every second, fourth ...
+    """
+    if (out / MANIFEST_FILE).exists():
+        return CollectionManifest.read(out).stride
+    longest, stride = int(manifest.sampling["max_tokens"]), 1
+    disk = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    room = shutil.disk_usage(disk).free / 2
+    while longest > stride * MOST_ROWS or (
+        stride < longest and predicted_bytes(replace(manifest, stride=stride), traces) > room
+    ):
+        stride *= 2
+    return stride
 
 
 class Collection:
@@ -243,12 +266,16 @@ def _grade(trace: Trace, question: TrainingQuestion, reward: Reward) -> None:
 def _checked(trace: Trace) -> Trace:
     if not trace.features:
         raise CollectError("the engine gave no hidden vectors: a server must be started with the plug-in")
-    for position, vector in trace.features.items():
-        if not np.isfinite(vector).all():
-            raise CollectError(
-                f"the hidden vector of sample {trace.sample_id} of {trace.question_id!r} at token {position} is "
-                "NaN or infinite: the model overflows in this precision; try --set dtype=bfloat16 or dtype=float32"
-            )
+    with np.errstate(over="ignore"):
+        vectors = np.stack(list(trace.features.values())).astype(np.float16)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise CollectError(
+            f"the hidden vector of sample {trace.sample_id} of {trace.question_id!r} at token "
+            f"{list(trace.features)[int(finite.argmin())]} is NaN or infinite in float16, in which it is stored: "
+            "the model overflows in this precision; try --set dtype=bfloat16 or dtype=float32"
+        )
+    trace.features = dict(zip(trace.features, vectors, strict=True))
     return trace
 
 
@@ -257,5 +284,5 @@ def _check_disk(manifest: CollectionManifest, traces: int, out: Path) -> None:
     if needed > free:
         raise CollectError(
             f"{traces:,} traces may take {needed / 1e9:.1f} GB and {out} has {free / 1e9:.1f} GB free: choose "
-            "fewer --positions, questions or samples, or another disk"
+            "a larger --stride, fewer questions or samples, or another disk"
         )

@@ -35,8 +35,8 @@ def collect_with_progress(
     collection = Collection(manifest, questions, out, n=n)
     console.print(
         f"{len(questions):,} questions x {n} samples: {collection.total - collection.lacking:,} are there, "
-        f"{collection.lacking:,} to do. Hidden vectors at {', '.join(map(str, manifest.positions))} and the "
-        f"finish take at most {predicted_bytes(manifest, collection.lacking) / 1e9:.2f} GB"
+        f"{collection.lacking:,} to do. Hidden vectors {_kept(manifest)} take at most "
+        f"{predicted_bytes(manifest, collection.lacking) / 1e9:.2f} GB"
     )
     if collection.missing:
         with console.status("loading the language model"):
@@ -44,6 +44,13 @@ def collect_with_progress(
         with closing(engine):
             _sample(collection, engine, reward, console)
     _summarise(collection, console)
+
+
+def _kept(manifest: CollectionManifest) -> str:
+    if manifest.stride == 1:
+        return "of every token"
+    every = f"of every {manifest.stride}th token, " if manifest.stride else ""
+    return f"{every}at {', '.join(map(str, manifest.positions))} and at the finish"
 
 
 def _sample(collection: Collection, engine: Engine, reward: Reward, console: Console) -> None:

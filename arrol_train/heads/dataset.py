@@ -1,10 +1,9 @@
-"""Collected traces as arrays: hidden vectors on disk, read in pieces, and everything else in memory."""
+"""Collected traces as sequences of hidden vectors: these on disk, read in pieces, everything else in memory."""
 
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from arrol_train.heads.collect import TRACES_FOLDER, CollectError, CollectionManifest
-from arrol_train.positions import FINISH
+from arrol_tts.calibration import sigmoid
+from arrol_tts.errors import InputError
 from arrol_tts.head import QualityHead
+from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 
@@ -33,7 +34,8 @@ FIELDS = (
     "features",
     "correct",
 )
-ROWS_AT_ONCE = 4096
+NUMBERS_AT_ONCE = 1 << 24
+"""Read from the disk together, 64 MB as float32."""
 
 
 class FloatRows(Protocol):
@@ -47,55 +49,197 @@ class FloatRows(Protocol):
     def __getitem__(self, index: Any, /) -> Any: ...
 
 
+class _Rows:
+    """Some rows of an array that is too large to be copied."""
+
+    def __init__(self, features: FloatRows, rows: NDArray[np.int64]) -> None:
+        self._features, self._rows = features, rows
+        self.shape = (len(rows), features.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._features[self._rows[index]]
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Hidden vectors of traces: a trace's rows lie together, in the order of their positions.
+
+    Attributes:
+        features: ``[rows, hidden_size]``.
+        tokens: int64 ``[rows]``: the row's position, in generated tokens; 0 is the prompt's end.
+        starts: int64 ``[traces + 1]``: trace i has the rows from ``starts[i]`` to before ``starts[i + 1]``.
+    """
+
+    features: FloatRows
+    tokens: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """Position of each trace's last row, int64 ``[traces]``."""
+        return self.tokens[self.starts[1:] - 1]
+
+    def read_by(self, config: QualityHeadConfig) -> States:
+        """The rows that a head reads: those at multiples of its stride if it pools, else all.
+
+        Raises:
+            InputError: when some that it would pool are not there.
+        """
+        if config.pooling == "last":
+            return self
+        rows = np.flatnonzero(self.tokens % config.stride == 0)
+        starts = np.searchsorted(rows, self.starts)
+        if (np.diff(starts) != self.ends // config.stride + 1).any():
+            raise InputError(
+                f"a head that pools reads the hidden vector of every token, or of every {config.stride}th as this "
+                "one, and they were not kept: collect with a --stride that divides it, or train with "
+                "--pooling last"
+            )
+        everything = len(rows) == len(self.tokens)
+        return self if everything else States(_Rows(self.features, rows), self.tokens[rows], starts)
+
+    def rows_at(self, traces: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Each trace's last row up to a position.
+
+        Args:
+            traces: ``[n]``.
+            positions: ``[n, k]``.
+
+        Returns:
+            Rows, ``[n, k]``; a trace's first row for a position before it.
+        """
+        lasts = self.starts[traces + 1] - 1
+        rows, lengths = self.rows_of(traces)
+        # One search among all: the traces are told apart by what is added to their positions.
+        apart = int(max(self.tokens[rows].max(), positions.max(initial=0))) + 1
+        number = np.arange(len(traces))
+        keys = self.tokens[rows] + apart * np.repeat(number, lengths)
+        found = np.searchsorted(keys, positions + apart * number[:, None], side="right") - 1
+        found -= (np.cumsum(lengths) - lengths)[:, None]
+        return np.asarray(np.clip(found, 0, None) + self.starts[traces][:, None]).clip(max=lasts[:, None])
+
+    def rows_of(self, traces: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All rows of some traces, one after the other, and how many each has."""
+        starts, lengths = self.starts[traces], self.starts[traces + 1] - self.starts[traces]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return np.repeat(starts, lengths) + within, lengths
+
+    def parts(self, traces: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """The traces in parts of about ``NUMBERS_AT_ONCE``."""
+        if not len(traces):
+            return
+        lengths = self.starts[traces + 1] - self.starts[traces]
+        part = np.cumsum(lengths) * self.features.shape[1] // NUMBERS_AT_ONCE
+        yield from np.split(traces, np.flatnonzero(np.diff(part)) + 1)
+
+
+def logits_at(
+    head: QualityHead, states: States, traces: NDArray[np.int64], positions: NDArray[np.int64]
+) -> torch.Tensor:
+    """A head's log-odds of traces up to positions, before calibration.
+
+    Args:
+        head: one that pools, or one that reads each row on its own.
+        states: what it reads, see `States.read_by`.
+        traces: ``[n]``.
+        positions: ``[n, k]``; beyond a trace's end its last row counts.
+
+    Returns:
+        float32 ``[n, k]``.
+    """
+    at = states.rows_at(traces, positions)
+    if head.config.pooling == "last":
+        _, logits = head.read(_floats(states.features[at.reshape(-1)]))
+        return logits.reshape(at.shape)
+    rows, lengths = states.rows_of(traces)
+    weight, value = head.read(_floats(states.features[rows]))
+    # Each trace a line of its own: a running sum over all of them would lose digits.
+    lines = np.repeat(np.arange(len(traces)), lengths)
+    within = torch.from_numpy(rows - states.starts[traces][lines])
+    table = torch.zeros(2, len(traces), int(lengths.max()))
+    table = table.index_put(
+        (torch.arange(2)[:, None], torch.from_numpy(lines), within), torch.stack([weight, weight * value])
+    )
+    index = torch.from_numpy(at - states.starts[traces][:, None])
+    weights, values = table.cumsum(-1)
+    return values.gather(1, index) / weights.gather(1, index)
+
+
+def _floats(rows: Any) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(rows, np.float32))
+
+
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """A collection. Row i is one hidden vector.
+    """A collection.
 
     Attributes:
         manifest: what was collected.
         traces: without text, token ids and features.
-        features: float16 ``[rows, hidden_size]``, a file that is mapped into memory.
-        trace_of: int64 ``[rows]``, index of the row's trace.
-        positions: int64 ``[rows]``, in generated tokens, or `FINISH` for a trace's last vector.
-        tokens: int64 ``[rows]``, in generated tokens, at the finish too.
-        questions: int64 ``[rows]``, index of the row's question in ``question_ids``.
+        states: their hidden vectors, float16 in a file that is mapped into memory.
+        questions: int64 ``[traces]``, index of the trace's question in ``question_ids``.
         question_ids: in the order of their first trace.
     """
 
     manifest: CollectionManifest
     traces: list[Trace]
-    features: NDArray[np.float16]
-    trace_of: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    tokens: NDArray[np.int64]
+    states: States
     questions: NDArray[np.int64]
     question_ids: list[str]
 
     @property
     def labels(self) -> NDArray[np.bool_]:
-        """Whether the row's trace is right, bool ``[rows]``."""
-        return np.array([bool(trace.correct) for trace in self.traces])[self.trace_of]
+        """Whether each trace is right, bool ``[traces]``."""
+        return np.array([bool(trace.correct) for trace in self.traces])
 
-    def rows_of(self, question_ids: frozenset[str]) -> NDArray[np.bool_]:
-        """The rows of some questions: bool ``[rows]``."""
+    @property
+    def mean_tokens(self) -> float:
+        """Of all traces."""
+        return float(np.mean([trace.num_tokens for trace in self.traces]))
+
+    def traces_of(self, question_ids: frozenset[str]) -> NDArray[np.int64]:
+        """Indices of the traces of some questions, ascending."""
         chosen = np.array([name in question_ids for name in self.question_ids], dtype=bool)
-        return np.asarray(chosen[self.questions])
+        return np.flatnonzero(chosen[self.questions])
 
     def groups_of(self, question_ids: frozenset[str]) -> list[Group]:
         """The traces of some questions, by question, in the order of their sample ids."""
-        return _by_question([trace for trace in self.traces if trace.question_id in question_ids])
+        return _by_question([self.traces[i] for i in self.traces_of(question_ids)])
 
     @torch.inference_mode()
-    def scored(self, head: QualityHead, question_ids: frozenset[str]) -> list[Group]:
-        """Copies of the traces of some questions, as in `groups_of`, with a head's scores at all positions."""
-        rows = np.flatnonzero(self.rows_of(question_ids))
-        scores = np.concatenate([head(piece).numpy() for piece in pieces(self.features, rows)])
-        of_trace: dict[int, dict[int, float]] = defaultdict(dict)
-        for i, token, score in zip(
-            self.trace_of[rows].tolist(), self.tokens[rows].tolist(), scores.tolist(), strict=True
-        ):
-            of_trace[i][token] = score
-        return _by_question([replace(self.traces[i], scores=found) for i, found in of_trace.items()])
+    def scored(
+        self, head: QualityHead, question_ids: frozenset[str], positions: Sequence[int] | None = None
+    ) -> list[Group]:
+        """Copies of the traces of some questions, as in `groups_of`, with a head's scores.
+
+        Args:
+            head: whose scores.
+            question_ids: of the questions.
+            positions: of the scores, in tokens; the finish has one always. None: wherever a vector was kept.
+
+        Raises:
+            InputError: when the vectors that the head reads were not kept.
+        """
+        states, ends = self.states.read_by(head.config), self.states.ends
+        a, b = head.config.calibration
+        scored = []
+        for part in states.parts(self.traces_of(question_ids)):
+            if positions is None:
+                grid = np.unique(states.tokens[states.rows_of(part)[0]])
+                at = np.broadcast_to(grid[grid > 0], (len(part), int((grid > 0).sum())))
+                kept = states.tokens[states.rows_at(part, at)] == at
+            else:
+                at = np.broadcast_to(np.array(positions, np.int64), (len(part), len(positions)))
+                kept = at <= ends[part][:, None]
+            asked = np.concatenate([at, ends[part][:, None]], axis=1)
+            scores = sigmoid(a * logits_at(head, states, part, asked).double().numpy() + b)
+            for i, line, here, there in zip(part.tolist(), scores, kept, at, strict=True):
+                found = dict(zip(there[here].tolist(), line[:-1][here].tolist(), strict=True))
+                scored.append(replace(self.traces[i], scores=found | {int(ends[i]): float(line[-1])}))
+        return _by_question(scored)
 
 
 def _by_question(traces: Iterable[Trace]) -> list[Group]:
@@ -103,15 +247,6 @@ def _by_question(traces: Iterable[Trace]) -> list[Group]:
     for trace in traces:
         groups.setdefault(trace.question_id, []).append(trace)
     return [sorted(group, key=lambda trace: trace.sample_id) for group in groups.values()]
-
-
-def pieces(features: FloatRows, rows: NDArray[np.int64] | None = None) -> Iterator[torch.Tensor]:
-    """Features as float32 tensors ``[up to ROWS_AT_ONCE, hidden_size]``; all rows, or those named, in order."""
-    count = len(features) if rows is None else len(rows)
-    for first in range(0, count, ROWS_AT_ONCE):
-        last = first + ROWS_AT_ONCE
-        piece = features[first:last] if rows is None else features[rows[first:last]]
-        yield torch.from_numpy(np.asarray(piece, np.float32))
 
 
 @contextmanager
@@ -123,41 +258,42 @@ def open_collected(folder: Path) -> Iterator[Collected]:
     """
     manifest = CollectionManifest.read(folder)
     traces: list[Trace] = []
-    trace_of, positions, tokens = [], [], []
+    tokens: list[NDArray[np.int64]] = []
     with tempfile.TemporaryFile(dir=folder) as file:
         for trace in TraceStore(folder / TRACES_FOLDER).read(FIELDS):
-            last = max(trace.features, default=-1)
-            for position, vector in trace.features.items():
-                if len(vector) != manifest.hidden_size:
-                    raise CollectError(
-                        f"{folder}: sample {trace.sample_id} of {trace.question_id!r} has a hidden vector of "
-                        f"width {len(vector)}, and the manifest says {manifest.hidden_size}: collect again"
-                    )
-                half = vector.astype(np.float16)
-                if not np.isfinite(half).all():
-                    raise CollectError(
-                        f"{folder}: the hidden vector of sample {trace.sample_id} of {trace.question_id!r} at "
-                        f"token {position} holds NaN, infinite or huge values: collect again, with dtype=float32"
-                    )
-                file.write(half.tobytes())
-                trace_of.append(len(traces))
-                tokens.append(position)
-                positions.append(FINISH if position == last else position)
+            if not trace.features:
+                continue
+            positions = np.array(list(trace.features), np.int64)
+            order = np.argsort(positions)
+            file.write(_vectors(folder, manifest, trace)[order].tobytes())
+            tokens.append(positions[order])
             trace.features = {}
             traces.append(trace)
-        if not trace_of:
+        if not traces:
             raise CollectError(f"{folder} has no traces with hidden vectors yet: collect some first")
         file.flush()
-        features = np.memmap(file, np.float16, "r", shape=(len(trace_of), manifest.hidden_size))
+        starts = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+        features = np.memmap(file, np.float16, "r", shape=(int(starts[-1]), manifest.hidden_size))
         names = {name: i for i, name in enumerate(dict.fromkeys(trace.question_id for trace in traces))}
-        rows = np.array(trace_of, np.int64)
-        yield Collected(
-            manifest,
-            traces,
-            features,
-            rows,
-            np.array(positions, np.int64),
-            np.array(tokens, np.int64),
-            np.array([names[trace.question_id] for trace in traces], np.int64)[rows],
-            list(names),
+        questions = np.array([names[trace.question_id] for trace in traces], np.int64)
+        yield Collected(manifest, traces, States(features, np.concatenate(tokens), starts), questions, list(names))
+
+
+def _vectors(folder: Path, manifest: CollectionManifest, trace: Trace) -> NDArray[np.float16]:
+    """Those of a trace, float16 ``[kept, hidden_size]``."""
+    named = f"sample {trace.sample_id} of {trace.question_id!r}"
+    widths = {len(vector) for vector in trace.features.values()} - {manifest.hidden_size}
+    if widths:
+        raise CollectError(
+            f"{folder}: {named} has a hidden vector of width {min(widths)}, and the manifest says "
+            f"{manifest.hidden_size}: collect again"
         )
+    with np.errstate(over="ignore"):
+        vectors = np.stack(list(trace.features.values())).astype(np.float16)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise CollectError(
+            f"{folder}: the hidden vector of {named} at token {list(trace.features)[int(finite.argmin())]} holds "
+            "NaN, infinite or huge values: collect again, with dtype=float32"
+        )
+    return vectors

@@ -27,17 +27,19 @@ def plot_by_position(inspection: Inspection, path: Path, probe: Inspection | Non
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    names = ["finish" if row.position is None else str(row.position) for row in inspection.positions]
+    x = [row.position for row in inspection.positions if row.position is not None]
+    x += [round(1.1 * max(x, default=1)) + 1]  # the finish
     signals = {
         "head": [row.head for row in inspection.positions],
-        "linear probe": [row.head for row in probe.positions] if probe else [],
+        "linear head": [row.head for row in probe.positions] if probe else [],
         "mean confidence": [row.confidence for row in inspection.positions if row.confidence is not None],
     }
     for panel, within in zip(panels, (False, True), strict=True):
         for name, marker in zip(signals, "os^", strict=True):
-            _curve(panel, signals[name], within, name, marker)
+            _curve(panel, x, signals[name], within, name, marker)
         panel.axhline(0.5, color="gray", linestyle="--", linewidth=1)
-        panel.set_xticks(range(len(names)), names)
+        panel.set_xticks([*x[: -1 : max(1, len(x) // 6)], x[-1]])
+        panel.set_xticklabels([*map(str, x[: -1 : max(1, len(x) // 6)]), "finish"])
         panel.set_xlabel("generated tokens")
         panel.set_title("within questions" if within else "over all samples", fontsize=10)
         panel.grid(alpha=0.3)
@@ -46,10 +48,12 @@ def plot_by_position(inspection: Inspection, path: Path, probe: Inspection | Non
     figure.savefig(path, dpi=120)
 
 
-def _curve(panel: object, found: Sequence[Knowledge], within: bool, name: str, marker: str) -> None:
+def _curve(
+    panel: object, at: Sequence[int], found: Sequence[Knowledge], within: bool, name: str, marker: str
+) -> None:
     points = [
         (x, value, interval)
-        for x, one in enumerate(found)
+        for x, one in zip(at, found, strict=False)  # none of a signal that was not recorded
         for value, interval in [(one.within, one.within_interval) if within else (one.auroc, one.interval)]
         if value is not None and interval is not None
     ]

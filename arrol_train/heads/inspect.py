@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from arrol_train.heads.collect import CollectionManifest
 from arrol_train.heads.dataset import open_collected
 from arrol_train.heads.figures import plot_by_position
-from arrol_train.heads.knowledge import Inspection, inspect_traces
+from arrol_train.heads.knowledge import Inspection, curve_positions, inspect_traces
 from arrol_train.heads.make import EVALUATION_FILE
 from arrol_tts.errors import HeadError
 from arrol_tts.files import write_json
@@ -37,8 +38,12 @@ def inspect_head(head: str, collection: Path | None = None, out: Path | None = N
         collection, asked = _own_test(folder)
     loaded.config.check_model(hidden_size=CollectionManifest.read(collection).hidden_size, model=str(collection))
     with open_collected(collection) as collected:
-        groups = collected.scored(loaded, frozenset(collected.question_ids) if asked is None else asked)
-        found = inspect_traces(groups, collected.manifest.positions, loaded.config.voting.get("quality"))
+        config = loaded.config
+        if config.pooling == "last":  # on others it was not trained, and their vectors may not have been kept
+            config = replace(config, positions=collected.manifest.positions)
+        curve = curve_positions(collected, config)
+        groups = collected.scored(loaded, frozenset(collected.question_ids) if asked is None else asked, curve)
+        found = inspect_traces(groups, sorted(config.positions), config.voting.get("quality"), curve=curve)
     out = out or (folder / "inspection" if asked is not None else collection / "inspection")
     out.mkdir(parents=True, exist_ok=True)
     record = {"head": str(head), "collection": str(collection), **found.to_dict()}

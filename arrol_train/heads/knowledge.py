@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arrol_train.heads.dataset import Group
+from arrol_train.heads.dataset import Collected, Group
 from arrol_tts.errors import InputError
+from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import (
     auroc,
     auroc_per_question,
@@ -25,6 +27,8 @@ from arrol_tts.voting import vote
 
 Interval = tuple[float, float] | None
 
+POINTS = 16
+"""Of a curve over positions."""
 KEEPS = (0.25, 0.5, 0.75)
 RESAMPLES = 200
 """Of the AUROC over all samples, which is computed anew for each."""
@@ -103,7 +107,7 @@ class Inspection:
         questions, samples: how many.
         sample_accuracy: share of right samples.
         ece: expected calibration error of the last scores.
-        positions: by position, the finish last.
+        positions: along the curve, the finish last.
         difficulty: by the share of right samples of the question.
         length: by thirds of the traces' lengths.
         pruning: by position and keep ratio.
@@ -124,14 +128,19 @@ class Inspection:
 
 
 def inspect_traces(
-    groups: Sequence[Group], positions: Sequence[int], options: Mapping[str, Any] | None = None
+    groups: Sequence[Group],
+    positions: Sequence[int],
+    options: Mapping[str, Any] | None = None,
+    *,
+    curve: Sequence[int] = (),
 ) -> Inspection:
     """Everything that is known of scored traces.
 
     Args:
-        groups: finished traces by question, with labels, and scores at the positions and the finish.
+        groups: finished traces by question, with labels, and scores at all positions and the finish.
         positions: detection positions.
         options: of the quality vote.
+        curve: further positions at which it is asked what the head knows.
 
     Raises:
         InputError: when there are no traces.
@@ -146,11 +155,23 @@ def inspect_traces(
         samples=len(traces),
         sample_accuracy=float(np.mean(right)),
         ece=expected_calibration_error(last, right),
-        positions=[_at(traces, position) for position in (*positions, None)],
+        positions=[_at(traces, position) for position in (*sorted({*positions, *curve}), None)],
         difficulty=_by_difficulty(groups),
         length=_by_length(traces),
         pruning=[pruned(groups, position, keep, options) for position in positions for keep in KEEPS],
     )
+
+
+def curve_positions(collected: Collected, config: QualityHeadConfig) -> list[int]:
+    """Where it is asked what a head knows: at its detection positions and, if it pools, all along the traces.
+
+    These are multiples of its stride, up to the length that one trace in ten exceeds.
+    """
+    if config.pooling == "last":
+        return sorted(config.positions)
+    longest = np.quantile([trace.num_tokens for trace in collected.traces], 0.9)
+    step = math.ceil(longest / POINTS / config.stride) * config.stride
+    return sorted({*config.positions, *range(step, int(longest), step)})
 
 
 def knowledge(traces: Sequence[Trace], signal: Callable[[Trace], float]) -> Knowledge:

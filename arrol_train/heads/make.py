@@ -16,16 +16,17 @@ from arrol_train.heads.choose import (
     choose_head,
     choose_position,
     choose_votes,
+    detection_positions,
     split_questions,
 )
 from arrol_train.heads.collect import CollectionManifest
 from arrol_train.heads.dataset import Collected, Group
-from arrol_train.heads.knowledge import Inspection, inspect_traces, rights
+from arrol_train.heads.knowledge import Inspection, curve_positions, inspect_traces, rights
 from arrol_train.heads.train import HeadTraining
 from arrol_tts.combined import CombinedVoter, fit_combined
 from arrol_tts.errors import InputError
 from arrol_tts.files import write_json
-from arrol_tts.head_config import QualityHeadConfig
+from arrol_tts.head_config import Pooling, QualityHeadConfig
 from arrol_tts.metrics import bootstrap_interval, mcnemar
 
 COMBINED_FILE = "combined.json"
@@ -37,9 +38,13 @@ class HeadOptions:
     """How to make a head.
 
     Args:
-        sizes: inner sizes to try; 0 is a linear probe.
+        pooling: how the tokens of a trace make one score.
+        stride: of the tokens that are pooled; by default the collection's.
+        positions: detection positions to choose among, in tokens; by default `detection_positions`. A head whose
+            pooling is ``last`` learns at the collection's, and has no others.
+        sizes: inner sizes to try; 0 is a linear head.
         weight_decays: to try with each.
-        seeds: of the best, averaged into one head.
+        seeds: of the best; the best one is taken, or the average where there is no gate.
         folds: parts the questions are dealt into; one tests, another validates.
         fold: which one tests.
         cross_fit: parts of the training questions that heads score which did not learn from them, so that position
@@ -49,6 +54,9 @@ class HeadOptions:
         training: the rest.
     """
 
+    pooling: Pooling = "gated"
+    stride: int | None = None
+    positions: tuple[int, ...] = ()
     sizes: tuple[int, ...] = (LINEAR, 32, 128)
     weight_decays: tuple[float, ...] = (0.05, 1.0)
     seeds: int = 3
@@ -90,7 +98,7 @@ class HeadMade:
         split: of the questions.
         combined: the fitted combined vote; None where confidences or mixed questions are missing.
         votes: methods on the test questions.
-        test: the head on them; ``probe`` the linear probe.
+        test: the head on them; ``probe`` the linear head.
         calibration: the head's last score of each test trace, and whether it is right.
     """
 
@@ -117,7 +125,7 @@ def make_head(collected: Collected, options: HeadOptions) -> HeadMade:
     chosen = choose_head(
         collected,
         split,
-        _head_config(collected.manifest, options),
+        _head_config(collected, options),
         options.training,
         sizes=options.sizes,
         weight_decays=options.weight_decays,
@@ -159,13 +167,21 @@ def _check_labels(collected: Collected) -> None:
         )
 
 
-def _head_config(manifest: CollectionManifest, options: HeadOptions) -> QualityHeadConfig:
+def _head_config(collected: Collected, options: HeadOptions) -> QualityHeadConfig:
     """What a head of this collection says of itself before it is trained."""
+    manifest = collected.manifest
+    if options.pooling == "last":
+        stride, positions = 1, manifest.positions
+    else:
+        stride = options.stride or manifest.stride or 1
+        positions = sorted(options.positions) or detection_positions(collected, stride)
     return QualityHeadConfig(
+        pooling=options.pooling,
+        stride=stride,
         base_model=options.base_model or manifest.model,
         base_revision=manifest.revision,
         hidden_size=manifest.hidden_size,
-        positions=manifest.positions,
+        positions=positions,
         keep=options.keep,
         sampling={name: value for name, value in manifest.sampling.items() if name != "seed"},
         engine={"top_k": manifest.top_k} | {k: v for k, v in (manifest.engine or {}).items() if k == "dtype"},
@@ -176,12 +192,12 @@ def _head_config(manifest: CollectionManifest, options: HeadOptions) -> QualityH
 
 def _choose_use(collected: Collected, split: Split, chosen: Chosen, keep: float) -> CombinedVoter | None:
     """Choose position and voting options, into the head's config; and fit the combined vote."""
-    positions, config = collected.manifest.positions, chosen.head.config
+    config = chosen.head.config
     # Questions that the scoring head did not learn from: on its own it would look better than it is.
     strangers = [*chosen.strangers, (split.validation, chosen.head)]
-    fair = [group for part, head in strangers for group in collected.scored(head, part)]
-    position = choose_position(fair, positions, keep, {})
-    config.positions = [position, *(p for p in positions if p != position)]
+    fair = [group for part, head in strangers for group in collected.scored(head, part, config.positions)]
+    position = choose_position(fair, config.positions, keep, {})
+    config.positions = [position, *(p for p in config.positions if p != position)]
     at_use = [_as_used(group, position) for group in fair]
     config.voting = choose_votes(collected.groups_of(split.train | split.validation), at_use)
     return _combined(at_use, config.voting)
@@ -189,8 +205,9 @@ def _choose_use(collected: Collected, split: Split, chosen: Chosen, keep: float)
 
 def _measure(collected: Collected, split: Split, chosen: Chosen, combined: CombinedVoter | None) -> HeadMade:
     """What the card says of the test questions."""
-    positions, config = collected.manifest.positions, chosen.head.config
-    test = collected.scored(chosen.head, split.test)
+    config = chosen.head.config
+    detection, curve = sorted(config.positions), curve_positions(collected, config)
+    test = collected.scored(chosen.head, split.test, curve)
     in_use = [_as_used(group, config.positions[0]) for group in test]
     traces = [trace for group in test for trace in group]
     return HeadMade(
@@ -199,8 +216,8 @@ def _measure(collected: Collected, split: Split, chosen: Chosen, combined: Combi
         split=split,
         combined=combined,
         votes=_votes(in_use, config.voting, combined),
-        test=inspect_traces(test, positions, config.voting["quality"]),
-        probe=inspect_traces(collected.scored(chosen.probe, split.test), positions),
+        test=inspect_traces(test, detection, config.voting["quality"], curve=curve),
+        probe=inspect_traces(collected.scored(chosen.probe, split.test, curve), detection, curve=curve),
         calibration=([trace.score or 0.0 for trace in traces], [bool(trace.correct) for trace in traces]),
     )
 

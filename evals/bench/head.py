@@ -5,10 +5,11 @@ Everything goes through the commands that users have, ``arrol-train collect``, `
 ``real``: SmolLM2-135M-Instruct (``python -m evals.smollm2``) on word problems from templates (the questions are
 synthetic, the model is real), few-shot. Five heads, each tested on the fifth of the questions that neither it, nor
 its calibration, nor the combined vote has seen; so every question is voted on once, held out.
-``ablation``: what such a head loses when it learns from less of it.
+``ablation``: what such a head loses when it learns from less of it, or reads less of it.
+``strides``: what it loses on the pocket model (synthetic) when only every k-th token's vector was kept.
 ``transfer``: the pocket model (synthetic): a head trained on short expressions looks at samples of long ones, the
 other way round, and at samples of a policy after reinforcement learning, which ``evals.bench.rl`` leaves.
-``training``: seconds and memory of a head on 100,000 random rows of width 4096.
+``training``: seconds and memory of heads on 100,000 traces' random rows of width 4096.
 ``collecting``: what collecting adds to generating.
 
 What was measured is kept in ``--out`` and not repeated; collecting goes on where it was cut.
@@ -34,11 +35,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from arrol_train.heads.choose import Split, choose_head, split_questions
+from arrol_train.heads.choose import Split, split_questions
 from arrol_train.heads.dataset import Collected, Group, open_collected
 from arrol_train.heads.knowledge import rights
-from arrol_train.heads.train import HeadTraining
-from arrol_train.positions import FINISH
+from arrol_train.heads.train import HeadTraining, train_head
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import auroc, bootstrap_interval
 from arrol_tts.pocket import POCKET_MODEL, questions
@@ -58,8 +58,9 @@ SMOLLM2 = ["--max-tokens", "48", "--temperature", "0.7", "--positions", "4,8,12,
 SMOLLM2_ENGINE: dict[str, Any] = {"dtype": "bfloat16", "max_model_len": 1536, "max_num_seqs": 64}
 POCKET = ["--max-tokens", "256", "--positions", "8,16,32,64", "--reward", "arrol_train.rewards:pocket_reward"]
 POCKET_ENGINE: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "top_k": 5}
-ROWS, WIDTH = 100_000, 4096
-PARTS = ("real", "ablation", "transfer", "training", "collecting")
+TRACES, WIDTH = 100_000, 4096
+STRIDES = (1, 4, 16, 64)
+PARTS = ("real", "ablation", "strides", "transfer", "training", "collecting")
 
 
 def main(
@@ -72,6 +73,9 @@ def main(
     policy: Annotated[Path, typer.Option(help="trained from the pocket model; by default bench-rl's")] = Path(
         "runs/rl/pruned-1/policy"
     ),
+    pocket: Annotated[Path, typer.Option(help="collection of `python -m arrol_train.build_pocket head`")] = Path(
+        "runs/pocket-collection"
+    ),
     part: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(PARTS)}; repeatable; by default what is not measured yet")
     ] = None,
@@ -81,6 +85,7 @@ def main(
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "real": lambda: real(out / "real", model, count, n),
         "ablation": lambda: ablation(out / "real" / "collection"),
+        "strides": lambda: stride_ablation(pocket),
         "transfer": lambda: transfer(out / "transfer", policy),
         "training": lambda: training_speed(out / "training"),
         "collecting": lambda: overhead(out / "collecting", model),
@@ -187,74 +192,111 @@ def pruning(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
 # --- what makes it work ---------------------------------------------------------------------------
 
 
-def ablation(collection: Path, size: int = 128, weight_decay: float = 0.05) -> dict[str, Any]:
-    """Heads for the real model that learn from less, each tested on every question once.
+def ablation(collection: Path, size: int = 128) -> dict[str, Any]:
+    """Heads for the real model that learn from less, or read less, each tested on every question once.
 
-    Votes and the AUROC within questions at the finish, with paired differences from a head that learns from all
-    of it. One seed, one size: nothing is chosen, so that nothing but the named thing differs.
+    Votes and the AUROC within questions at the finish and at a fifth of the mean length, with paired differences from
+    a head that learns from all of it. One seed, one size: nothing is chosen, so that nothing but the named thing
+    differs.
     """
     with open_collected(collection) as collected:
-        found: dict[str, dict[str, dict[str, float]]] = {}
+        found: dict[str, Found] = {}
         for fold in range(FOLDS):
             split = split_questions(collected.question_ids, seed=0, folds=FOLDS, fold=fold)
-            config = QualityHeadConfig(collected.manifest.model, collected.manifest.hidden_size)
-            for name, (rows, train, training) in _variants(collected, split).items():
-                chosen = choose_head(
-                    _only(collected, rows | ~collected.rows_of(split.train)),
-                    replace(split, train=train),
-                    config,
-                    training,
-                    sizes=(size,),
-                    weight_decays=(weight_decay,),
-                    seeds=1,
-                    cross_fit=0,
-                )
-                heads = {name: chosen.head} | ({"linear_probe": chosen.probe} if name == "all" else {})
-                for called, head in heads.items():
-                    scored = collected.scored(head, split.test)
-                    _add(found.setdefault(called, {"votes": {}, "within": {}}), scored)
+            manifest = collected.manifest
+            config = QualityHeadConfig(
+                manifest.model, manifest.hidden_size, size, "gated", positions=manifest.positions
+            )
+            for name, (config_, training, train) in _variants(collected, split, config).items():
+                _add(found.setdefault(name, {}), _trained(collected, split, config_, training, train))
     return {"real_ablation": {name: _against(found["all"], each) for name, each in found.items()}}
 
 
-def _variants(
-    collected: Collected, split: Split
-) -> dict[str, tuple[NDArray[np.bool_], frozenset[str], HeadTraining]]:
-    """Which rows and questions a head learns from, and how."""
-    every = np.ones(len(collected.trace_of), bool)
-    train, training = split.train, HeadTraining()
+def stride_ablation(collection: Path, strides: Sequence[int] = STRIDES, size: int = 128) -> dict[str, Any]:
+    """What it costs to keep every k-th token's vector of the pocket model (synthetic); one split, one seed."""
+    with open_collected(collection) as collected:
+        split = split_questions(collected.question_ids, seed=0)
+        found: dict[str, Found] = {}
+        for stride in strides:
+            config = QualityHeadConfig("pocket", collected.manifest.hidden_size, size, "gated", stride)
+            train = collected.traces_of(split.train)
+            _add(found.setdefault(str(stride), {}), _trained(collected, split, config, HeadTraining(), train))
+    first = found[str(strides[0])]
+    return {"stride_ablation_synthetic": {name: _against(first, each) for name, each in found.items()}}
+
+
+Variant = tuple[QualityHeadConfig, HeadTraining, NDArray[np.int64]]
+"""What a head is, how it learns, and the traces it learns from."""
+Found = dict[str, dict[str, float]]
+"""A figure of every question, by its name."""
+
+
+def _variants(collected: Collected, split: Split, config: QualityHeadConfig) -> dict[str, Variant]:
+    train, training = collected.traces_of(split.train), HeadTraining()
     ease = {
         group[0].question_id: np.mean([bool(trace.correct) for trace in group])
-        for group in collected.groups_of(train)
+        for group in collected.groups_of(split.train)
     }
-    quarter = len(train) // 4
-    first = np.array([trace.sample_id < 4 for trace in collected.traces])[collected.trace_of]
+    quarter = len(split.train) // 4
+    hardest = frozenset(sorted(split.train, key=lambda name: ease[name])[:quarter])
+    first = np.array([collected.traces[i].sample_id < 4 for i in train])
     return {
-        "all": (every, train, training),
-        "no_ranking_term": (every, train, replace(training, ranking=0.0)),
-        "a_quarter_of_the_questions": (every, frozenset(sorted(train)[:quarter]), training),
-        "the_hardest_quarter": (every, frozenset(sorted(train, key=lambda name: ease[name])[:quarter]), training),
-        "4_of_16_samples": (first, train, training),
-        "last_vectors_only": (collected.positions == FINISH, train, training),
+        "all": (config, training, train),
+        **{f"stride_{stride}": (replace(config, stride=stride), training, train) for stride in STRIDES[1:]},
+        "mean_without_a_gate": (replace(config, pooling="mean"), training, train),
+        "last_state_alone": (replace(config, pooling="last"), training, train),
+        "linear_probe": (config, replace(training, linear=True), train),
+        "no_ranking_term": (config, replace(training, ranking=0.0), train),
+        "a_quarter_of_the_questions": (
+            config,
+            training,
+            collected.traces_of(frozenset(sorted(split.train)[:quarter])),
+        ),
+        "the_hardest_quarter": (config, training, collected.traces_of(hardest)),
+        "4_of_16_samples": (config, training, train[first]),
     }
 
 
-def _only(collected: Collected, rows: NDArray[np.bool_]) -> Collected:
-    columns = ("features", "trace_of", "positions", "tokens", "questions")
-    return replace(collected, **{name: getattr(collected, name)[rows] for name in columns})
+def _trained(
+    collected: Collected,
+    split: Split,
+    config: QualityHeadConfig,
+    training: HeadTraining,
+    train: NDArray[np.int64],
+) -> list[Group]:
+    """The test questions, scored by a head at a fifth of the mean length, or near it, and at the finish."""
+    head = train_head(
+        collected.states,
+        collected.labels,
+        collected.questions,
+        config,
+        training,
+        train=train,
+        held_out=collected.traces_of(split.validation),
+    )
+    fifth = round(collected.mean_tokens / 5)
+    if config.pooling == "last":
+        fifth = min(config.positions, key=lambda position: abs(position - fifth))
+    return collected.scored(head, split.test, [fifth])
 
 
-def _add(found: dict[str, dict[str, float]], groups: Sequence[Group]) -> None:
+def _add(found: Found, groups: Sequence[Group]) -> None:
+    for name in ("votes", "within", "within_fifth"):
+        found.setdefault(name, {})
     for group, right in zip(groups, rights(groups, "quality"), strict=True):
         name = group[0].question_id
         found["votes"][name] = float(right)
         labels = np.array([bool(trace.correct) for trace in group])
         if labels.any() and not labels.all():
             found["within"][name] = auroc(labels, [trace.score or 0.0 for trace in group])
+            first = [next(iter(trace.scores.values())) for trace in group]
+            found["within_fifth"][name] = auroc(labels, first)
 
 
-def _against(all_of_it: dict[str, dict[str, float]], found: dict[str, dict[str, float]]) -> dict[str, Any]:
+def _against(all_of_it: Found, found: Found) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    for what, called in (("votes", "accuracy"), ("within", "auroc_within")):
+    names = {"votes": "accuracy", "within": "auroc_within", "within_fifth": "auroc_within_fifth"}
+    for what, called in names.items():
         values = np.array([found[what][name] for name in all_of_it[what]])
         lost = np.array(list(all_of_it[what].values())) - values
         figures[called] = float(values.mean())
@@ -313,59 +355,62 @@ SHORT = 8
 
 
 def training_speed(out: Path) -> dict[str, Any]:
-    """Seconds and memory of training on many wide rows."""
+    """Seconds and memory of training on many wide rows, by the heads of format 1 and of format 2.
+
+    Both learn from the same traces, whose vectors were kept at every 64th token.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {"train_100k_traces_vectors_bytes_float16": TRACES * 5 * WIDTH * 2}
     with tempfile.TemporaryDirectory(dir=out) as folder:
         collection = Path(folder) / "collection"
         write_random_collection(collection)
-        began = time.perf_counter()
-        arrol_train(
-            *["head", collection, "--out", Path(folder) / "head"],
-            *["--sizes", "64", "--weight-decays", "0.05", "--seeds", "1", "--cross-fit", "0"],
-        )
-        seconds = time.perf_counter() - began
-        size = (Path(folder) / "head" / "head.safetensors").stat().st_size
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return {
-        "train_100k_seconds": seconds,
-        "train_100k_peak_bytes": peak,
-        "train_100k_rows_bytes_float32": ROWS * WIDTH * 4,
-        "head_4096_bytes": size,
-    }
+        for pooling in ("last", "gated"):
+            head = Path(folder) / pooling
+            began = time.perf_counter()
+            arrol_train(
+                *["head", collection, "--out", head, "--pooling", pooling],
+                *["--sizes", "64", "--weight-decays", "0.05", "--seeds", "1", "--cross-fit", "0"],
+            )
+            figures[f"train_100k_traces_{pooling}_seconds"] = time.perf_counter() - began
+            # Of the largest child so far: the older design comes first.
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+            figures[f"train_100k_traces_{pooling}_peak_bytes"] = peak
+            figures[f"head_4096_{pooling}_bytes"] = (head / "head.safetensors").stat().st_size
+    return figures
 
 
-def write_random_collection(folder: Path, traces: int = 16, positions: Sequence[int] = (16, 32, 64, 128)) -> None:
+def write_random_collection(folder: Path, traces: int = TRACES, width: int = WIDTH, n: int = 16) -> None:
     """A collection of random hidden vectors, one direction of which says a little about right and wrong."""
     from arrol_train.heads.collect import TRACES_FOLDER, CollectionManifest
 
     rng = np.random.default_rng(0)
+    kept = (0, 64, 128, 192, 255)
     CollectionManifest(
         model="random",
         revision=None,
-        hidden_size=WIDTH,
+        hidden_size=width,
         data="random",
         data_sha256="",
         prompt=[],
         sampling={"temperature": 1.0, "top_p": 1.0, "max_tokens": 256, "seed": 0},
-        positions=list(positions),
+        positions=[64, 128, 192],
         synthetic=True,
+        stride=64,
     ).claim(folder)
-    rows_each = len(positions) + 1
     with TraceStore(folder / TRACES_FOLDER) as store:
-        for i in range(ROWS // rows_each):
+        for i in range(traces):
             right = bool(rng.random() < 0.5)
-            vectors = rng.normal(size=(rows_each, WIDTH)).astype(np.float32)
+            vectors = rng.standard_normal(size=(len(kept), width), dtype=np.float32)
             vectors[:, 0] += right
-            features = dict(zip((*positions, 199), vectors, strict=True))
             store.append(
                 Trace(
-                    f"q{i // traces}",
-                    i % traces,
+                    f"q{i // n}",
+                    i % n,
                     answer="1" if right else str(2 + i % 3),
-                    num_tokens=200,
+                    num_tokens=256,
                     correct=right,
-                    features=features,
-                    confidence=rng.random(200, np.float32),
+                    features=dict(zip(kept, vectors.astype(np.float16), strict=True)),
+                    confidence=rng.random(256, np.float32),
                 )
             )
 
@@ -384,7 +429,8 @@ def overhead(out: Path, model: Path, count: int = 8, n: int = 16, rounds: int = 
     sampling: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "max_tokens": 48, "seed": 0}
     engine = load_engine(model, engine="vllm", **SMOLLM2_ENGINE)
     manifest = CollectionManifest(
-        str(model), None, engine.hidden_size, data.name, "", prompt.to_messages(), sampling, [4, 8, 12, 16, 24]
+        *(str(model), None, engine.hidden_size, data.name, "", prompt.to_messages(), sampling, [4, 8, 12, 16, 24]),
+        stride=1,
     )
 
     def plain() -> int:

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from arrol_tts import store as store_module
@@ -52,7 +53,7 @@ FULL = Trace(
     detail="confidence 1.2 below 1.5 at token 3",
     scores={20: 0.1, 5: 1 / 3, 7: 0.0},
     confidence=np.array([0.1, np.inf, -0.0], np.float32),
-    features={5: np.array([1e-45, -2.5], np.float32), 0: np.array([], np.float32)},
+    features={5: np.array([6e-8, -2.5], np.float16), 0: np.array([], np.float16)},
     correct=False,
     token_ids=[151643, 0, 7],
     meta={"truth": "1/2", "nested": {"a": [1, None, 0.1]}},
@@ -97,6 +98,39 @@ def test_wider_floats_are_stored_as_float32() -> None:
     assert read.confidence is not None
     assert read.confidence.dtype == np.float32
     assert read.confidence[0] == np.float32(0.1)
+
+
+def test_features_are_stored_as_float16() -> None:
+    (read,) = decode(encode(Trace("q", 0, features={4: np.array([0.1, 2.0], np.float32), 8: np.zeros(2)})))
+    assert {k: vector.tolist() for k, vector in read.features.items()} == {4: [np.float16(0.1), 2], 8: [0, 0]}
+    assert read.features[4].dtype == np.float16
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["journal", "parquet"])
+def test_features_of_the_first_schema_are_read_beside_new_ones(tmp_path: Path, sealed: bool) -> None:
+    old = _leave_journal_of_the_first_schema(tmp_path, {4: [0.1, 7e4]})
+    if sealed:
+        TraceStore(tmp_path).append(a_trace(1))  # the next writer seals what was left
+        assert not old.exists()
+    with TraceStore(tmp_path) as store:
+        store.append(Trace("q", 2, features={4: np.ones(2, np.float16)}))
+    first, *_, last = TraceStore(tmp_path)
+    assert first.features[4].tolist() == [np.float32(0.1), 7e4]
+    assert last.features[4].tolist() == [1, 1]
+
+
+def _leave_journal_of_the_first_schema(folder: Path, features: dict[int, list[float]]) -> Path:
+    floats = pa.list_(pa.float32())
+    pairs = [{"position": position, "vector": vector} for position, vector in features.items()]
+    schema, batch = trace_schema(), encode(a_trace(0))
+    i = schema.get_field_index("features")
+    field = pa.field("features", pa.list_(pa.struct({"position": pa.int64(), "vector": floats})), False)
+    schema = schema.set(i, field).with_metadata({b"arrol_trace_schema": b"1"})
+    columns = [*batch.columns[:i], pa.array([pairs], field.type), *batch.columns[i + 1 :]]
+    journal = folder / ".journal-00000.arrow"
+    records = [schema.serialize(), pa.RecordBatch.from_arrays(columns, schema=schema).serialize()]
+    journal.write_bytes(b"".join(record.to_pybytes() for record in records))
+    return journal
 
 
 def test_the_schema_has_one_column_per_field_of_a_trace() -> None:
@@ -359,6 +393,7 @@ def test_duplicated_ids_are_refused(tmp_path: Path, sealed: bool) -> None:
         ("confidence", ["high"], "its confidence does not fit list"),
         ("confidence", np.zeros((2, 2)), r"its confidence does not fit .*shape is \(2, 2\), not \[n\]"),
         ("features", {1: 0.5}, r"its features does not fit .*shape is \(\), not \[n\]"),
+        ("features", {1: [7e4]}, "its features does not fit .*overflow"),
         ("token_ids", [2**63], "its token_ids does not fit list"),
         ("meta", {"x": {1, 2}}, "its meta does not fit string"),
     ],
@@ -401,7 +436,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with TraceStore(tmp_path) as store:
         store.append(a_trace())
     monkeypatch.setattr(store_module, "SCHEMA_VERSION", 0)
-    with pytest.raises(ValueError, match=r"has version 1 of the trace schema.*upgrade arrol_tts"):
+    with pytest.raises(ValueError, match=r"has version 2 of the trace schema.*upgrade arrol_tts"):
         list(TraceStore(tmp_path))
 
 

@@ -23,6 +23,13 @@ POSITIONS = (4, 16)
 LENGTH = 40
 
 
+STRIDE = 4
+
+
+KEPT = (*range(0, LENGTH, STRIDE), LENGTH - 1)
+"""Positions of hidden vectors."""
+
+
 MANIFEST = CollectionManifest(
     model="owner/model",
     revision="sha256:abc",
@@ -34,11 +41,12 @@ MANIFEST = CollectionManifest(
     positions=list(POSITIONS),
     top_k=5,
     synthetic=True,
+    stride=STRIDE,
 )
 
 
-def write_collection(folder: Path, questions: int = 60, n: int = 8, signal: float = 3.0, **labels: Any) -> Path:
-    """Traces whose vectors tell right from wrong from token 16 on, and nothing at token 4."""
+def write_collection(folder: Path, questions: int = 60, n: int = 8, signal: float = 6.0, **labels: Any) -> Path:
+    """Traces whose vectors tell right from wrong from token 16 on, and nothing before."""
     rng = np.random.default_rng(0)
     replace(MANIFEST, **labels.pop("manifest", {})).claim(folder)
     with TraceStore(folder / TRACES_FOLDER) as store:
@@ -46,8 +54,8 @@ def write_collection(folder: Path, questions: int = 60, n: int = 8, signal: floa
             ease = rng.uniform(0.1, 0.9)
             for sample in range(n):
                 right = labels.get("all_are", bool(rng.random() < ease))
-                vectors = rng.normal(size=(3, WIDTH)).astype(np.float32)
-                vectors[1:, 0] += signal * right
+                vectors = rng.normal(size=(len(KEPT), WIDTH)).astype(np.float32)
+                vectors[KEPT.index(16) :, 0] += signal * right
                 store.append(
                     Trace(
                         f"row-{i}",
@@ -56,7 +64,7 @@ def write_collection(folder: Path, questions: int = 60, n: int = 8, signal: floa
                         num_tokens=LENGTH,
                         correct=right,
                         confidence=rng.random(LENGTH, np.float32),
-                        features=dict(zip((*POSITIONS, LENGTH - 1), vectors, strict=True)),
+                        features=dict(zip(KEPT, vectors, strict=True)),
                     )
                 )
     return folder
@@ -84,7 +92,7 @@ FAST = (
     "--cross-fit",
     "3",
     "--epochs",
-    "12",
+    "20",
     "--learning-rate",
-    "3e-3",
+    "1e-2",
 )

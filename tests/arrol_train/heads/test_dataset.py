@@ -13,7 +13,7 @@ from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
-from tests.arrol_train.heads.made import LENGTH, MANIFEST, POSITIONS, WIDTH, write_collection
+from tests.arrol_train.heads.made import KEPT, MANIFEST, WIDTH, write_collection
 
 
 def test_scoring_by_one_head_leaves_no_trace_in_what_another_scores(collection: Path, head: Path) -> None:
@@ -25,7 +25,7 @@ def test_scoring_by_one_head_leaves_no_trace_in_what_another_scores(collection: 
         other = collected.scored(second, asked)
         again = collected.scored(first, asked)
         assert [[t.scores for t in group] for group in alone] == [[t.scores for t in group] for group in again]
-        assert alone[0][0].scores.keys() == other[0][0].scores.keys() == {*POSITIONS, LENGTH - 1}
+        assert alone[0][0].scores.keys() == other[0][0].scores.keys() == set(KEPT[1:])
         assert alone[0][0].scores != other[0][0].scores
         assert [group[0].question_id for group in alone] == ["row-1", "row-3"]
         assert not any(trace.scores for trace in collected.traces)
@@ -48,5 +48,5 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_the_file_of_vectors_goes_away(collection: Path) -> None:
     before = sorted(collection.iterdir())
     with open_collected(collection) as collected:
-        assert collected.features.shape == (60 * 8 * 3, WIDTH)
+        assert collected.states.features.shape == (60 * 8 * len(KEPT), WIDTH)
     assert sorted(collection.iterdir()) == before

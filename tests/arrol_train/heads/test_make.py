@@ -41,7 +41,7 @@ def test_a_head_is_made_with_its_card(head: Path) -> None:
         "owner/model",
         "`sha256:abc`",
         "made-up.jsonl",
-        "linear probe",
+        "linear head",
         "**Synthetic**",
         "from_pretrained",
     ):
@@ -49,7 +49,7 @@ def test_a_head_is_made_with_its_card(head: Path) -> None:
 
 
 def test_the_position_is_chosen_where_the_vectors_begin_to_tell(head: Path) -> None:
-    assert read_head_config(head).positions == [16, 4]
+    assert read_head_config(head).positions == [16, 4, 8]
 
 
 def test_test_questions_are_no_others(collection: Path, head: Path) -> None:
@@ -62,7 +62,9 @@ def test_test_questions_are_no_others(collection: Path, head: Path) -> None:
 
 
 def test_the_signal_is_measured_where_it_is(head: Path) -> None:
-    early, later, finish = json.loads((head / "evaluation.json").read_text())["test"]["positions"]
+    rows = json.loads((head / "evaluation.json").read_text())["test"]["positions"]
+    assert [row["position"] for row in rows] == [*range(4, 40, 4), None]
+    early, later, finish = rows[0], rows[3], rows[-1]
     assert abs(early["head"]["within"] - 0.5) < 0.2
     assert later["head"]["within"] > 0.9
     assert finish["head"]["within"] > 0.9
@@ -143,6 +145,10 @@ def test_the_pocket_head_is_made_by_the_same_code(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "arrol_train.build_pocket", "head", "--questions", "60", "--n", "8"]
     subprocess.run([*command, "--out", tmp_path / "head", "--collection", tmp_path / "c"], check=True)
     config = json.loads((tmp_path / "head" / "head_config.json").read_text())
-    assert (config["base_model"], config["positions"], config["hidden_size"]) == ("../model", [32], 128)
+    assert (config["base_model"], sorted(config["positions"]), config["pooling"]) == (
+        "../model",
+        [16, 32],
+        "gated",
+    )
     assert config["metrics"]["synthetic"] is True
     assert config["metrics"]["test_auroc"] > 0.6
