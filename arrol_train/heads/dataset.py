@@ -164,8 +164,8 @@ def logits_at(
         (torch.arange(2)[:, None], torch.from_numpy(lines), within), torch.stack([weight, weight * value])
     )
     index = torch.from_numpy(at - states.starts[traces][:, None])
-    weights, values = table.cumsum(-1)
-    return values.gather(1, index) / weights.gather(1, index)
+    sums: torch.Tensor = table.cumsum(-1).gather(2, index.expand(2, -1, -1))
+    return sums[1] / sums[0]
 
 
 def _floats(rows: Any) -> torch.Tensor:

@@ -195,9 +195,9 @@ def pruning(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
 def ablation(collection: Path, size: int = 128) -> dict[str, Any]:
     """Heads for the real model that learn from less, or read less, each tested on every question once.
 
-    Votes and the AUROC within questions at the finish and at a fifth of the mean length, with paired differences from
-    a head that learns from all of it. One seed, one size: nothing is chosen, so that nothing but the named thing
-    differs.
+    Votes and the AUROC within questions at the finish and at a fifth of the mean length, with paired differences
+    from a head that learns from all of it. One seed, one size: nothing is chosen, so that nothing but the named
+    thing differs.
     """
     with open_collected(collection) as collected:
         found: dict[str, Found] = {}

@@ -31,12 +31,16 @@ def collect(data: Path, *options: str) -> tuple[int, str]:
 
 
 def test_the_transformers_engine_collects(data: Path) -> None:
-    code, output = collect(data, "--engine", "transformers", "--positions", "16")
+    code, output = collect(data, "--engine", "transformers", "--positions", "12", "--stride", "8")
     assert code == 0, output
+    assert "Hidden vectors of every 8th token, at 12 and at the finish take at most 0.00 GB" in " ".join(
+        output.split()
+    )
     traces = list(TraceStore(data.parent / "out" / "traces"))
     assert len(traces) == 4
     for trace in traces:
-        assert set(trace.features) == {k for k in (16, trace.num_tokens - 1) if k < trace.num_tokens}
+        kept = {12, *range(0, 60, 8)}
+        assert set(trace.features) == {k for k in kept if k < trace.num_tokens} | {trace.num_tokens - 1}
         assert all(vector.shape == (128,) for vector in trace.features.values())
         assert trace.confidence is not None
         assert trace.correct is not None
