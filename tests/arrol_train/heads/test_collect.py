@@ -102,7 +102,7 @@ def test_vectors_are_the_models_own(whole: Path) -> None:
         states = backbone(input_ids=torch.tensor([prompt + (trace.token_ids or [])])).last_hidden_state[0]
     for position, vector in trace.features.items():
         expected = states[len(prompt) - 1 + position].float().numpy()
-        np.testing.assert_allclose(vector, expected, atol=1e-3)
+        np.testing.assert_allclose(vector, expected, rtol=1e-3, atol=1e-3)  # kept in float16
 
 
 def test_a_cut_run_goes_on_without_loss_or_repetition(
