@@ -131,41 +131,42 @@ class EqualTokens:
 def equal_tokens(votes: Sequence[VoteResult], tokens: float, *, subsets: int = 200, seed: int = 0) -> EqualTokens:
     """What sampling fewer traces and stopping none would have given for as many tokens.
 
-    Every question gets the same number of whole traces, k = tokens / mean tokens of a trace, whatever is known
-    of it. Where k is no whole number, a part of the questions gets one trace more: the accuracy lies on the
-    line between its values at the two whole numbers, and so do the tokens. Below one trace, some questions are
-    not asked and count as wrong.
+    Every question gets the same number k of whole traces, or all it has where those are fewer, whatever is known
+    of it; k is what the tokens pay for. Where k is no whole number, a part of the questions gets one trace more:
+    the accuracy lies on the line between its values at the two whole numbers, and so do the tokens. Below one
+    trace, some questions are not asked and count as wrong.
 
     Args:
-        votes: one a question, over n labelled traces that were sampled in full, the same n everywhere, by a
-            method that weighs every trace by itself (else fewer traces would have other weights).
+        votes: one a question, over its labelled traces that were sampled in full, by a method that weighs every
+            trace by itself (else fewer traces would have other weights).
         tokens: generated tokens a question that the control may spend; more than all traces cost buys them all.
         subsets: random subsets of a question's traces that the accuracy is the mean over. seed: of the draw.
 
     Raises:
-        InputError: without votes or tokens, or when the questions differ in how many traces they have.
+        InputError: without votes, tokens to spend, or traces that cost any.
     """
-    sizes = {len(result.traces) for result in votes}
-    if len(sizes) != 1 or tokens <= 0:
+    sizes = np.array([len(result.traces) for result in votes])
+    lengths = np.array([result.tokens.generated for result in votes], float) / sizes
+    if not len(votes) or tokens <= 0 or not lengths.any():
         raise InputError(
-            f"{len(votes)} questions have {', '.join(map(str, sorted(sizes)))} traces and {tokens:g} tokens to "
-            "spend: give at least one question, the same number of traces for each, and some tokens"
+            f"{len(votes)} questions whose traces have {lengths.sum():g} tokens, and {tokens:g} to spend: give at "
+            "least one question, traces with num_tokens, and some tokens to spend"
         )
-    (n,) = sizes
-    per_trace = sum(result.tokens.generated for result in votes) / (n * len(votes))
-    k = min(tokens / per_trace, float(n))
+    counts = np.arange(sizes.max() + 1)
+    cost = (np.minimum(counts[:, None], sizes) * lengths).mean(axis=1)
+    k = float(np.interp(tokens, cost, counts))
     low, high = math.floor(k), math.ceil(k)
-    drawn = [size for size in dict.fromkeys((low, high)) if size]
-    curves = {0: np.zeros(len(votes))} | dict(
-        zip(
-            drawn,
-            np.transpose([_subset_accuracies(result, drawn, subsets, seed + i) for i, result in enumerate(votes)]),
-            strict=True,
-        )
-    )
-    return EqualTokens(k, curves[low] + (k - low) * (curves[high] - curves[low]))
+    accuracy = [
+        float(np.interp(min(k, size), *_curve(result, {min(low, size), min(high, size)}, subsets, seed + i)))
+        for i, (result, size) in enumerate(zip(votes, sizes.tolist(), strict=True))
+    ]
+    return EqualTokens(k, np.array(accuracy))
 
 
-def _subset_accuracies(result: VoteResult, sizes: Sequence[int], subsets: int, seed: int) -> Floats:
+def _curve(result: VoteResult, sizes: set[int], subsets: int, seed: int) -> tuple[list[int], Floats]:
+    """Numbers of traces, in order, and the expected accuracy of the vote over so many."""
+    drawn = sorted(sizes)
     right = [bool(trace.correct) for trace in result.traces]
-    return vote_curve(result.choices, right, sizes, weights=result.weights, subsets=subsets, seed=seed)
+    some = [size for size in drawn if size]
+    curve = vote_curve(result.choices, right, some, weights=result.weights, subsets=subsets, seed=seed)
+    return drawn, np.concatenate([np.zeros(len(drawn) - len(some)), curve])

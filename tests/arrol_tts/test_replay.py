@@ -121,6 +121,15 @@ def test_less_than_a_trace_leaves_questions_unasked_and_more_than_all_buys_all()
     assert (everything.traces, everything.accuracy.tolist()) == (5, [0.0])
 
 
-def test_the_control_needs_as_many_traces_of_every_question() -> None:
-    with pytest.raises(ValueError, match="2 questions have 2, 3 traces and 5 tokens"):
-        equal_tokens([whole("a", "rr"), whole("b", "rrr")], 5)
+def test_a_question_with_fewer_traces_gets_all_it_has() -> None:
+    # 45 tokens for two questions: one trace of ten tokens is all that the first has, so the second gets 3.5.
+    control = equal_tokens([whole("a", "r"), whole("b", "rwwww")], 45 / 2, subsets=20_000)
+    assert control.traces == 3.5
+    assert control.accuracy.tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_the_control_needs_tokens() -> None:
+    with pytest.raises(ValueError, match="1 questions whose traces have 10 tokens, and 0 to spend"):
+        equal_tokens([whole("a", "rr")], 0)
+    with pytest.raises(ValueError, match="0 questions whose traces have 0 tokens, and 5 to spend"):
+        equal_tokens([], 5)
