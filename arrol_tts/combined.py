@@ -5,10 +5,15 @@ averaged over questions: a conditional logit (McFadden, 1974) in which a questio
 Against a logistic regression of right and wrong over all traces, this fits the vote itself: what makes a
 whole question hard cancels out, weights may differ as much as the signals deserve, and agreement is not
 counted twice, because a negative weight on it can undo that each vote counts already.
+
+A combination of signals of which few say something can be worse than the one that does. So the fit shrinks
+towards its best part (the majority, or one signal alone), as far as cross-validation asks for: it leaves that part
+only for a gain in held-out likelihood that exceeds its standard error.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +39,10 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "finish": ("finished",),
 }
 """Features by the signal they are read from, see `trace_features`."""
+PENALTIES = (100.0, 10.0, 1.0)
+"""Tried in `fit_combined`, the strongest first."""
+FOLDS = 5
+"""Of the cross-validation that chooses among them."""
 
 
 def trace_features(
@@ -99,6 +108,7 @@ class CombinedVoter:
         coefficients: one a feature.
         window: tokens in a sliding window of the confidence measures.
         tail: tokens in their tail.
+        towards: the part that it was shrunk towards: a signal, or ``majority``; "" when none was chosen.
         cross_validation: what `fit_combined` measured on held-out questions.
         equality, percent: what makes two answers agree, as it was fitted; a vote with it wants the same.
     """
@@ -107,6 +117,7 @@ class CombinedVoter:
     coefficients: tuple[float, ...]
     window: int = WINDOW
     tail: int = WINDOW
+    towards: str = ""
     cross_validation: dict[str, float] = field(default_factory=dict)
     equality: Equality = "math"
     percent: PercentSign = "fraction"
@@ -159,6 +170,7 @@ class CombinedVoter:
                 tuple(map(float, state["coefficients"])),
                 int(state["window"]),
                 int(state["tail"]),
+                state.get("towards", ""),
                 dict(state["cross_validation"]),
                 state.get("equality", "math"),
                 state.get("percent", "fraction"),
@@ -173,7 +185,7 @@ def fit_combined(
     signals: Sequence[str] | None = None,
     window: int = WINDOW,
     tail: int = WINDOW,
-    penalty: float = 1.0,
+    penalty: float | None = None,
     folds: int = 5,
     seed: int = 0,
     equality: Equality = "math",
@@ -186,7 +198,9 @@ def fit_combined(
         signals: keys of `FEATURES`; by default all that every voting trace carries.
         window: tokens in a sliding window of the confidence measures.
         tail: tokens in their tail.
-        penalty: strength of the ridge penalty on the coefficients of the scaled features.
+        penalty: strength of the ridge penalty on the coefficients of the scaled features, towards 0. None: towards
+            the best part, and as strong as cross-validation over the mixed questions says, of which there must be
+            ten; with fewer it is 1, towards 0.
         folds: parts the questions are dealt into for `cross_val_vote`; 0 skips cross-validation.
         seed: seed of the dealing.
         equality, percent: what makes two answers the same, see `arrol_tts.vote`.
@@ -202,7 +216,8 @@ def fit_combined(
     voters = [[trace for trace in traces if answered(trace)] for traces in questions]
     voters = [traces for traces in voters if traces]
     chosen = _shared_signals(voters) if signals is None else tuple(signals)
-    coefficients = _maximise([_sample(v, chosen, window, tail, equality, percent) for v in voters], penalty)
+    samples = [_sample(v, chosen, window, tail, equality, percent) for v in voters]
+    coefficients, towards = _fit(samples, chosen, penalty, seed)
     cross_validation: dict[str, float] = {}
     if folds:
         held_out = cross_val_vote(
@@ -223,7 +238,8 @@ def fit_combined(
             "majority_accuracy": sum(bool(vote(v, equality=equality, percent=percent).correct) for v in voters)
             / len(voters),
         }
-    return CombinedVoter(chosen, tuple(coefficients.tolist()), window, tail, cross_validation, equality, percent)
+    fitted = tuple(coefficients.tolist())
+    return CombinedVoter(chosen, fitted, window, tail, towards, cross_validation, equality, percent)
 
 
 def cross_val_vote(
@@ -280,10 +296,10 @@ def _sample(
     return features, labels
 
 
-def _maximise(samples: Sequence[Sample], penalty: float) -> NDArray[np.float64]:
-    """The coefficients with the largest penalised log-likelihood, float64 ``[num_features]``."""
-    from scipy.optimize import minimize
-
+def _fit(
+    samples: Sequence[Sample], signals: Sequence[str], penalty: float | None, seed: int
+) -> tuple[NDArray[np.float64], str]:
+    """The coefficients, and the part that they were shrunk towards."""
     # The share of right traces is fixed at 0 or 1 where all are wrong or right: nothing to learn.
     samples = [(x, y) for x, y in samples if y.any() and not y.all()]
     if not samples:
@@ -291,21 +307,96 @@ def _maximise(samples: Sequence[Sample], penalty: float) -> NDArray[np.float64]:
     scale = np.concatenate([x - x.mean(axis=0) for x, _ in samples]).std(axis=0)
     scale[scale < 1e-12] = 1.0
     samples = [(x / scale, y) for x, y in samples]
+    zero = np.zeros(len(scale))
+    if penalty is not None or len(samples) < 2 * FOLDS:
+        return _maximise(samples, 1.0 if penalty is None else penalty, zero) / scale, ""
+    named = [signal for signal in signals for _ in FEATURES[signal]]
+    columns = {"majority": np.array([], int)}
+    columns |= {signal: np.flatnonzero(np.array(named) == signal) for signal in signals}
+    towards, strength = _choose(samples, columns, seed)
+    part = _part(samples, columns[towards])
+    return (part if math.isinf(strength) else _maximise(samples, strength, part)) / scale, towards
+
+
+def _choose(samples: Sequence[Sample], columns: Mapping[str, NDArray[np.int64]], seed: int) -> tuple[str, float]:
+    """The part with the largest held-out likelihood, and how strongly to shrink towards it."""
+    fold = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
+    parts = {name: np.empty(len(samples)) for name in columns}
+    whole = {(name, penalty): np.empty(len(samples)) for name in columns for penalty in PENALTIES}
+    for k in range(FOLDS):
+        fit = [sample for sample, f in zip(samples, fold, strict=True) if f != k]
+        held_out = _Stacked([sample for sample, f in zip(samples, fold, strict=True) if f == k])
+        for name in columns:
+            start = _part(fit, columns[name])
+            parts[name][fold == k] = held_out.log_shares(start)
+            for penalty in PENALTIES:
+                whole[name, penalty][fold == k] = held_out.log_shares(_maximise(fit, penalty, start))
+    best = max(parts, key=lambda name: parts[name].mean())
+    # The simplest that is no worse than any by more than a standard error: beyond that it is noise.
+    candidates = [("majority", math.inf, parts["majority"]), (best, math.inf, parts[best])]
+    candidates += [(best, penalty, whole[best, penalty]) for penalty in PENALTIES]
+    top = max((log_shares for *_, log_shares in candidates), key=lambda log_shares: log_shares.mean())
+    for towards, penalty, log_shares in candidates:
+        behind = top - log_shares
+        if behind.mean() <= behind.std() / np.sqrt(len(behind)):
+            return towards, penalty
+    raise AssertionError("the best is not behind itself")
+
+
+def _part(samples: Sequence[Sample], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Coefficients of all features of which only some may differ from 0."""
+    theta = np.zeros(samples[0][0].shape[1])
+    if len(columns):
+        theta[columns] = _maximise([(x[:, columns], y) for x, y in samples], 1.0, theta[columns])
+    return theta
+
+
+class _Stacked:
+    """Questions stacked, for the share of the weights that right traces hold."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._all = _Segments([x for x, _ in samples])
+        self._right = _Segments([x[y] for x, y in samples])
+
+    def log_shares(self, theta: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log of the share in each question, ``[questions]``."""
+        return self._right.log_sums(theta)[0] - self._all.log_sums(theta)[0]
+
+    def loss(self, theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Minus the sum of the log shares, and its gradient."""
+        (right, right_gradient), (total, gradient) = self._right.log_sums(theta), self._all.log_sums(theta)
+        return float(total.sum() - right.sum()), gradient - right_gradient
+
+
+class _Segments:
+    """Rows of several questions, one after the other."""
+
+    def __init__(self, rows: Sequence[NDArray[np.float64]]) -> None:
+        lengths = [len(x) for x in rows]
+        self._x, self._starts = np.concatenate(rows), np.cumsum([0, *lengths[:-1]])
+        self._question = np.repeat(np.arange(len(rows)), lengths)
+
+    def log_sums(self, theta: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Log of the sum of a question's weights, ``[questions]``, and the gradient of their sum."""
+        utility = self._x @ theta
+        peak = np.maximum.reduceat(utility, self._starts)
+        weights = np.exp(utility - peak[self._question])
+        total = np.add.reduceat(weights, self._starts)
+        return np.log(total) + peak, (weights / total[self._question]) @ self._x
+
+
+def _maximise(samples: Sequence[Sample], penalty: float, towards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The coefficients with the largest penalised log-likelihood, float64 ``[num_features]``."""
+    from scipy.optimize import minimize
+
+    stacked = _Stacked(samples)
 
     def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        value, gradient = 0.5 * penalty * float(theta @ theta), penalty * theta
-        for x, right in samples:
-            utility = x @ theta
-            # Conditional on being right the sum runs over right traces only; both shifted by their maximum.
-            among_right = np.exp(utility[right] - utility[right].max())
-            among_all = np.exp(utility - utility.max())
-            value += np.log(among_all.sum()) + utility.max()
-            value -= np.log(among_right.sum()) + utility[right].max()
-            gradient = gradient + among_all @ x / among_all.sum() - among_right @ x[right] / among_right.sum()
-        return float(value), gradient
+        value, gradient = stacked.loss(theta)
+        away = theta - towards
+        return value + 0.5 * penalty * float(away @ away), gradient + penalty * away
 
-    start = np.zeros(samples[0][0].shape[1])
-    return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x / scale)
+    return np.asarray(minimize(loss, towards, jac=True, method="L-BFGS-B").x)
 
 
 def _shared_signals(questions: Sequence[Sequence[Trace]]) -> tuple[str, ...]:

@@ -181,3 +181,59 @@ def test_nothing_to_learn() -> None:
 def test_folds_outside_their_range(folds: int) -> None:
     with pytest.raises(ValueError, match=f"folds is {folds}; it must be from 2 to the number of questions"):
         fit_combined(misled_questions(4), folds=folds)
+
+
+def signalled(num_questions: int, score: float, confidence: float, seed: int = 0) -> list[list[Trace]]:
+    """Questions of 8 traces, 4 of them right; how far right ones lie above wrong ones in score and confidence."""
+    rng = np.random.default_rng(seed)
+    questions = []
+    for question in range(num_questions):
+        right = rng.permutation(8) < 4
+        log_odds = score * right + rng.normal(size=8)
+        means = 10 + confidence * right + rng.normal(size=8)
+        questions.append(
+            [
+                Trace(
+                    f"q{question}",
+                    i,
+                    answer="1" if right[i] else "2",
+                    correct=bool(right[i]),
+                    num_tokens=4,
+                    scores={3: float(1 / (1 + np.exp(-log_odds[i])))},
+                    confidence=np.full(4, means[i], np.float32),
+                )
+                for i in range(8)
+            ]
+        )
+    return questions
+
+
+def accuracy(voter: CombinedVoter, questions: list[list[Trace]]) -> float:
+    return float(np.mean([bool(vote(traces, voter).correct) for traces in questions]))
+
+
+@pytest.mark.parametrize(
+    ("score", "confidence", "part", "noise"),
+    [(1.0, 0.0, "scores", slice(2, None)), (0.0, 1.0, "confidence", slice(0, 2))],
+)
+def test_a_signal_that_says_nothing_has_no_part_in_the_vote(
+    score: float, confidence: float, part: str, noise: slice
+) -> None:
+    voter = fit_combined(signalled(30, score, confidence), folds=0)
+    assert voter.towards == part
+    assert not any(voter.coefficients[noise])
+    alone = fit_combined(signalled(30, score, confidence), signals=[part], folds=0)
+    fresh = signalled(200, score, confidence, seed=1)
+    assert accuracy(voter, fresh) == pytest.approx(accuracy(alone, fresh), abs=0.011)
+
+
+def test_signals_that_say_different_things_are_combined() -> None:
+    voter = fit_combined(signalled(100, 1.0, 1.0), folds=0)
+    fresh = signalled(300, 1.0, 1.0, seed=1)
+    alone = [fit_combined(signalled(100, 1.0, 1.0), signals=[part], folds=0) for part in ("scores", "confidence")]
+    assert accuracy(voter, fresh) > max(accuracy(one, fresh) for one in alone) + 0.02
+
+
+def test_where_nothing_says_anything_it_is_a_majority_vote() -> None:
+    voter = fit_combined(signalled(40, 0.0, 0.0), folds=0)
+    assert (voter.towards, set(voter.coefficients)) == ("majority", {0.0})
