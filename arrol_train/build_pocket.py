@@ -186,7 +186,8 @@ def head(
     options = HeadOptions(positions=(16, 32), base_model="../model", training=HeadTraining(seed=seed))
     with open_collected(collection) as collected:
         made = make_head(collected, options)
-    save_head(made, out, collection)
+    save_head(made, collection / "head", collection)  # with its card and figures
+    made.chosen.head.save_pretrained(out)
     typer.echo(f"wrote {out}: {made.chosen.head.config.metrics} {made.chosen.head.config.voting}")
 
 

@@ -15,7 +15,12 @@ METHODS = {
 }
 ABLATION = {
     "all": "as trained",
-    "linear_probe": "linear probe instead",
+    "stride_4": "every 4th token's vector only",
+    "stride_16": "every 16th token's",
+    "stride_64": "every 64th token's",
+    "mean_without_a_gate": "mean of the tokens, without a gate",
+    "last_state_alone": "the last state alone (format 1)",
+    "linear_probe": "linear instead",
     "no_ranking_term": "without the ranking term of the loss",
     "a_quarter_of_the_questions": "a quarter of the training questions",
     "the_hardest_quarter": "the hardest quarter of them",
@@ -85,12 +90,18 @@ def show(figures: Figures) -> Iterator[str]:
     )
     yield "What the training of the head needs; one thing is taken away at a time (lost: against as trained):"
     yield table(
-        ["head", "accuracy of its vote", "lost", "AUROC within a question", "lost"],
+        ["head", *_columns(figures["real_ablation"]).values()],
         [
-            [ABLATION.get(name, name), *(_with_interval(row, key) for key in _COLUMNS)]
+            [ABLATION.get(name, name), *(_with_interval(row, key) for key in _columns(figures["real_ablation"]))]
             for name, row in figures["real_ablation"].items()
         ],
     )
+    if strides := figures.get("stride_ablation_synthetic"):
+        yield "The pocket model (synthetic), when only every k-th token's vector is kept:"
+        yield table(
+            ["k", *_columns(strides).values()],
+            [[name, *(_with_interval(row, key) for key in _columns(strides))] for name, row in strides.items()],
+        )
     yield "Heads of the pocket model (synthetic) on questions they were not trained for:"
     yield table(
         ["trained on", "asked", "AUROC", "95% interval", "AUROC within a question", "95% interval", "questions"],
@@ -110,10 +121,7 @@ def show(figures: Figures) -> Iterator[str]:
     yield table(
         ["what", "figure"],
         [
-            ["training on 100,000 vectors of width 4,096", f"{figures['train_100k_seconds']:.0f} s on two cores"],
-            ["its memory at the peak", f"{figures['train_100k_peak_bytes'] / 1e9:.2f} GB"],
-            ["(those vectors as float32)", f"{figures['train_100k_rows_bytes_float32'] / 1e9:.2f} GB"],
-            ["a head for width 4,096", f"{figures['head_4096_bytes'] / 1e6:.2f} MB"],
+            *_training(figures),
             ["collecting vectors, against sampling alone", f"{figures['collect_overhead']:+.1%} of the time"],
         ],
     )
@@ -139,7 +147,38 @@ def show(figures: Figures) -> Iterator[str]:
     )
 
 
-_COLUMNS = ("accuracy", "accuracy_lost", "auroc_within", "auroc_within_lost")
+_COLUMNS = {
+    "accuracy": "accuracy of its vote",
+    "accuracy_lost": "lost",
+    "auroc_within_fifth": "AUROC within a question at a fifth",
+    "auroc_within_fifth_lost": "lost",
+    "auroc_within": "AUROC within a question at the finish",
+    "auroc_within_lost": "lost",
+}
+
+
+def _columns(rows: Figures) -> dict[str, str]:
+    """What was measured of all rows."""
+    return {key: label for key, label in _COLUMNS.items() if all(key in row for row in rows.values())}
+
+
+def _training(figures: Figures) -> Iterator[list[str]]:
+    """What training took, on rows of width 4,096."""
+    if "train_100k_seconds" in figures:
+        yield ["training on 100,000 vectors of width 4,096", f"{figures['train_100k_seconds']:.0f} s on two cores"]
+        yield ["its memory at the peak", f"{figures['train_100k_peak_bytes'] / 1e9:.2f} GB"]
+        yield ["(those vectors as float32)", f"{figures['train_100k_rows_bytes_float32'] / 1e9:.2f} GB"]
+        yield ["a head for width 4,096", f"{figures['head_4096_bytes'] / 1e6:.2f} MB"]
+    for pooling, label in (("last", "a head of format 1"), ("gated", "a pooled head")):
+        if f"train_100k_traces_{pooling}_seconds" in figures:
+            seconds = figures[f"train_100k_traces_{pooling}_seconds"]
+            peak = figures[f"train_100k_traces_{pooling}_peak_bytes"] / 1e9
+            size = figures[f"head_4096_{pooling}_bytes"] / 1e6
+            vectors = figures["train_100k_traces_vectors_bytes_float16"] / 1e9
+            yield [
+                f"{label} from 100,000 traces of 5 vectors of width 4,096 ({vectors:.1f} GB)",
+                f"{seconds:.0f} s, {peak:.2f} GB at the peak; it has {size:.2f} MB",
+            ]
 
 
 def _with_interval(row: Figures, key: str) -> str:
