@@ -183,7 +183,14 @@ def head(
         collection,
         n=n,
     )
-    options = HeadOptions(positions=(16, 32), base_model="../model", training=HeadTraining(seed=seed))
+    options = HeadOptions(
+        positions=(16, 32),
+        sizes=(0, 128),
+        weight_decays=(0.05,),
+        seeds=1,
+        base_model="../model",
+        training=HeadTraining(seed=seed),
+    )
     with open_collected(collection) as collected:
         made = make_head(collected, options)
     save_head(made, collection / "head", collection)  # with its card and figures

@@ -9,7 +9,7 @@ its calibration, nor the combined vote has seen; so every question is voted on o
 ``strides``: what it loses on the pocket model (synthetic) when only every k-th token's vector was kept.
 ``transfer``: the pocket model (synthetic): a head trained on short expressions looks at samples of long ones, the
 other way round, and at samples of a policy after reinforcement learning, which ``evals.bench.rl`` leaves.
-``training``: seconds and memory of heads on 100,000 traces' random rows of width 4096.
+``training``: processor time and memory of heads on 100,000 traces' random rows of width 4096.
 ``collecting``: what collecting adds to generating.
 
 What was measured is kept in ``--out`` and not repeated; collecting goes on where it was cut.
@@ -355,7 +355,7 @@ SHORT = 8
 
 
 def training_speed(out: Path) -> dict[str, Any]:
-    """Seconds and memory of training on many wide rows, by the heads of format 1 and of format 2.
+    """Processor time and memory of training on many wide rows, by the heads of format 1 and of format 2.
 
     Both learn from the same traces, whose vectors were kept at every 64th token.
     """
@@ -366,15 +366,16 @@ def training_speed(out: Path) -> dict[str, Any]:
         write_random_collection(collection)
         for pooling in ("last", "gated"):
             head = Path(folder) / pooling
-            began = time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             arrol_train(
                 *["head", collection, "--out", head, "--pooling", pooling],
                 *["--sizes", "64", "--weight-decays", "0.05", "--seeds", "1", "--cross-fit", "0"],
             )
-            figures[f"train_100k_traces_{pooling}_seconds"] = time.perf_counter() - began
-            # Of the largest child so far: the older design comes first.
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-            figures[f"train_100k_traces_{pooling}_peak_bytes"] = peak
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            figures[f"train_100k_traces_{pooling}_processor_seconds"] = seconds
+            # The peak is of the largest child so far: the older design comes first.
+            figures[f"train_100k_traces_{pooling}_peak_bytes"] = after.ru_maxrss * 1024
             figures[f"head_4096_{pooling}_bytes"] = (head / "head.safetensors").stat().st_size
     return figures
 

@@ -170,14 +170,14 @@ def _training(figures: Figures) -> Iterator[list[str]]:
         yield ["(those vectors as float32)", f"{figures['train_100k_rows_bytes_float32'] / 1e9:.2f} GB"]
         yield ["a head for width 4,096", f"{figures['head_4096_bytes'] / 1e6:.2f} MB"]
     for pooling, label in (("last", "a head of format 1"), ("gated", "a pooled head")):
-        if f"train_100k_traces_{pooling}_seconds" in figures:
-            seconds = figures[f"train_100k_traces_{pooling}_seconds"]
+        if f"train_100k_traces_{pooling}_processor_seconds" in figures:
+            seconds = figures[f"train_100k_traces_{pooling}_processor_seconds"]
             peak = figures[f"train_100k_traces_{pooling}_peak_bytes"] / 1e9
             size = figures[f"head_4096_{pooling}_bytes"] / 1e6
             vectors = figures["train_100k_traces_vectors_bytes_float16"] / 1e9
             yield [
                 f"{label} from 100,000 traces of 5 vectors of width 4,096 ({vectors:.1f} GB)",
-                f"{seconds:.0f} s, {peak:.2f} GB at the peak; it has {size:.2f} MB",
+                f"{seconds:.0f} s of processor time, {peak:.2f} GB at the peak; it has {size:.2f} MB",
             ]
 
 
