@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arrol_train.heads.collect import Collection, CollectionManifest, collect
-    from arrol_train.heads.dataset import open_collected
+    from arrol_train.heads.dataset import States, open_collected
     from arrol_train.heads.inspect import inspect_head
     from arrol_train.heads.make import HeadOptions, make_head, save_head
     from arrol_train.heads.train import HeadTraining, train_head
@@ -32,6 +32,7 @@ _HOMES = {
     "PrunedRollout": "rl.rollout",
     "RolloutConfig": "rl.config",
     "RunConfig": "rl.config",
+    "States": "heads.dataset",
     "TrainingQuestion": "questions",
     "collect": "heads.collect",
     "inspect_head": "heads.inspect",
@@ -56,6 +57,7 @@ __all__ = [
     "PrunedRollout",
     "RolloutConfig",
     "RunConfig",
+    "States",
     "TrainingQuestion",
     "collect",
     "inspect_head",

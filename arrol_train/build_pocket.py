@@ -188,6 +188,7 @@ def head(
         sizes=(0, 128),
         weight_decays=(0.05,),
         seeds=1,
+        cross_fit=0,
         base_model="../model",
         training=HeadTraining(seed=seed),
     )
