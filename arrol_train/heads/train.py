@@ -30,6 +30,8 @@ from arrol_tts.metrics import auroc, within_question_auroc
 
 LOGIT_SCALE = 3.0
 """While a head learns, its logits count so many times as much, as means over many tokens are small."""
+STEPS_OF_A_PASS = 16
+"""At least, where there are as many questions: few questions would else be few steps."""
 SHARES = (0.2, 0.5)
 """Of a question's mean length: where a head that pools is validated and calibrated, beside the finish."""
 
@@ -41,7 +43,7 @@ class HeadTraining:
     Args:
         epochs: passes over the training questions; the best by validation is kept.
         patience: passes without a better one after which training ends.
-        questions_per_batch: questions whose traces form a batch.
+        questions_per_batch: questions whose traces form a batch; fewer where there are few.
         draws: positions of each question that a head that pools learns at in a pass, beside the finish.
         learning_rate: peak, warmed up and decayed linearly.
         weight_decay: of AdamW.
@@ -242,14 +244,15 @@ def _fit(model: QualityHead, task: _Task, training: HeadTraining) -> tuple[float
         model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
     traces_of = _by_question(task.questions, task.train)
-    steps = training.epochs * math.ceil(len(traces_of) / training.questions_per_batch)
+    together = max(1, min(training.questions_per_batch, len(traces_of) // STEPS_OF_A_PASS))
+    steps = training.epochs * math.ceil(len(traces_of) / together)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=steps)
     best, best_quality, best_epoch, epoch = {}, -math.inf, 0, 0
     for epoch in range(1, training.epochs + 1):
         model.train()
         shuffled = rng.permutation(len(traces_of))
-        for first in range(0, len(shuffled), training.questions_per_batch):
-            batch = [traces_of[i] for i in shuffled[first : first + training.questions_per_batch]]
+        for first in range(0, len(shuffled), together):
+            batch = [traces_of[i] for i in shuffled[first : first + together]]
             optimizer.zero_grad()
             for part in _parts(task.states, batch):
                 traces = np.concatenate(part)

@@ -51,7 +51,7 @@ def write_collection(folder: Path, questions: int = 60, n: int = 8, signal: floa
     replace(MANIFEST, **labels.pop("manifest", {})).claim(folder)
     with TraceStore(folder / TRACES_FOLDER) as store:
         for i in range(questions):
-            ease = rng.uniform(0.1, 0.9)
+            ease = rng.uniform(0.1, 0.5)
             for sample in range(n):
                 right = labels.get("all_are", bool(rng.random() < ease))
                 vectors = rng.normal(size=(len(KEPT), WIDTH)).astype(np.float32)
@@ -92,7 +92,7 @@ FAST = (
     "--cross-fit",
     "3",
     "--epochs",
-    "20",
+    "8",
     "--learning-rate",
     "1e-2",
 )

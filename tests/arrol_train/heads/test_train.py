@@ -17,7 +17,7 @@ from arrol_tts.head import QualityHead
 from arrol_tts.head_config import Pooling, QualityHeadConfig
 from arrol_tts.metrics import within_question_auroc
 
-FAST = HeadTraining(epochs=12, questions_per_batch=2, learning_rate=1e-2)
+FAST = HeadTraining(epochs=12, learning_rate=1e-2)
 TOKENS = 12
 WIDTH = 6
 
