@@ -33,6 +33,7 @@ FIELDS = (
     "confidence",
     "features",
     "correct",
+    "meta",
 )
 NUMBERS_AT_ONCE = 1 << 24
 """Read from the disk together, 64 MB as float32."""

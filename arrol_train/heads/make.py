@@ -112,6 +112,21 @@ class HeadMade:
     calibration: tuple[list[float], list[bool]]
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A head and how it is used.
+
+    Attributes:
+        chosen: the head; its config holds the detection position and the options of votes.
+        combined: the fitted combined vote; None where confidences or mixed questions are missing.
+        held_out: training and validation questions, scored by heads that did not learn from them, as in use.
+    """
+
+    chosen: Chosen
+    combined: CombinedVoter | None
+    held_out: list[Group]
+
+
 def make_head(collected: Collected, options: HeadOptions) -> HeadMade:
     """Train a head on a collection, and measure it on the test questions.
 
@@ -122,6 +137,24 @@ def make_head(collected: Collected, options: HeadOptions) -> HeadMade:
     split = split_questions(
         collected.question_ids, seed=options.training.seed, folds=options.folds, fold=options.fold
     )
+    fitted = fit_head(collected, split, options)
+    chosen = fitted.chosen
+    made = _measure(collected, split, chosen, fitted.combined)
+    chosen.head.config.metrics = _metrics(made, collected)
+    return made
+
+
+def fit_head(collected: Collected, split: Split, options: HeadOptions) -> Fitted:
+    """Train a head, and choose how it is used, on the training and validation questions of a split.
+
+    Args:
+        collected: samples of them, and perhaps of others.
+        split: of the questions; the test's are not touched, and there need be none.
+        options: its ``folds`` and ``fold`` are not read.
+
+    Raises:
+        InputError: when the collection cannot teach a head; saying what to change.
+    """
     chosen = choose_head(
         collected,
         split,
@@ -132,10 +165,7 @@ def make_head(collected: Collected, options: HeadOptions) -> HeadMade:
         seeds=options.seeds,
         cross_fit=options.cross_fit,
     )
-    combined = _choose_use(collected, split, chosen, options.keep)
-    made = _measure(collected, split, chosen, combined)
-    chosen.head.config.metrics = _metrics(made, collected)
-    return made
+    return _choose_use(collected, split, chosen, options.keep)
 
 
 def save_head(made: HeadMade, out: Path, collection: Path) -> None:
@@ -190,7 +220,7 @@ def _head_config(collected: Collected, options: HeadOptions) -> QualityHeadConfi
     )
 
 
-def _choose_use(collected: Collected, split: Split, chosen: Chosen, keep: float) -> CombinedVoter | None:
+def _choose_use(collected: Collected, split: Split, chosen: Chosen, keep: float) -> Fitted:
     """Choose position and voting options, into the head's config; and fit the combined vote."""
     config = chosen.head.config
     # Questions that the scoring head did not learn from: on its own it would look better than it is.
@@ -200,7 +230,7 @@ def _choose_use(collected: Collected, split: Split, chosen: Chosen, keep: float)
     config.positions = [position, *(p for p in config.positions if p != position)]
     at_use = [_as_used(group, position) for group in fair]
     config.voting = choose_votes(collected.groups_of(split.train | split.validation), at_use)
-    return _combined(at_use, config.voting)
+    return Fitted(chosen, _combined(at_use, config.voting), at_use)
 
 
 def _measure(collected: Collected, split: Split, chosen: Chosen, combined: CombinedVoter | None) -> HeadMade:

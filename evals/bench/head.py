@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -192,12 +192,17 @@ def pruning(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
 # --- what makes it work ---------------------------------------------------------------------------
 
 
-def ablation(collection: Path, size: int = 128) -> dict[str, Any]:
+def ablation(collection: Path, size: int = 128, names: Container[str] | None = None) -> dict[str, Any]:
     """Heads for the real model that learn from less, or read less, each tested on every question once.
 
     Votes and the AUROC within questions at the finish and at a fifth of the mean length, with paired differences
     from a head that learns from all of it. One seed, one size: nothing is chosen, so that nothing but the named
     thing differs.
+
+    Args:
+        collection: of samples.
+        size: inner size of the heads.
+        names: of the heads, ``all`` among them; None: every one.
     """
     with open_collected(collection) as collected:
         found: dict[str, Found] = {}
@@ -208,6 +213,8 @@ def ablation(collection: Path, size: int = 128) -> dict[str, Any]:
                 manifest.model, manifest.hidden_size, size, "gated", positions=manifest.positions
             )
             for name, (config_, training, train) in _variants(collected, split, config).items():
+                if names is not None and name not in names:
+                    continue
                 _add(found.setdefault(name, {}), _trained(collected, split, config_, training, train))
     return {"real_ablation": {name: _against(found["all"], each) for name, each in found.items()}}
 

@@ -37,13 +37,24 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_the_worked_examples_are_of_middling_length_and_not_asked(tmp_path: Path, files: dict[str, Path]) -> None:
     write_questions(tmp_path, **files, train_count=5, test_count=6, math_count=4)
-    shots, train = read(tmp_path / "shots.jsonl"), read(tmp_path / "train.jsonl")
-    assert len(shots) == SHOTS
-    assert shots[0] == {
-        "question": "What is 20 and 1000?",
-        "solution": "x" * 200 + "20\nThe final answer is \\boxed{1020}.",
-    }
+    prompt = (tmp_path / "prompt.txt").read_text()
+    assert prompt.startswith(
+        "Question: What is 20 and 1000?\nAnswer: "
+        + "x" * 200
+        + "20\nThe final answer is \\boxed{1020}.\n\nQuestion:"
+    )
+    assert prompt.endswith("\n\nQuestion: {question}\nAnswer:")
+    assert prompt.count("Question:") == SHOTS + 1
+    train = read(tmp_path / "train.jsonl")
     assert sorted(row["answer"] for row in train) == ["11000", "11001", "11002", "11003", "11004"]
+
+
+def test_training_questions_of_many_steps_are_left_out(tmp_path: Path, files: dict[str, Path]) -> None:
+    rows = read(files["train"])
+    rows[-1]["answer"] = "<<1>><<2>><<3>><<4>>\n#### 4"
+    lines(files["train"], rows)
+    write_questions(tmp_path, **files, train_count=4, test_count=1, math_count=1)
+    assert "4" not in {row["answer"] for row in read(tmp_path / "train.jsonl")}
 
 
 def test_of_math_500_the_easy_levels_are_asked(tmp_path: Path, files: dict[str, Path]) -> None:
@@ -55,8 +66,8 @@ def test_of_math_500_the_easy_levels_are_asked(tmp_path: Path, files: dict[str, 
 def test_the_same_questions_are_drawn_every_time(tmp_path: Path, files: dict[str, Path]) -> None:
     for out in ("one", "two"):
         write_questions(tmp_path / out, **files, train_count=3, test_count=3, math_count=3)
-    for name in ("train", "test", "math", "shots"):
-        first, second = ((tmp_path / out / f"{name}.jsonl").read_text() for out in ("one", "two"))
+    for name in ("train.jsonl", "test.jsonl", "math.jsonl", "prompt.txt"):
+        first, second = ((tmp_path / out / name).read_text() for out in ("one", "two"))
         assert first == second
 
 
