@@ -251,6 +251,29 @@ def head(
     console.print(f"on {len(made.split.test)} test questions; more in {out / CARD_FILE}")
 
 
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="a step scorer of STEP (arXiv 2601.09093): a file of torch")],
+    base_model: Annotated[str, typer.Option(help="folder or hub id of the model that it was trained for")],
+    out: Annotated[Path | None, typer.Option(help="folder of the head; heads/MODEL by default")] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="how to ask the model, in place of STEP's prompt; as for `collect`")
+    ] = None,
+    at: Annotated[int, typer.Option(help="token at which `solve` prunes where it is told to", min=1)] = 4096,
+) -> None:
+    """Make a head of a step scorer that others trained; nothing in the file is executed."""
+    from arrol_train.heads.step_scorer import import_step_scorer, save_imported
+    from arrol_train.questions import read_prompt
+
+    out = out or Path("heads") / Path(base_model).name
+    try:
+        made = import_step_scorer(file, base_model, prompt=read_prompt(prompt) if prompt else None, at=at)
+        save_imported(made, file, out)
+    except (ArrolError, ValueError, OSError) as error:
+        _fail(str(error))
+    typer.echo(f"head: {out}; {len(made.config.pool_after)} tokens end a step")
+
+
 @app.command()
 def inspect(
     head: Annotated[str, typer.Argument(help="folder or hub id of a head")],

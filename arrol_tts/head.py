@@ -50,6 +50,10 @@ class QualityHead(nn.Module):
         # Per token: its value, and for gated pooling the logarithm of its gate.
         self.outer = nn.Linear(config.inner_size or config.hidden_size, 2 if config.pooling == "gated" else 1)
 
+    @property
+    def _activation(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return nn.functional.relu if self.config.activation == "relu" else nn.functional.gelu
+
     def read(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the head reads from each token alone: float ``[..., hidden_size]`` to two of ``[...]``.
 
@@ -58,7 +62,7 @@ class QualityHead(nn.Module):
         """
         inner = (hidden - self.mean) * self.scale
         if self.inner is not None:
-            inner = nn.functional.gelu(self.inner(inner))
+            inner = self._activation(self.inner(inner))
         outer: torch.Tensor = self.outer(inner)
         if self.config.pooling != "gated":
             return torch.ones_like(outer[..., 0]), outer[..., 0]
@@ -69,8 +73,8 @@ class QualityHead(nn.Module):
 
         Args:
             hidden: float ``[..., tokens, hidden_size]``, the states of a trace from the first on (with a stride,
-                those that it leaves). A head whose pooling is ``last`` reads each on its own, so that any
-                ``[..., hidden_size]`` will do.
+                those that it leaves; of a head of steps, those at their ends). A head whose pooling is ``last``
+                reads each on its own, so that any ``[..., hidden_size]`` will do.
 
         Returns:
             Float ``[..., tokens]``, of the trace up to each token.
@@ -78,11 +82,19 @@ class QualityHead(nn.Module):
         weight, value = self.read(hidden)
         if self.config.pooling == "last":
             return value
+        if self.config.pooling == "steps":
+            return torch.logit(value.sigmoid().cumsum(-1) / weight.cumsum(-1))
         return (weight * value).cumsum(-1) / weight.cumsum(-1)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Calibrated probability of being right, in (0, 1); shapes as in ``logits``."""
+        """Calibrated probability of being right, in (0, 1); shapes as in ``logits``.
+
+        A head of steps calibrates each step's probability, not their mean.
+        """
         a, b = self.config.calibration
+        if self.config.pooling == "steps":
+            weight, value = self.read(hidden)
+            return torch.sigmoid(a * value + b).cumsum(-1) / weight.cumsum(-1)
         return torch.sigmoid(a * self.logits(hidden) + b)
 
     @torch.no_grad()
@@ -94,7 +106,8 @@ class QualityHead(nn.Module):
         Returns:
             A function of float32 ``[rows, hidden_size]``. Without pooling it gives float32 ``[1, rows]``, the
             probability; with pooling ``[2, rows]``: each row's weight and its value. The trace's probability is
-            the sigmoid of the weighted mean of values, see `arrol_tts.stopping.log.TraceLog.pool`.
+            the sigmoid of the weighted mean of values, see `arrol_tts.stopping.log.TraceLog.pool`. A head of steps
+            gives the probability too; the trace's is the steps' mean, see ``TraceLog.pool_steps``.
         """
         a, b = self.config.calibration
         scale, mean = self.scale.double(), self.mean.double()
@@ -110,12 +123,12 @@ class QualityHead(nn.Module):
             outer[0] *= a
             out_bias[0] = a * out_bias[0] + b
         weight, bias, outer, out_bias = (t.float().contiguous() for t in (weight, bias, outer, out_bias))
-        linear, pooling = self.inner is None, self.config.pooling
+        linear, pooling, activation = self.inner is None, self.config.pooling, self._activation
 
         def read(hidden: torch.Tensor) -> torch.Tensor:
             inner = torch.addmm(bias, hidden, weight)
-            numbers = (inner if linear else torch.addmm(out_bias, nn.functional.gelu(inner), outer.T)).T
-            if pooling == "last":
+            numbers = (inner if linear else torch.addmm(out_bias, activation(inner), outer.T)).T
+            if pooling in ("last", "steps"):
                 return numbers.sigmoid()
             if pooling == "mean":
                 return torch.cat([torch.ones_like(numbers), numbers])

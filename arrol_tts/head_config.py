@@ -22,9 +22,16 @@ ACCURACY_TOKENS_FILE = "accuracy_tokens.json"
 FORMAT_VERSION = 2
 """1 had no ``pooling`` and no ``stride``: its heads read one state at a time, as they still do."""
 
-Pooling = Literal["last", "mean", "gated"]
-"""How the tokens of a trace make one score: by the last one's state alone; by the mean of what the head reads from
-each state so far; or by their mean weighted by a gate that the head reads from the same state."""
+Pooling = Literal["last", "mean", "gated", "steps"]
+"""How the tokens of a trace make one score.
+
+``last``: by the last one's state alone. ``mean``: by the mean of what the head reads from each state so far.
+``gated``: by their mean weighted by a gate that the head reads from the same state. ``steps``: by the mean of the
+probabilities that it reads at the ends of the trace's steps so far; 0.5 before the first.
+"""
+
+Activation = Literal["gelu", "relu"]
+"""Between the layers of a head's MLP."""
 
 
 @dataclass
@@ -38,6 +45,8 @@ class QualityHeadConfig:
         inner_size: width of the MLP; 0 for a linear head, which only pooling ones can be.
         pooling: how the tokens of a trace make one score, see `Pooling`.
         stride: of the tokens that are pooled: every stride-th row from the prompt's end on.
+        pool_after: for ``steps``, the tokens that end a step.
+        activation: between the layers of the MLP.
         positions: detection positions in generated tokens, the first being the default of ``solve``; a head whose
             pooling is ``last`` was trained at these.
         calibration: ``[a, b]``: the probability is ``sigmoid(a * logit + b)`` (Platt scaling).
@@ -61,6 +70,8 @@ class QualityHeadConfig:
     inner_size: int = 128
     pooling: Pooling = "last"
     stride: int = 1
+    pool_after: list[int] = field(default_factory=list)
+    activation: Activation = "gelu"
     positions: list[int] = field(default_factory=lambda: [512])
     calibration: list[float] = field(default_factory=lambda: [1.0, 0.0])
     keep: float = 0.5
@@ -76,11 +87,13 @@ class QualityHeadConfig:
     format_version: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.format_version = 1 if self.pooling == "last" else FORMAT_VERSION  # the earliest that knows it
-        if self.pooling not in get_args(Pooling):
-            raise HeadError(
-                f"{CONFIG_FILE}: pooling is {self.pooling!r}; it must be one of {', '.join(get_args(Pooling))}"
-            )
+        first = self.pooling == "last" and self.activation == "gelu"
+        self.format_version = 1 if first else FORMAT_VERSION  # the earliest that knows it
+        for name, known in (("pooling", get_args(Pooling)), ("activation", get_args(Activation))):
+            if getattr(self, name) not in known:
+                raise HeadError(
+                    f"{CONFIG_FILE}: {name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}"
+                )
         for name in ("hidden_size", "inner_size", "stride"):
             value = getattr(self, name)
             least = 0 if name == "inner_size" and self.pooling != "last" else 1
@@ -89,6 +102,17 @@ class QualityHeadConfig:
                 raise HeadError(f"{CONFIG_FILE}: {name} is {value!r}; it must be {wanted}")
         if self.pooling == "last" and self.stride != 1:
             raise HeadError(f"{CONFIG_FILE}: stride is {self.stride}; a head that pools nothing reads every token")
+        if self.pooling == "steps" and self.stride != 1:
+            raise HeadError(
+                f"{CONFIG_FILE}: stride is {self.stride}; a head of steps reads their ends, all of them"
+            )
+        tokens = self.pool_after
+        if not isinstance(tokens, list) or not all(isinstance(token, int) and token >= 0 for token in tokens):
+            raise HeadError(f"{CONFIG_FILE}: pool_after is {tokens!r:.60}; it must list token ids")
+        if bool(tokens) != (self.pooling == "steps"):
+            raise HeadError(
+                f"{CONFIG_FILE}: pool_after names the tokens that end a step, for pooling 'steps' alone"
+            )
         if not self.positions or not all(isinstance(p, int) and p >= 1 for p in self.positions):
             raise HeadError(f"{CONFIG_FILE}: positions is {self.positions!r}; it must list token counts >= 1")
         if isinstance(self.keep, bool) or not isinstance(self.keep, (int, float)) or not 0 < self.keep <= 1:

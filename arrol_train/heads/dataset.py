@@ -87,10 +87,15 @@ class States:
         """The rows that a head reads: those at multiples of its stride if it pools, else all.
 
         Raises:
-            InputError: when some that it would pool are not there.
+            InputError: when some that it would pool are not there, or a collection cannot tell them.
         """
         if config.pooling == "last":
             return self
+        if config.pooling == "steps":
+            raise InputError(
+                "a head of steps reads the hidden vectors at their ends, and a collection does not say which "
+                "these are: measure it on samples, with `arrol-eval run`"
+            )
         rows = np.flatnonzero(self.tokens % config.stride == 0)
         starts = np.searchsorted(rows, self.starts)
         if (np.diff(starts) != self.ends // config.stride + 1).any():

@@ -23,6 +23,7 @@ class HeadReader:
     def __init__(self, head: QualityHead) -> None:
         self._read = head.reader()
         self.stride = head.config.stride
+        self.pool_after = frozenset(head.config.pool_after)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 ``[rows, hidden_size]`` to what a `Reading` is made of: float32 ``[1 or 2, rows]``."""
@@ -37,20 +38,31 @@ class Reading:
         values: of each row, its probability; for a head that pools, the row's value.
         weights: of each row, for a head that pools; else None.
         stride: of the rows that it pools.
+        pool_after: for a head of steps, the tokens that end one.
     """
 
     values: list[float]
     weights: list[float] | None = None
     stride: int = 1
+    pool_after: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, numbers: list[list[float]], stride: int) -> Reading:
+    def of(cls, numbers: list[list[float]], reader: HeadReader) -> Reading:
         """From the rows of a `HeadReader`'s table."""
-        return cls(numbers[-1], numbers[0] if len(numbers) == 2 else None, stride)
+        return cls(numbers[-1], numbers[0] if len(numbers) == 2 else None, reader.stride, reader.pool_after)
 
-    def score(self, row: int, position: int, log: TraceLog) -> float:
-        """The score of the trace whose token at a position is a row's input; to be asked once a row, in order."""
+    def score(self, row: int, position: int, log: TraceLog, token: int | None) -> float:
+        """The score of the trace whose token at a position is a row's input; to be asked once a row, in order.
+
+        Args:
+            row: of this reading.
+            position: of the row's input; 0 is the prompt's end.
+            log: of the trace.
+            token: the row's input, where the trace has written it.
+        """
         if self.weights is None:
+            if self.pool_after:
+                return log.pool_steps(self.values[row] if token in self.pool_after else None)
             return self.values[row]
         return log.pool(position, self.weights[row], self.values[row], self.stride)
 

@@ -240,9 +240,7 @@ class TransformersEngine(Engine):
         confidence = certainty = logprobs = None
         scored = {row.spec.head for row in rows if monitor.logs[row].wants_scores}
         hidden = output.hidden_states[-1][:, -1].float()
-        readings = {
-            name: Reading.of(self._readers[name](hidden).tolist(), self._readers[name].stride) for name in scored
-        }
+        readings = {name: Reading.of(self._readers[name](hidden).tolist(), self._readers[name]) for name in scored}
         if any(monitor.logs[row].wants_confidence for row in rows):
             confidence = token_confidence(logits, self._top_k).tolist()
         if any(monitor.logs[row].wants_certainty for row in rows):
@@ -271,13 +269,14 @@ class TransformersEngine(Engine):
                 ended[row] = "length"
             if certainty is not None and log.wants_certainty:
                 log.certainty += certainty[i]
+            written = row.token_ids[-2] if position else None
             monitor.observe(
                 row,
                 position,
-                score=None if reading is None else reading.score(i, position, log),
+                score=None if reading is None else reading.score(i, position, log, written),
                 confidence=confidence[i] if confidence else None,
                 logprob=logprobs[i] if logprobs and row.spec.logprobs else None,
-                token=row.token_ids[-2] if position else None,
+                token=written,
                 feature=states[i].tobytes if states is not None else None,
                 finished=row in ended,
             )

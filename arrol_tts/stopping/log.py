@@ -105,6 +105,13 @@ class TraceLog:
             return 1.0 / (1.0 + math.exp(-logit))
         return float(logit > 0) if math.isfinite(logit) else math.nan
 
+    def pool_steps(self, probability: float | None) -> float:
+        """Take in what a head of steps read at the end of one, None elsewhere, and give its score up to there."""
+        if probability is not None:
+            self.weight += 1.0
+            self.value += probability
+        return self.value / self.weight if self.weight else 0.5
+
     def to_trace(
         self,
         question_id: str,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from arrol_tts import HeadError, QualityHead, QualityHeadConfig
+from arrol_tts.engine.signals import HeadReader, Reading
 from arrol_tts.head_config import CONFIG_FILE, WEIGHTS_FILE, Pooling, read_head_config, resolve_head
 from arrol_tts.stopping import TraceLog, TraceSpec
 
@@ -200,6 +201,26 @@ def test_rows_read_one_by_one_and_pooled_give_the_forward_pass(
     assert pooled == pytest.approx([scores[k // stride] for k in range(20)], abs=1e-5)
 
 
+def test_a_head_of_steps_is_the_mean_of_their_probabilities() -> None:
+    torch.manual_seed(0)
+    config = QualityHeadConfig(
+        "m", 8, 4, activation="relu", pooling="steps", pool_after=[7, 9], calibration=[2.0, -1.0]
+    )
+    head = QualityHead(config)
+    hidden = 3 * torch.randn(6, 8)
+    tokens = [None, 7, 3, 9, 8, 7]  # the prompt's end, and what was written
+    with torch.inference_mode():
+        reading = Reading.of(head.reader()(hidden).tolist(), HeadReader(head))
+        inner = torch.relu(head.inner(hidden)) if head.inner else hidden
+        each = torch.sigmoid(2 * head.outer(inner)[:, 0] - 1).tolist()
+        forward = head(hidden[[1, 3, 5]]).tolist()
+    log = TraceLog(TraceSpec())
+    scores = [reading.score(row, row, log, token) for row, token in enumerate(tokens)]
+    one, two, three = each[1], (each[1] + each[3]) / 2, (each[1] + each[3] + each[5]) / 3
+    assert scores == pytest.approx([0.5, one, one, two, two, three], abs=1e-6)
+    assert forward == pytest.approx([one, two, three], abs=1e-6)
+
+
 def test_a_gated_mean_is_weighted_by_the_gate() -> None:
     head = QualityHead(QualityHeadConfig("m", hidden_size=2, inner_size=0, pooling="gated"))
     with torch.no_grad():  # the first number is the value, the second the logarithm of the gate
@@ -240,6 +261,11 @@ def test_a_head_that_comes_between_two_multiples_of_its_stride_begins_with_the_f
         ({"pooling": "gated", "stride": 0}, "stride is 0; it must be a positive whole number"),
         ({"stride": 4}, "stride is 4; a head that pools nothing reads every token"),
         ({"inner_size": 0}, "inner_size is 0; it must be a positive whole number"),
+        ({"activation": "tanh"}, "activation is 'tanh'; it must be one of gelu, relu"),
+        ({"pooling": "steps"}, "pool_after names the tokens that end a step, for pooling 'steps' alone"),
+        ({"pooling": "mean", "pool_after": [3]}, "pool_after names the tokens that end a step"),
+        ({"pooling": "steps", "pool_after": [-3]}, "pool_after is .-3.; it must list token ids"),
+        ({"pooling": "steps", "pool_after": [3], "stride": 2}, "a head of steps reads their ends, all of them"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changed: dict[str, Any], message: str) -> None:
@@ -250,8 +276,10 @@ def test_a_config_that_makes_no_sense_is_refused(changed: dict[str, Any], messag
 def test_heads_without_pooling_are_saved_in_the_first_format(head: QualityHead, tmp_path: Path) -> None:
     head.save_pretrained(tmp_path / "last")
     QualityHead(QualityHeadConfig("m", 8, pooling="gated")).save_pretrained(tmp_path / "gated")
-    versions = [json.loads((tmp_path / n / CONFIG_FILE).read_text())["format_version"] for n in ("last", "gated")]
-    assert versions == [1, 2]
+    QualityHead(QualityHeadConfig("m", 8, activation="relu")).save_pretrained(tmp_path / "relu")
+    names = ("last", "gated", "relu")
+    versions = [json.loads((tmp_path / n / CONFIG_FILE).read_text())["format_version"] for n in names]
+    assert versions == [1, 2, 2]
 
 
 def test_a_folder_whose_weights_changed_is_refused(tmp_path: Path) -> None:

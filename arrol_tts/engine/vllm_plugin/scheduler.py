@@ -216,7 +216,7 @@ class MonitoredScheduler(Base):
                     observe(
                         key,
                         log.length,
-                        score=None if reading is None else reading.score(row + j, log.length, log),
+                        score=None if reading is None else reading.score(row + j, log.length, log, log.last_token),
                         confidence=None if confidence is None else confidence[row + j],
                         logprob=None if logprobs is None else logprobs[j],
                         token=log.last_token,

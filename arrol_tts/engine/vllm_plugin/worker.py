@@ -141,7 +141,7 @@ class QualityHeadWorker(BaseWorker):
         if not values and not wanted.features:
             return None
         table = torch.cat(values) if values else hidden.new_zeros(0)
-        strides = [self.arrol_heads[name].stride for name in scored]
+        readers = [self.arrol_heads[name] for name in scored]
         # A copy: the runner reuses its buffers while this output may still be on its way.
         features = hidden.to("cpu", torch.float32, non_blocking=True, copy=True) if wanted.features else None
         ready = None
@@ -157,8 +157,8 @@ class QualityHeadWorker(BaseWorker):
             output.arrol_signals = Signals(
                 rows,
                 scores={
-                    name: Reading.of([next(lists) for _ in range(width)], stride)
-                    for name, width, stride in zip(scored, widths, strides, strict=True)
+                    name: Reading.of([next(lists) for _ in range(width)], reader)
+                    for name, width, reader in zip(scored, widths, readers, strict=True)
                 },
                 confidence=next(lists) if wanted.confidence else None,
                 features=features.numpy() if features is not None else None,
