@@ -176,7 +176,9 @@ class OnlineTraining(_Section):
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         ranking: weight of the within-group ranking term.
-        groups_per_batch: groups whose rows form a batch.
+        groups_per_batch: groups that form a batch; 32 in the configuration of a head whose pooling is ``last``.
+        positions: for a head that pools, random positions at which the rollouts of a group are compared, beside
+            their ends.
         max_weight: bound of the inverse-propensity weight of a row.
         posterior: ``histogram`` (the paper) or ``isotonic``.
         posterior_rows: newest rows of a position that its posterior and group effect are fitted on.
@@ -185,7 +187,8 @@ class OnlineTraining(_Section):
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     ranking: float = Field(default=1.0, ge=0)
-    groups_per_batch: int = Field(default=32, ge=1)
+    groups_per_batch: int = Field(default=8, ge=1)
+    positions: int = Field(default=4, ge=0)
     max_weight: float = Field(default=10.0, ge=1)
     posterior: str = "histogram"
     posterior_rows: int = Field(default=2048, ge=1)
@@ -202,18 +205,46 @@ class HeadConfig(_Section):
     """The quality head that learns on the fly.
 
     Attributes:
-        inner_size: width of its MLP.
+        pooling: how the states of a rollout make one score (`arrol_tts.head_config.Pooling`); ``last`` reads the
+            state at each detection position and at the end alone, and learns from these.
+        stride: of the states that a pooling head reads, every stride-th token's; by default about 128 of a rollout
+            of max_tokens, and 16 before the first detection position.
+        inner_size: width of its MLP; 0 is linear, which only pooling heads can be. By default 128 for ``last``.
         updates: optimiser steps after each step of the policy.
-        buffer_rows: rows of the replay buffer.
+        buffer_rows: rows of the replay buffer: states at the detection positions and the end.
+        buffer_mib: MiB that whole rollouts' states may take, of which a pooling head learns.
         training: how it learns.
         start_from: folder or hub id of a head to start with instead of an untrained one.
     """
 
-    inner_size: int = Field(default=128, ge=1)
+    pooling: Literal["last", "mean", "gated"] = "gated"
+    stride: int | None = Field(default=None, ge=1)
+    inner_size: int = Field(default=32, ge=0)
     updates: int = Field(default=8, ge=0)
     buffer_rows: int = Field(default=8192, ge=1)
+    buffer_mib: int = Field(default=1024, ge=1)
     training: OnlineTraining = OnlineTraining()
     start_from: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("pooling") == "last":
+            training = data.get("training", {})
+            if isinstance(training, dict):
+                training = {"groups_per_batch": 32} | training
+            data = {"inner_size": 128} | data | {"training": training}
+        return data
+
+    @model_validator(mode="after")
+    def _fits(self) -> HeadConfig:
+        if self.pooling == "last" and self.inner_size == 0:
+            raise ValueError("inner_size 0 is for heads that pool: give a size, or another pooling than last")
+        if self.pooling == "last" and self.stride not in (None, 1):
+            raise ValueError(
+                f"stride is {self.stride}, and a head whose pooling is last pools nothing: leave it out"
+            )
+        return self
 
 
 class TaskConfig(_Section):
@@ -313,7 +344,22 @@ class RunConfig(_Section):
     def _fits(self) -> RunConfig:
         if self.head is None and self.rollout.survivors < self.rollout.group and self.rollout.policy != "random":
             raise ValueError(f"policy {self.rollout.policy!r} needs a head: add one, or choose 'random'")
+        if self.head and self.head.stride and any(point.at < self.head.stride for point in self.rollout.detect):
+            raise ValueError(
+                f"head.stride is {self.head.stride}: up to the detection position {self.rollout.detect[0].at} the "
+                "head would read the prompt's end alone; make it at most that"
+            )
         return self
+
+    @property
+    def stride(self) -> int:
+        """Of the states that the head reads, given or by default."""
+        if self.head is None or self.head.pooling == "last":
+            return 1
+        if self.head.stride:
+            return self.head.stride
+        most = min([point.at // 16 for point in self.rollout.detect], default=self.rollout.max_tokens)
+        return max(1, min(self.rollout.max_tokens // 128, most))
 
 
 RESUMABLE = frozenset({"servers", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "tensorboard"})
@@ -365,9 +411,13 @@ def check_same(saved: dict[str, Any], config: BaseModel, where: str) -> None:
     Raises:
         ConfigError: naming the first field that differs.
     """
+    if saved.get("head"):  # heads were so before there was a choice
+        saved = saved | {"head": {"pooling": "last"} | saved["head"]}
     with suppress(ValidationError):  # fields that the checkpoint's version did not have yet are at their defaults
         saved = type(config).model_validate(saved).model_dump(mode="json")
-    for name, before, now in differences(saved, config.model_dump(mode="json")):
+    found = differences(saved, config.model_dump(mode="json"))
+    # A head's pooling is named first: the defaults of other fields follow from it.
+    for name, before, now in sorted(found, key=lambda each: each[0] != "head.pooling"):
         if name not in RESUMABLE:
             raise ConfigError(
                 f"{where} comes from another run: {name} was {before!r} and is {now!r}. Set it back to go on, or "

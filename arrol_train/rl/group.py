@@ -20,12 +20,8 @@ if TYPE_CHECKING:
     from arrol_tts.trace import Trace
 
 
-@dataclass(slots=True)
-class State:
-    """The head's input at a position, float16 ``[hidden_size]``, and the score in (0, 1) that it gave."""
-
-    features: NDArray[np.float16]
-    score: float
+Vector = NDArray[np.float16]
+"""A hidden state: float16 ``[hidden_size]``."""
 
 
 @dataclass(slots=True)
@@ -37,7 +33,9 @@ class Rollout:
         logprobs: of these tokens, None where the engine gives none.
         reward: 0 or 1 once it has ended, None before, and for the pruned for ever.
         inclusion: probability that it was to be kept so far.
-        states: by detection position, and by `FINISH` for the last.
+        states: at every stride-th token from the prompt's end on, float16 ``[rows, hidden_size]``, for heads that
+            pool; None while there are none.
+        marks: the state at each detection position, and at the last token by `FINISH`.
         pruned_at: the position at which it was pruned, `FINISH` where it was finished and only left out of the
             update; None while it survives.
     """
@@ -46,15 +44,17 @@ class Rollout:
     logprobs: list[float] | None = field(default_factory=list)
     reward: float | None = None
     inclusion: float = 1.0
-    states: dict[int, State] = field(default_factory=dict)
+    states: NDArray[np.float16] | None = None
+    marks: dict[int, Vector] = field(default_factory=dict)
     pruned_at: int | None = None
 
-    def append(self, trace: Trace, marks: Iterable[int]) -> None:
+    def append(self, trace: Trace, marks: Iterable[int] = (), stride: int = 0) -> None:
         """Take over what an engine wrote from here on.
 
         Args:
             trace: whose positions count from where this rollout was.
-            marks: of the trace's positions, those at which the head was to read.
+            marks: of the trace's positions, those that are detection positions.
+            stride: of the states, 0 for none; counted from the rollout's beginning.
         """
         begun = len(self.token_ids)
         self.token_ids += trace.token_ids or []
@@ -64,13 +64,17 @@ class Rollout:
             self.logprobs += trace.logprobs.tolist()
         for mark in marks:
             if mark in trace.features:
-                self.states[begun + mark] = _state(trace, mark)
+                self.marks[begun + mark] = trace.features[mark].astype(np.float16)
+        if stride and trace.features:
+            positions = range(-begun % stride, trace.num_tokens, stride)
+            rows = np.array([trace.features[position] for position in positions], np.float16)
+            self.states = rows if self.states is None else np.concatenate([self.states, rows])
 
     def end(self, reward: float, trace: Trace) -> None:
         """Note the reward, and the state at the last token of the trace that ended it."""
         self.reward = reward
         if trace.features:
-            self.states[FINISH] = _state(trace, trace.num_tokens - 1)
+            self.marks[FINISH] = trace.features[trace.num_tokens - 1].astype(np.float16)
 
 
 @dataclass(slots=True)
@@ -125,7 +129,3 @@ def summary(groups: Sequence[Group]) -> dict[str, float]:
 
 def _tokens(rollouts: Iterable[Rollout]) -> int:
     return sum(len(rollout.token_ids) for rollout in rollouts)
-
-
-def _state(trace: Trace, position: int) -> State:
-    return State(trace.features[position].astype(np.float16), trace.scores.get(position, 0.5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrol_train.positions import FINISH
-from arrol_train.rl.buffer import ReplayBuffer
+from arrol_train.rl.buffer import ReplayBuffer, SequenceBuffer
 from arrol_train.rl.group import Group
 from arrol_train.rl.online_head import OnlineHead
 from arrol_tts.head import QualityHead
+from arrol_tts.metrics import within_question_auroc
 
 HEAD_FILE = "head.safetensors"
 BUFFER_FILE = "buffer.safetensors"
+SEQUENCES_FILE = "sequences.safetensors"
+LAST_FILE = "last_head.safetensors"
 
 
 class HeadLearner:
-    """A head on the fly with its replay buffer.
+    """A head on the fly with its replay buffers.
+
+    Beside a head that pools, one that does not learns from the same rollouts, as heads did before: nothing is
+    chosen by it, and only how well it ranks is logged.
 
     Args:
         head: what learns.
         buffer_rows: rows of the replay buffer.
+        buffer_mib: MiB that the states of whole rollouts may take, of which a head that pools learns.
         updates: optimiser steps of the head in each step of the policy.
 
     Attributes:
-        buffer: what it learns from.
+        buffer: the states at the detection positions and the end.
+        sequences: whole rollouts, for a head that pools.
+        last: the head that is only compared with, beside one that pools.
     """
 
-    def __init__(self, head: OnlineHead, *, buffer_rows: int = 8192, updates: int = 8) -> None:
+    def __init__(
+        self, head: OnlineHead, *, buffer_rows: int = 8192, buffer_mib: int = 1024, updates: int = 8
+    ) -> None:
+        config = head.head.config
         self.head = head
-        self.buffer = ReplayBuffer(buffer_rows, head.head.config.hidden_size)
+        self.buffer = ReplayBuffer(buffer_rows, config.hidden_size)
+        self.sequences: SequenceBuffer | None = None
+        self.last: OnlineHead | None = None
+        if head.stride:
+            # The rollouts that the rows are of, where each has one for each position and one for its end.
+            rollouts = max(1, buffer_rows // (1 + len(config.positions)))
+            self.sequences = SequenceBuffer(rollouts, buffer_mib << 20, config.hidden_size)
+            plain = replace(config, pooling="last", stride=1, inner_size=128)
+            self.last = OnlineHead(plain, head.training)
         self._updates = updates
 
     def learn(self, groups: Sequence[Group], step: int) -> dict[str, float]:
@@ -41,16 +62,28 @@ class HeadLearner:
 
         On several processes every one is given all groups, in the same order: their heads stay the same.
         """
-        rows = buffer_rows(groups, self.buffer.hidden_size)
+        rows = buffer_rows(groups, self.head)
+        metrics = self._track(rows, groups)
+        self.buffer.append(**rows, step=step)
+        learned: ReplayBuffer | SequenceBuffer = self.buffer
+        if self.sequences is not None and self.last is not None:
+            self.sequences.append(**sequence_rows(groups))
+            self.last.update(self.buffer, self._updates)
+            learned = self.sequences
+        metrics |= {f"head/{k}": v for k, v in self.head.update(learned, self._updates).items()}
+        self.head.fit_posterior(self.buffer)
+        return metrics
+
+    def _track(self, rows: dict[str, NDArray[Any]], groups: Sequence[Group]) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for position in np.unique(rows["positions"]).tolist():
             here = {name: column[rows["positions"] == position] for name, column in rows.items()}
             tracked = self.head.track(here["scores"], here["labels"], here["groups"], here["inclusion"], position)
+            if self.last is not None and "auroc_within" in tracked:
+                scores = scores_at(position, groups, self.last)
+                tracked["auroc_within_last"] = within_question_auroc(here["labels"], scores, here["groups"])
             name = "finish" if position == FINISH else str(position)
             metrics |= {f"head/{name}/{key}": value for key, value in tracked.items()}
-        self.buffer.append(**rows, step=step)
-        metrics |= {f"head/{k}": v for k, v in self.head.update(self.buffer, self._updates).items()}
-        self.head.fit_posterior(self.buffer)
         return metrics
 
     def export(self) -> QualityHead:
@@ -58,9 +91,12 @@ class HeadLearner:
         return self.head.export(self.buffer)
 
     def save(self, folder: Path) -> None:
-        """Write head, calibration and buffer into a folder."""
+        """Write head, calibration and buffers into a folder."""
         self.head.save(folder / HEAD_FILE)
         self.buffer.save(folder / BUFFER_FILE)
+        if self.sequences is not None and self.last is not None:
+            self.sequences.save(folder / SEQUENCES_FILE)
+            self.last.save(folder / LAST_FILE)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote.
@@ -70,21 +106,47 @@ class HeadLearner:
         """
         self.head.load(folder / HEAD_FILE)
         self.buffer = ReplayBuffer.load(folder / BUFFER_FILE)
+        if self.sequences is not None and self.last is not None:
+            self.sequences = SequenceBuffer.load(folder / SEQUENCES_FILE)
+            self.last.load(folder / LAST_FILE)
 
 
-def buffer_rows(groups: Sequence[Group], hidden_size: int) -> dict[str, NDArray[Any]]:
-    """Columns of the replay buffer, with a row for each state of a graded rollout, in the order of the groups."""
-    states = [
-        (group, rollout, position, state)
-        for group in groups
-        for rollout in group.graded
-        for position, state in rollout.states.items()
+def buffer_rows(groups: Sequence[Group], head: OnlineHead) -> dict[str, NDArray[Any]]:
+    """Columns of the replay buffer, with a row for each mark of a graded rollout, in the order of the groups.
+
+    Args:
+        groups: whose rollouts have ended.
+        head: gives the scores.
+    """
+    marked = [
+        (group, rollout, position) for group in groups for rollout in group.graded for position in rollout.marks
     ]
+    positions = np.array([position for *_, position in marked], np.int64)
+    scores = np.empty(len(marked), np.float32)
+    for position in set(positions.tolist()):
+        scores[positions == position] = scores_at(position, groups, head)
+    features = [rollout.marks[position] for _, rollout, position in marked]
     return {
-        "features": np.array([state.features for *_, state in states], np.float16).reshape(-1, hidden_size),
-        "labels": np.array([rollout.reward for _, rollout, *_ in states], np.float32),
-        "groups": np.array([group.id for group, *_ in states], np.int64),
-        "positions": np.array([position for *_, position, _ in states], np.int64),
-        "inclusion": np.array([rollout.inclusion for _, rollout, *_ in states], np.float32),
-        "scores": np.array([state.score for *_, state in states], np.float32),
+        "features": np.array(features, np.float16).reshape(-1, head.head.config.hidden_size),
+        "labels": np.array([rollout.reward for _, rollout, _ in marked], np.float32),
+        "groups": np.array([group.id for group, *_ in marked], np.int64),
+        "positions": positions,
+        "inclusion": np.array([rollout.inclusion for _, rollout, _ in marked], np.float32),
+        "scores": scores,
+    }
+
+
+def scores_at(position: int, groups: Sequence[Group], head: OnlineHead) -> NDArray[np.float64]:
+    """A head's scores of the graded rollouts that have a mark at a position, in the order of the groups."""
+    return head.scores([r for group in groups for r in group.graded if position in r.marks], position)
+
+
+def sequence_rows(groups: Sequence[Group]) -> dict[str, Any]:
+    """What a `SequenceBuffer` takes, of the graded rollouts that have states, in the order of the groups."""
+    graded = [(group, rollout) for group in groups for rollout in group.graded if rollout.states is not None]
+    return {
+        "states": [rollout.states for _, rollout in graded],
+        "labels": [rollout.reward for _, rollout in graded],
+        "groups": [group.id for group, _ in graded],
+        "inclusion": [rollout.inclusion for _, rollout in graded],
     }

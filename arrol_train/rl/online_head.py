@@ -2,7 +2,8 @@
 
 After every step it learns from the rollouts that were finished (survivors and early finishers), and fits the
 curve from its scores to probabilities. It reads hidden states that the engine copied out, so no gradient can
-reach the policy.
+reach the policy. One that pools learns from all of a rollout's states, up to random positions and to the end; one
+whose pooling is ``last`` from those at the detection positions and the end alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import json
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from arrol_train.losses import ranking_loss
 from arrol_train.positions import FINISH
-from arrol_train.rl.buffer import ReplayBuffer
+from arrol_train.rl.buffer import ReplayBuffer, SequenceBuffer
 from arrol_train.rl.config import OnlineTraining
+from arrol_train.rl.group import Rollout
+from arrol_train.rl.pooling import pooled_logits
 from arrol_train.rl.posterior import POSTERIORS, Posterior, check_rows
 from arrol_train.rl.selection import learn_tau
 from arrol_tts.calibration import logit, platt_scale
@@ -46,8 +50,8 @@ class OnlineHead:
         seed: of the initial weights and of the order of rows.
 
     Attributes:
-        head: what scores rollouts, to be pushed into the engine after `update`. Its output is the plain
-            sigmoid of its logit; only `export` adds Platt scaling.
+        head: what scores rollouts. Its output is the plain sigmoid of its logit; only `export` adds Platt
+            scaling.
     """
 
     def __init__(
@@ -64,14 +68,46 @@ class OnlineHead:
         self._posteriors: dict[int, Posterior] = defaultdict(POSTERIORS[self.training.posterior])
         self._tau: dict[int, float] = {}
 
-    def update(self, buffer: ReplayBuffer, steps: int) -> dict[str, float]:
+    @property
+    def stride(self) -> int:
+        """Of the states that it reads; 0 where it reads those at the detection positions and the end alone."""
+        return 0 if self.head.config.pooling == "last" else self.head.config.stride
+
+    @torch.no_grad()
+    def scores(self, rollouts: Sequence[Rollout], position: int) -> Floats:
+        """Scores in (0, 1) of rollouts at a detection position or `FINISH`: float64 ``[n]``.
+
+        They are 0.5 for those that were not read there, since they had ended or the engine gives no states.
+        """
+        scores = np.full(len(rollouts), 0.5)
+        read = [i for i, rollout in enumerate(rollouts) if position in rollout.marks]
+        if not read:
+            return scores
+        parts = [self._read(rollouts[i], position) for i in read]
+        ends = np.cumsum([len(part) for part in parts])
+        starts = np.concatenate([[0], ends[:-1]])
+        rows = torch.from_numpy(np.concatenate(parts)).float()
+        logits = pooled_logits(self.head, rows, torch.from_numpy(starts), torch.from_numpy(ends))
+        scores[read] = logits.sigmoid().double().numpy()
+        return scores
+
+    def _read(self, rollout: Rollout, position: int) -> NDArray[np.float16]:
+        """The states that the score at a position is read from."""
+        if not self.stride:
+            return rollout.marks[position][None]
+        assert rollout.states is not None
+        return rollout.states if position == FINISH else rollout.states[: position // self.stride + 1]
+
+    def update(self, buffer: ReplayBuffer | SequenceBuffer, steps: int) -> dict[str, float]:
         """Take optimiser steps on random groups of the buffer.
 
-        Cross-entropy is weighted by inverse inclusion probabilities, bounded and of mean 1; the ranking term
-        compares rollouts that both survived and takes them as they are. Inputs are standardised by the buffer.
+        Cross-entropy is weighted by inverse inclusion probabilities, bounded and of mean 1 over the buffer; the
+        ranking term compares rollouts that both survived and takes them as they are. Inputs are standardised by
+        the buffer.
 
         Args:
-            buffer: rows to learn from; nothing happens while it is empty.
+            buffer: what to learn from, a `SequenceBuffer` for a head that pools; nothing happens while it is
+                empty.
             steps: optimiser steps.
 
         Returns:
@@ -79,31 +115,32 @@ class OnlineHead:
         """
         if not len(buffer) or steps < 1:
             return {}
-        features = torch.from_numpy(buffer.features.astype(np.float32))
-        labels = torch.from_numpy(buffer.labels)
-        # Rows are ranked among those of their group that were read at the same position.
-        pairs = np.stack([buffer.groups, buffer.positions])
-        groups = torch.from_numpy(np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1))
-        weights = torch.from_numpy(self._weights(buffer.inclusion).astype(np.float32))
-        self.head.mean.copy_(features.mean(0))
-        self.head.scale.copy_(1 / (features.std(0, correction=0) + 1e-4))
+        mean, deviation = (torch.from_numpy(moment) for moment in buffer.moments())
+        self.head.mean.copy_(mean)
+        self.head.scale.copy_(1 / (deviation + 1e-4))
         self.head.train()
-        batches = buffer.batches(self._rng, self.training.groups_per_batch)
+        batches = buffer.batches(self._rng, self.training)
+        mean_weight = self._weights(buffer.inclusion).mean()
         losses = []
         for _ in range(steps):
-            rows = torch.from_numpy(next(batches))
-            logits, y, w = self.head.logits(features[rows]), labels[rows], weights[rows]
-            cross_entropy = binary_cross_entropy_with_logits(logits, y, weight=w / w.mean())
-            ranking = ranking_loss(logits, y, groups[rows])
+            batch = next(batches)
+            states, starts, ends, y, groups = (
+                torch.from_numpy(each)
+                for each in (batch.states, batch.starts, batch.ends, batch.labels, batch.groups)
+            )
+            w = torch.from_numpy((self._weights(batch.inclusion) / mean_weight).astype(np.float32))
+            logits = pooled_logits(self.head, states.float(), starts, ends)
+            cross_entropy = binary_cross_entropy_with_logits(logits, y, weight=w)
+            ranking = ranking_loss(logits, y, groups)
             self._optimizer.zero_grad()
             (cross_entropy + self.training.ranking * ranking).backward()
             self._optimizer.step()
             losses.append((cross_entropy.item(), ranking.item()))
         self.head.eval()
-        mean = np.mean(losses, axis=0)
+        cross_entropies, rankings = zip(*losses, strict=True)
         return {
-            "cross_entropy": float(mean[0]),
-            "ranking": float(mean[1]),
+            "cross_entropy": float(np.mean(cross_entropies)),
+            "ranking": float(np.mean(rankings)),
             "label_mean": float(buffer.labels.mean()),
         }
 
@@ -181,6 +218,7 @@ class OnlineHead:
         about = {
             "random": self._rng.bit_generator.state,
             "posterior": self.training.posterior,
+            "pooling": self.head.config.pooling,
             "posteriors": {position: fitted.state_dict() for position, fitted in self._posteriors.items()},
             "tau": self._tau,
         }
@@ -199,11 +237,15 @@ class OnlineHead:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})["online_head"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-            if about["posterior"] != self.training.posterior:
-                raise HeadError(
-                    f"{path} was saved with the posterior {about['posterior']!r}, this run uses "
-                    f"{self.training.posterior!r}: set it back"
-                )
+            pooling = about.get("pooling", "last")  # of what was saved before there was another
+            for name, saved, now in (
+                ("posterior", about["posterior"], self.training.posterior),
+                ("pooling", pooling, self.head.config.pooling),
+            ):
+                if saved != now:
+                    raise HeadError(
+                        f"{path} was saved with the {name} {saved!r}, this run uses {now!r}: set it back"
+                    )
             self.head.load_state_dict(
                 {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")}
             )

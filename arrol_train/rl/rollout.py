@@ -68,13 +68,14 @@ class PrunedRollout:
     TRL's checkpoint folders and come back when TRL resumes.
 
     Args:
-        engine: samples; holds the head from the start when there is one. One for each process, servers of its own
-            too, since every process pushes the weights.
+        engine: samples; it needs no head. One for each process, servers of its own too, since every process
+            pushes the weights.
         rows: the training questions, with ``prompt`` as in TRL's dataset, and whatever the reward wants.
         reward: grades a rollout, 0 or 1.
         config: how rollouts are generated and pruned.
         head: the quality head on the fly; None only where nothing is pruned, or at random.
         buffer_rows: rows of its replay buffer.
+        buffer_mib: MiB that whole rollouts' states may take, for a head that pools.
         head_updates: its optimiser steps in each step of the policy.
         seed: rollouts depend on it, the step and the row only.
 
@@ -97,6 +98,7 @@ class PrunedRollout:
         head: OnlineHead | None = None,
         *,
         buffer_rows: int = 8192,
+        buffer_mib: int = 1024,
         head_updates: int = 8,
         seed: int = 0,
     ) -> None:
@@ -104,7 +106,11 @@ class PrunedRollout:
             raise InputError(f"policy {config.policy!r} needs a head: pass head=, or choose the policy 'random'")
         self.engine = engine
         self.config = config
-        self.learner = HeadLearner(head, buffer_rows=buffer_rows, updates=head_updates) if head else None
+        self.learner = (
+            HeadLearner(head, buffer_rows=buffer_rows, buffer_mib=buffer_mib, updates=head_updates)
+            if head
+            else None
+        )
         self.grade = Grader(reward, config.reward_timeout)
         self.metrics: dict[str, float] = {}
         self.clock = StepClock()
@@ -169,10 +175,8 @@ class PrunedRollout:
         return list(rewards.values())
 
     def push(self, trainer: GRPOTrainer) -> None:
-        """Bring the trainer's weights and the head into the engine."""
+        """Bring the trainer's weights into the engine."""
         self.engine.load_weights(TrainedPolicy(trainer).weights())
-        if self.learner is not None:
-            self.engine.load_head(self.learner.head.head)
 
     def save(self, folder: Path) -> None:
         """Write head, buffer and calibration; the folder appears whole or not at all."""

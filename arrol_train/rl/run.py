@@ -59,7 +59,7 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
     head = _make_head(config, model_path)
     with disk_watched(out), ExitStack() as stack:
         if engine is None:
-            engine = _load_engine(config, model_path, head)
+            engine = _load_engine(config, model_path)
             stack.callback(engine.close)
         rollout = PrunedRollout(
             engine,
@@ -68,6 +68,7 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
             config.rollout,
             head,
             buffer_rows=config.head.buffer_rows if config.head else 1,
+            buffer_mib=config.head.buffer_mib if config.head else 1,
             head_updates=config.head.updates if config.head else 0,
             seed=config.seed,
         )
@@ -105,6 +106,8 @@ def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:
         base_model="../policy",
         hidden_size=hidden_size_of(model_path),
         inner_size=config.head.inner_size,
+        pooling=config.head.pooling,
+        stride=config.stride,
         positions=[point.at for point in config.rollout.detect] or [max(1, config.rollout.max_tokens // 4)],
         keep=config.rollout.survivors / config.rollout.group,
         sampling=config.rollout.sampling.record(),
@@ -114,15 +117,16 @@ def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:
     if config.head.start_from:
         start = QualityHead.from_pretrained(config.head.start_from)
         start.config.check_model(hidden_size=head_config.hidden_size, model=model_path)
-        if start.config.inner_size != head_config.inner_size:
-            raise ConfigError(
-                f"head.start_from has inner_size {start.config.inner_size}: set head.inner_size to it"
-            )
+        for name in ("pooling", "stride", "inner_size"):
+            if getattr(start.config, name) != getattr(head_config, name):
+                raise ConfigError(
+                    f"head.start_from has {name} {getattr(start.config, name)}: set head.{name} to it"
+                )
         head.head.load_state_dict(start.state_dict())
     return head
 
 
-def _load_engine(config: RunConfig, model_path: str, head: OnlineHead | None) -> Engine:
+def _load_engine(config: RunConfig, model_path: str) -> Engine:
     if config.servers:
         return load_engine(server=config.servers[PartialState().process_index], **config.engine)
     options: dict[str, Any] = {"dtype": config.dtype} | config.engine
@@ -130,4 +134,4 @@ def _load_engine(config: RunConfig, model_path: str, head: OnlineHead | None) ->
         # vLLM in this process, or in a fork of it, would take the trainers' process group for its own.
         options.setdefault("in_process", False)
         os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-    return load_engine(model_path, head=None if head is None else head.head, engine="vllm", **options)
+    return load_engine(model_path, engine="vllm", **options)

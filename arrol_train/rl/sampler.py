@@ -55,6 +55,7 @@ class GroupSampler:
     ) -> None:
         self.engine, self.grade, self.config, self.head = engine, grade, config, head
         self._rows, self._tokenizer, self._seed = rows, tokenizer, seed
+        self._stride = head.stride if head else 0
 
     def roll_step(self, rows: Sequence[int], step: int, process: int = 0) -> list[Group]:
         """The groups of a training step, side by side, in the order of their rows.
@@ -134,9 +135,9 @@ class GroupSampler:
             questions = [Question(name, token_ids=tuple(group.prompt_ids))]
         sampling = sampling_of(self.config, len(open_rollouts) // len(questions), until - begun, self._seed)
         order = {question.id: i for i, question in enumerate(questions)}
-        for trace in self.engine.sample(questions, sampling, self._spec(marks)):
+        for trace in self.engine.sample(questions, sampling, self._spec(marks, begun)):
             rollout = open_rollouts[order[trace.question_id] + trace.sample_id]
-            rollout.append(trace, marks)
+            rollout.append(trace, marks, self._stride)
             if trace.finish_reason == "stop":
                 text = self._tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
                 text = before_stop(text, self.config.stop)
@@ -153,8 +154,7 @@ class GroupSampler:
         scores = np.full(len(candidates), 0.5)
         tau = 0.0
         if self.head is not None and position != FINISH:
-            states = [rollout.states.get(position) for rollout in candidates]
-            scores = np.array([state.score if state else 0.5 for state in states])
+            scores = self.head.scores(candidates, position)
             tau = self.head.tau_at(position)
         q = self.head.posterior(scores, position) if self.head is not None else scores
         rewards = np.array([rollout.reward or 0.0 for rollout in candidates])
@@ -175,11 +175,24 @@ class GroupSampler:
                 rollout.inclusion *= float(selection.inclusion[i])
             if i not in kept:
                 rollout.pruned_at = position
+                if rollout.reward is None:
+                    rollout.states = None  # nobody learns from it
 
-    def _spec(self, marks: tuple[int, ...]) -> TraceSpec:
+    def _spec(self, marks: tuple[int, ...], begun: int) -> TraceSpec:
+        """What a request is to record that goes on where its rollout had ``begun`` tokens.
+
+        The head is run here and not in the engine, whose sums over a trace begin anew with every request.
+        """
         if self.head is None:
             return TraceSpec(logprobs=True)
-        return TraceSpec(logprobs=True, score_at=marks, score_finish=True, features_at=marks, features_finish=True)
+        stride = self._stride
+        return TraceSpec(
+            logprobs=True,
+            features_at=marks,
+            features_every=stride,
+            features_from=-begun % stride if stride else 0,
+            features_finish=True,
+        )
 
 
 def sampling_of(config: RolloutConfig, n: int, max_tokens: int, seed: int) -> Sampling:

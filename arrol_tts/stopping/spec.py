@@ -40,6 +40,7 @@ class TraceSpec:
         live: report new scores while the trace is written, not only at its end.
         features_at: positions at which the hidden vector itself is kept, for training heads.
         features_every: keep it at every multiple of this many tokens too, 0 included; 0 is off.
+        features_from: the first position that ``features_every`` counts from.
         features_finish: keep it at the finish too.
         stop: texts that end the trace as soon as it has written one of them.
         rules: stopping rules; each is applied on its own.
@@ -59,6 +60,7 @@ class TraceSpec:
     live: bool = False
     features_at: tuple[int, ...] = ()
     features_every: int = 0
+    features_from: int = 0
     features_finish: bool = False
     stop: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
@@ -74,6 +76,7 @@ class TraceSpec:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         check_number("score_every", self.score_every, 0, MAX_POSITION, int)
         check_number("features_every", self.features_every, 0, MAX_POSITION, int)
+        check_number("features_from", self.features_from, 0, MAX_POSITION, int)
         check_number("confidence_window", self.confidence_window, 0, MAX_POSITION, int)
         for name in ("score_at", "score_after", "features_at", "stop", "rules"):
             value = getattr(self, name)
@@ -109,9 +112,9 @@ class TraceSpec:
 
     def keeps_features(self, position: int, finished: bool) -> bool:
         """Whether the hidden vector of a step is kept."""
-        every = self.features_every
+        every, first = self.features_every, self.features_from
         return (
-            (every > 0 and position % every == 0)
+            (every > 0 and position >= first and (position - first) % every == 0)
             or position in self.features_at
             or (finished and self.features_finish)
         )

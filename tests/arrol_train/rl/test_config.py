@@ -31,6 +31,39 @@ def test_a_checkpoint_from_before_a_field_is_one_with_its_default() -> None:
         check_same(saved, config(rollout=TINY["rollout"] | {"refills": 2}), "out")
 
 
+def test_a_run_from_before_heads_pooled_goes_on_as_it_was_or_is_refused() -> None:
+    saved = config(head={"updates": 2}).model_dump(mode="json")
+    for name in ("pooling", "stride", "buffer_mib"):
+        del saved["head"][name]
+    saved["head"]["inner_size"], saved["head"]["training"] = 128, {"groups_per_batch": 32}
+    with pytest.raises(ConfigError, match=r"head\.pooling was 'last' and is 'gated'. Set it back to go on"):
+        check_same(saved, config(head={"updates": 2}), "out")
+    check_same(saved, config(head={"updates": 2, "pooling": "last"}), "out")
+    pooled = config(head={"updates": 2, "pooling": "last", "training": {"groups_per_batch": 8}})
+    with pytest.raises(ConfigError, match=r"head\.training\.groups_per_batch was 32 and is 8"):
+        check_same(saved, pooled, "out")
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "detect", "stride", "expected"),
+    [
+        (256, [{"at": 32, "keep": 0.5}], None, 2),
+        (256, [{"at": 16, "keep": 0.5}], None, 1),
+        (4096, [{"at": 512, "keep": 0.5}], None, 32),
+        (4096, [{"at": 128, "keep": 0.75}, {"at": 512, "keep": 0.5}], None, 8),
+        (4096, [], None, 32),
+        (100, [], None, 1),
+        (256, [{"at": 32, "keep": 0.5}], 5, 5),
+    ],
+)
+def test_a_whole_rollout_has_128_states_and_its_first_part_16(
+    max_tokens: int, detect: list[dict[str, float]], stride: int | None, expected: int
+) -> None:
+    made = config(rollout={"max_tokens": max_tokens, "detect": detect}, head={"stride": stride})
+    assert made.stride == expected
+    assert config(rollout={"max_tokens": max_tokens}, head={"pooling": "last"}).stride == 1
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 def test_the_built_in_configurations_can_be_read(name: str, tmp_path: Path) -> None:
     built_in = load_config(name)
@@ -52,6 +85,13 @@ def test_fields_can_be_set_over_the_file(tmp_path: Path) -> None:
         ({"head": None}, "policy 'tails' needs a head"),
         ({"rollout": {"detect": [{"at": 32, "keep": 0.3}]}}, "not whole"),
         ({"head": {"training": {"speed": 1}}}, "speed"),
+        ({"head": {"pooling": "steps"}}, "pooling: Input should be 'last', 'mean' or 'gated'"),
+        ({"head": {"pooling": "last", "inner_size": 0}}, "inner_size 0 is for heads that pool"),
+        (
+            {"head": {"pooling": "last", "stride": 4}},
+            "stride is 4, and a head whose pooling is last pools nothing",
+        ),
+        ({"head": {"stride": 25}}, "up to the detection position 24 the head would read the prompt's end alone"),
         ({"task": {"source": "pocket", "prompt": "Solve it"}}, "must hold {question}"),
     ],
 )

@@ -11,7 +11,7 @@ from arrol_tts.trace import Trace
 
 
 def part(first: int, *, finish: str = "length") -> Trace:
-    """Four tokens of a rollout, read at the second and the last."""
+    """Four tokens of a rollout; the number of each is its state."""
     return Trace(
         "q",
         0,
@@ -19,33 +19,36 @@ def part(first: int, *, finish: str = "length") -> Trace:
         finish_reason=finish,  # type: ignore[arg-type]
         token_ids=list(range(first, first + 4)),
         logprobs=np.full(4, -0.5, np.float32),
-        features={1: np.full(2, first + 1, np.float32), 3: np.full(2, first + 3, np.float32)},
-        scores={1: 0.25, 3: 0.75},
+        features={at: np.full(2, first + at, np.float32) for at in range(4)},
     )
 
 
 def test_parts_of_a_rollout_are_appended_and_positions_count_from_its_beginning() -> None:
     rollout = Rollout()
-    rollout.append(part(0), marks=(1,))
+    rollout.append(part(0), marks=(1,), stride=3)
     last = part(4, finish="stop")
-    rollout.append(last, marks=(1, 2))
+    rollout.append(last, marks=(1,), stride=3)
     rollout.end(1.0, last)
     assert rollout.token_ids == list(range(8))
     assert rollout.logprobs == [-0.5] * 8
-    assert {at: (state.features.tolist(), state.score) for at, state in rollout.states.items()} == {
-        1: ([1.0, 1.0], 0.25),
-        5: ([5.0, 5.0], 0.25),
-        FINISH: ([7.0, 7.0], 0.75),
+    assert {at: state.tolist() for at, state in rollout.marks.items()} == {
+        1: [1.0, 1.0],
+        5: [5.0, 5.0],
+        FINISH: [7.0, 7.0],
     }
+    assert rollout.states is not None
+    assert rollout.states.tolist() == [[0.0, 0.0], [3.0, 3.0], [6.0, 6.0]]
+    assert rollout.states.dtype == np.float16
     assert rollout.reward == 1.0
 
 
 def test_one_part_without_log_probabilities_leaves_none() -> None:
     rollout = Rollout()
-    rollout.append(part(0), ())
-    rollout.append(Trace("q", 0, num_tokens=1, token_ids=[9]), ())
-    rollout.append(part(5), ())
+    rollout.append(part(0))
+    rollout.append(Trace("q", 0, num_tokens=1, token_ids=[9]))
+    rollout.append(part(5))
     assert rollout.logprobs is None
+    assert rollout.states is None
     assert len(rollout.token_ids) == 9
 
 

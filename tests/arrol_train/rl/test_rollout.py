@@ -16,8 +16,10 @@ import torch
 from arrol_train.positions import FINISH
 from arrol_train.rewards import pocket_reward
 from arrol_train.rl.config import ConfigError, RolloutConfig
+from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.rollout import EngineMismatchError, PrunedRollout
 from arrol_tts.engine.request import Question, Sampling
+from arrol_tts.head_config import Pooling, QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.prompts import encode_prompt
 from arrol_tts.stopping import TraceSpec
@@ -55,11 +57,14 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(POCKET_MODEL)
 
 
-def online_head(seed: int = 0) -> Any:
-    from arrol_train.rl.online_head import OnlineHead
-    from arrol_tts.head_config import QualityHeadConfig
+STRIDE = 3
+"""Divides neither the detection position nor the tokens that are there when survivors go on."""
 
-    return OnlineHead(QualityHeadConfig(base_model="../policy", hidden_size=128, inner_size=16), seed=seed)
+
+def online_head(seed: int = 0, pooling: Pooling = "gated") -> OnlineHead:
+    stride = 1 if pooling == "last" else STRIDE
+    config = QualityHeadConfig("../policy", 128, inner_size=16, positions=[AT], pooling=pooling, stride=stride)
+    return OnlineHead(config, seed=seed)
 
 
 def make_rollout(engine: Engine, config: RolloutConfig = CONFIG, **options: Any) -> PrunedRollout:
@@ -177,23 +182,28 @@ def test_pruned_rollouts_cost_no_more_tokens_than_up_to_the_position(stepped: tu
     assert pruned == PROMPTS * 4 * (AT + 1)
 
 
-def test_the_head_learns_from_the_states_of_survivors_only(stepped: tuple[Any, Any, Any]) -> None:
+def test_the_head_reads_survivors_only_and_each_as_one_pass_over_all_of_it_would(
+    stepped: tuple[Any, Any, Any],
+) -> None:
+    """Survivors were written in two requests; what is read of them is what a plain forward pass gives."""
     _, rollout, recorded = stepped
     output, buffer, head = recorded.outputs[0], rollout.learner.buffer, rollout.learner.head.head
     survivors = range(PROMPTS * 4)
-    assert len(buffer) == 2 * len(survivors)
-    states: dict[int, list[Any]] = {AT: [], FINISH: []}
+    assert len(buffer) == 2 * len(survivors) == 2 * len(rollout.learner.sequences)
     for i in survivors:
         _, hidden = forward(output["prompt_ids"][i], output["completion_ids"][i])
-        states[AT].append(hidden[AT])
-        states[FINISH].append(hidden[len(output["completion_ids"][i]) - 1])
-    for position, expected in states.items():
-        rows = buffer.positions == position
-        # Groups keep the order of the rollouts, the output that of the survivors: the same.
-        np.testing.assert_allclose(buffer.features[rows], np.array(expected), atol=0.02)
-        assert buffer.labels[rows].tolist() == output["rollout_reward"]
-        scores = head(torch.tensor(np.array(expected))).detach().numpy()
-        np.testing.assert_allclose(buffer.scores[rows], scores, atol=1e-3)
+        end = len(output["completion_ids"][i]) - 1
+        read = rollout.learner.sequences.states[i]
+        np.testing.assert_allclose(read, hidden[: end + 1 : STRIDE], atol=0.02)
+        with torch.inference_mode():
+            scores = head(torch.tensor(hidden[::STRIDE])).numpy()
+        for position, at in ((AT, AT), (FINISH, end)):
+            # Groups keep the order of the rollouts, the output that of the survivors: the same.
+            row = np.flatnonzero(buffer.positions == position)[i]
+            np.testing.assert_allclose(buffer.features[row], hidden[at], atol=0.02)
+            assert buffer.labels[row] == output["rollout_reward"][i]
+            assert buffer.scores[row] == pytest.approx(scores[at // STRIDE], abs=2e-4)
+    assert np.ptp(buffer.scores) > 0.02
     # tails with an exploration of a quarter: each is kept with at least 0.25 * 4 / 8.
     assert buffer.inclusion.min() >= 0.125 - 1e-6
     assert buffer.inclusion.max() <= 1
@@ -286,12 +296,30 @@ def test_rollouts_that_end_before_the_position_count_with_their_reward(engine: V
 def test_several_positions_prune_in_sequence(engine: VLLMEngine, tmp_path: Path) -> None:
     detect = [{"at": 8, "keep": 0.75}, {"at": 16, "keep": 1 / 2}, {"at": 40, "keep": 0.25}]
     config = RolloutConfig.model_validate(CONFIG.model_dump() | {"detect": detect})
-    _, rollout, recorded = one_step(engine, tmp_path, config)
+    _, rollout, recorded = one_step(engine, tmp_path, config, head_updates=0)
     assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 2
     pruned = rollout.metrics["rollout/generated_tokens"] - rollout.metrics["rollout/trained_tokens"]
     assert pruned == PROMPTS * (2 * 9 + 2 * 17 + 2 * 41)
     counts = {at: int(np.sum(rollout.learner.buffer.positions == at)) for at in (8, 16, 40, FINISH)}
     assert counts == dict.fromkeys((8, 16, 40, FINISH), PROMPTS * 2)
+    # Written in four requests, the last from token 41 on.
+    output, head = recorded.outputs[0], rollout.learner.head.head
+    _, hidden = forward(output["prompt_ids"][0], output["completion_ids"][0])
+    with torch.inference_mode():
+        expected = head(torch.tensor(hidden[: len(output["completion_ids"][0]) : STRIDE])).numpy()
+    scores = rollout.learner.buffer.scores[:4]
+    np.testing.assert_allclose(scores, expected[[8 // STRIDE, 16 // STRIDE, 40 // STRIDE, -1]], atol=2e-4)
+
+
+def test_a_head_that_pools_nothing_is_read_at_the_positions_alone(engine: VLLMEngine, tmp_path: Path) -> None:
+    head = online_head(pooling="last")
+    _, rollout, recorded = one_step(engine, tmp_path, head=head, head_updates=0)
+    output, buffer = recorded.outputs[0], rollout.learner.buffer
+    assert rollout.learner.sequences is None
+    _, hidden = forward(output["prompt_ids"][0], output["completion_ids"][0])
+    with torch.inference_mode():
+        expected = head.head(torch.tensor(hidden[[AT, len(output["completion_ids"][0]) - 1]])).numpy()
+    np.testing.assert_allclose(buffer.scores[:2], expected, atol=2e-4)
 
 
 def test_the_cold_start_finishes_and_labels_all_and_trains_on_m(engine: VLLMEngine, tmp_path: Path) -> None:

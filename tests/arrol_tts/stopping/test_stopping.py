@@ -415,6 +415,14 @@ def test_hidden_vectors_are_kept_at_their_positions_and_at_the_finish_only() -> 
     assert monitor.logs["a"].features == {0: b"state 0", 2: b"state 2", 4: b"state 4"}
 
 
+def test_hidden_vectors_are_kept_at_every_stride_from_a_position_on() -> None:
+    spec = TraceSpec.parse({"features_every": 3, "features_from": 2, "features_at": [1]})
+    monitor = monitor_of(spec, "a")
+    for position in range(10):
+        monitor.observe("a", position, feature=f"state {position}".encode)
+    assert list(monitor.logs["a"].features) == [1, 2, 5, 8]
+
+
 def test_hidden_vectors_are_not_asked_for_once_all_positions_have_passed() -> None:
     monitor = monitor_of(TraceSpec(features_at=(1,)), "a")
     wanted = []
