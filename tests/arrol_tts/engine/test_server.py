@@ -22,6 +22,7 @@ import pytest
 from arrol_tts import WeightedVoter
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.server_engine import ServerEngine
+from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.errors import ServerError
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
 from arrol_tts.stopping import KeepShare, TraceSpec
@@ -31,6 +32,7 @@ from tests.conftest import TOP_K
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
+    from arrol_tts.head import QualityHead
 
 pytest.importorskip("vllm")
 
@@ -45,9 +47,14 @@ LONG = replace(SAMPLING, min_tokens=400, max_tokens=440)
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the plug-in, started by the documented command."""
-    yield from serving(tmp_path_factory, "first", *PLUG_IN)
+def first(tmp_path_factory: pytest.TempPathFactory, heads: dict[str, QualityHead]) -> Iterator[Server]:
+    """A server with the plug-in, started by the documented command, with a second head that pools."""
+    folder = tmp_path_factory.mktemp("gated")
+    heads["gated"].save_pretrained(folder)
+    config = {"head": {"": str(POCKET_HEAD), "gated": str(folder)}, "top_k": TOP_K}
+    yield from serving(
+        tmp_path_factory, "first", *PLUG_IN, f"--additional-config={json.dumps({CONFIG_KEY: config})}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +97,13 @@ def xargs(spec: Any) -> dict[str, Any]:
     return {"vllm_xargs": {"arrol": spec if isinstance(spec, str) else json.dumps(spec)}}
 
 
+@pytest.mark.parametrize("head", ["", "gated"])
 def test_the_server_gives_what_the_engine_in_this_process_gives(
-    engine: ServerEngine, vllm_engine: VLLMEngine
+    engine: ServerEngine, vllm_engine: VLLMEngine, head: str
 ) -> None:
-    served = by_id(list(engine.sample(QUESTIONS[:4], SAMPLING, SCORED)))
-    local = by_id(list(vllm_engine.sample(QUESTIONS[:4], SAMPLING, SCORED)))
+    spec = replace(SCORED, head=head)
+    served = by_id(list(engine.sample(QUESTIONS[:4], SAMPLING, spec)))
+    local = by_id(list(vllm_engine.sample(QUESTIONS[:4], SAMPLING, spec)))
     assert sorted(served) == sorted(local)
     same = [key for key in local if served[key].token_ids == local[key].token_ids]
     # Rounding differs with the batch's shape, so a draw at a boundary may fall the other way.
