@@ -187,17 +187,25 @@ class AnswerCalibration:
         Raises:
             InputError: the vote used another method than the calibration was fitted on.
         """
-        if result.method != self.method:
-            raise InputError(
-                f"this calibration was fitted on votes by {self.method!r} and does not hold for "
-                f"{result.method!r}; fit one on {result.method!r}"
-            )
+        self.check(result.method)
         if not result.table:
             return 0.0
         log_odds = float(vote_features(result) @ np.array(self.coefficients)) + self.intercept
         if self.thresholds:
             return float(np.interp(log_odds, self.thresholds, self.probabilities))
         return float(sigmoid(log_odds))
+
+    def check(self, method: str) -> None:
+        """Refuse votes of another method than it was fitted on.
+
+        Raises:
+            InputError: naming both.
+        """
+        if method != self.method:
+            raise InputError(
+                f"this calibration was fitted on votes by {self.method!r} and does not hold for "
+                f"{method!r}; fit one on {method!r}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-serialisable numbers, for `from_dict`."""

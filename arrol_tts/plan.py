@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, TypedDict
 
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.errors import InputError, OptionError
-from arrol_tts.stopping import KeepShare, Rule, TraceSpec
+from arrol_tts.stopping import KeepShare, Rule, Threshold, TraceSpec
+from arrol_tts.waves import Waves
 
 if TYPE_CHECKING:
+    from arrol_tts.calibration import AnswerCalibration
     from arrol_tts.consensus import Consensus
     from arrol_tts.head_config import QualityHeadConfig
     from arrol_tts.prompts import Prompt
@@ -71,11 +73,18 @@ class SampleOptions(SamplingOptions, total=False):
             them nothing but majority and confidences can vote.
         score_every: record them at every multiple of this many tokens too.
         rules: more stopping rules of the engine, beside the keep ratio.
+        start: ask in waves, the first of so many traces; further ones follow while the vote of those that have
+            ended is open, n at most. Any of ``start``, ``certainty`` and ``step`` asks for waves, and what is left
+            out is as in `Waves`.
+        certainty: waves end when the vote is this sure of its leader, see `arrol_tts.waves.sureness`.
+        step: traces of each further wave.
+        calibration: of votes by the method that votes: ``certainty`` is then its probability that the leader is
+            right, and so is the result's confidence.
         consensus: when a question needs no more traces; its others are cancelled then.
         chat: send questions through the model's chat template, where it has one, as is the default unless the head
             says otherwise; False sends the text as it is, such as a few-shot prompt for a base model.
         samples: ``{id: numbers}`` of the traces to sample, where not all n of a question are wanted: to go on with
-            an interrupted run. Not together with rules that compare a question's traces.
+            an interrupted run. Not together with waves, or with rules that compare a question's traces.
     """
 
     keep: float | None
@@ -86,6 +95,10 @@ class SampleOptions(SamplingOptions, total=False):
     scores: bool | None
     score_every: int
     rules: Sequence[Rule]
+    start: int | None
+    certainty: float | None
+    step: int | None
+    calibration: AnswerCalibration | None
     consensus: Consensus | None
     chat: bool
     samples: Mapping[str, Sequence[int]] | None
@@ -100,12 +113,16 @@ class Plan:
         sampling: how to sample each.
         spec: what to record, and when to stop.
         consensus: when a question needs no more traces; None: it needs all.
+        waves: how many are started at a time; None: all at once.
+        calibration: of the votes.
     """
 
     questions: tuple[Question, ...]
     sampling: Sampling
     spec: TraceSpec
     consensus: Consensus | None
+    waves: Waves | None
+    calibration: AnswerCalibration | None
 
 
 def check_options(call: str, options: Mapping[str, object]) -> None:
@@ -189,7 +206,14 @@ def make_plan(
         prompt.ask(question_id, text, chat=chat, samples=samples.get(question_id))
         for question_id, text in questions.items()
     )
-    return Plan(asked, _sampling(n, options, config), spec, options.get("consensus"))
+    return Plan(
+        asked,
+        _sampling(n, options, config),
+        spec,
+        consensus=options.get("consensus"),
+        waves=_waves(n, options, rules),
+        calibration=options.get("calibration"),
+    )
 
 
 def _sampling(n: int, options: Mapping[str, object], config: QualityHeadConfig | None) -> Sampling:
@@ -197,6 +221,26 @@ def _sampling(n: int, options: Mapping[str, object], config: QualityHeadConfig |
     given = {name: options[name] for name in names if options[name] is not None}
     own = dict(config.sampling) if config else {}
     return Sampling(n=n, **own | given)
+
+
+def _waves(n: int, options: SampleOptions, rules: Sequence[Rule]) -> Waves | None:
+    asked = {name: options.get(name) for name in ("start", "step", "certainty")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if not given:
+        return None
+    waves = Waves(**{"start": min(Waves().start, n)} | given)  # type: ignore[arg-type]  # it checks them
+    waves.check(n)
+    if options.get("samples") is not None:
+        raise InputError(
+            "waves decide on all traces of a question so far, and samples= asks for some: leave out samples, or "
+            "start, certainty and step"
+        )
+    if rest := [rule.kind for rule in rules if not isinstance(rule, (KeepShare, Threshold))]:
+        raise InputError(
+            f"the rule {rest[0]} needs all traces of a question at once: leave it out, or start, certainty and "
+            "step"
+        )
+    return waves
 
 
 def _either(given: bool | None, default: bool) -> bool:

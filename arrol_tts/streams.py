@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from arrol_tts.engine.request import never_stop
@@ -11,7 +12,7 @@ from arrol_tts.events import Ended, Event, Progress, Voted
 from arrol_tts.trace import Trace
 
 if TYPE_CHECKING:
-    from arrol_tts.engine.base import Engine
+    from arrol_tts.engine.base import Engine, Sampled
     from arrol_tts.plan import Plan
     from arrol_tts.voting import VoteResult
 
@@ -38,6 +39,8 @@ class Asking(Iterator[Progress | Trace]):
         extract: reads the answer off a finished trace's text.
         reached: gives why a question needs no more traces, from those that have ended; "" while it does. Asked
             whenever a trace has ended, where the plan has a consensus.
+        more: gives how many traces of a question to start next, from all that were started. Asked whenever they
+            have ended, where the plan has waves.
         every: seconds between reports of progress; None for traces alone.
 
     Raises:
@@ -51,15 +54,19 @@ class Asking(Iterator[Progress | Trace]):
         *,
         extract: Callable[[str], str | None],
         reached: Callable[[list[Trace]], str],
+        more: Callable[[list[Trace]], int],
         every: float | None = None,
     ) -> None:
-        self._extract, self._reached = extract, reached
+        self._extract, self._reached, self._more = extract, reached, more
         self._groups: dict[str, dict[int, Trace]] = {question.id: {} for question in plan.questions}
-        self._sizes = {question.id: len(question.wanted(plan.sampling.n)) for question in plan.questions}
-        self._source: Closing[Progress | Trace] | None = None
+        self.plan = plan
+        n = plan.sampling.n if plan.waves is None else plan.waves.start
+        self._sizes = {question.id: len(question.wanted(n)) for question in plan.questions}
+        self._clear: set[str] = set()
+        self._source: Sampled[Trace] | Sampled[Progress | Trace] | None = None
         if not plan.questions:
             return
-        asked = (plan.questions, plan.sampling, plan.spec)
+        asked = (plan.questions, replace(plan.sampling, n=n), plan.spec)
         stop = never_stop if plan.consensus is None else self._stop_question
         if every is None:
             self._source = engine().sample(*asked, stop_question=stop)
@@ -72,6 +79,8 @@ class Asking(Iterator[Progress | Trace]):
         item = next(self._source)
         if isinstance(item, Trace):
             self._take(item)
+            if self.plan.waves is not None and self.is_whole(item.question_id):
+                self._start_wave(self._source, item.question_id)
         return item
 
     def close(self) -> None:
@@ -90,8 +99,12 @@ class Asking(Iterator[Progress | Trace]):
         return [group[sample_id] for sample_id in sorted(group)]
 
     def is_whole(self, question_id: str) -> bool:
-        """Whether all traces of a question have ended."""
+        """Whether all traces of a question that were started have ended."""
         return len(self._groups[question_id]) == self._sizes[question_id]
+
+    def unstarted(self, question_id: str) -> int:
+        """How many of the n traces of a question waves have not started."""
+        return 0 if self.plan.waves is None else self.plan.sampling.n - self._sizes[question_id]
 
     def _take(self, trace: Trace) -> None:
         """Read a trace's answer, and put it to its question; once, whoever sees it first."""
@@ -101,9 +114,26 @@ class Asking(Iterator[Progress | Trace]):
             if trace.finish_reason == "stop" and trace.answer is None:
                 trace.answer = self._extract(trace.text)
 
+    def _start_wave(self, source: Sampled[Trace] | Sampled[Progress | Trace], question_id: str) -> None:
+        """Ask for the next traces of a question, by their numbers, while it needs some."""
+        if question_id in self._clear:
+            return
+        started = self._sizes[question_id]
+        try:
+            more = self._more(self.group(question_id))
+        except Exception:
+            self.close()
+            raise
+        if more:
+            self._sizes[question_id] += more
+            source.add(question_id, range(started, started + more))
+
     def _stop_question(self, trace: Trace) -> str:
         self._take(trace)
-        return self._reached(list(self._groups[trace.question_id].values()))
+        why = self._reached(list(self._groups[trace.question_id].values()))
+        if why:
+            self._clear.add(trace.question_id)
+        return why
 
 
 class EventStream(Iterator[Event]):
@@ -111,10 +141,10 @@ class EventStream(Iterator[Event]):
 
     Args:
         asking: the call.
-        vote: over the traces of one question that have ended.
+        vote: over the traces of the named question that have ended.
     """
 
-    def __init__(self, asking: Asking, vote: Callable[[list[Trace]], VoteResult]) -> None:
+    def __init__(self, asking: Asking, vote: Callable[[str], VoteResult]) -> None:
         self._asking, self._vote = asking, vote
         self._next: deque[Event] = deque()
 
@@ -125,7 +155,7 @@ class EventStream(Iterator[Event]):
                 return item
             self._next.append(Ended(item))
             if item.answer is not None or self._asking.is_whole(item.question_id):
-                self._next.append(Voted(self._vote(self._asking.group(item.question_id))))
+                self._next.append(Voted(self._vote(item.question_id)))
         return self._next.popleft()
 
     def close(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
 from arrol_tts.trace import Trace
-from arrol_tts.voting import METHODS, Method, VoteResult, resolve_method, vote
+from arrol_tts.voting import METHODS, Method, TokenLedger, VoteResult, resolve_method, vote
 
 # What samples loads when somebody samples: importing arrol_tts is quick.
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from arrol_tts.events import Event
     from arrol_tts.plan import Questions, SampleOptions
     from arrol_tts.prompts import Prompt
+    from arrol_tts.stopping import TraceSpec
     from arrol_tts.streams import Asking, Closing, EventStream
 
 Extractor = Callable[[str], str | None]
@@ -171,7 +174,7 @@ class WeightedVoter:
                 max_tokens; before anything is generated.
         """
         method = self.method if method is None else method
-        asking = self._ask("solve", [question], n, options, self._needs(method))
+        asking = self._ask("solve", [question], n, options, method)
         return self._votes(_exhausted(asking), method)[0]
 
     def solve_many(
@@ -199,7 +202,7 @@ class WeightedVoter:
             InputError: as in ``solve``.
         """
         method = self.method if method is None else method
-        asking = self._ask("solve_many", questions, n, options, self._needs(method))
+        asking = self._ask("solve_many", questions, n, options, method)
         return self._votes(_exhausted(asking, on_trace), method)
 
     async def asolve(
@@ -212,7 +215,7 @@ class WeightedVoter:
     ) -> VoteResult:
         """``solve`` for asyncio: other tasks run meanwhile, and cancelling it aborts the sampling."""
         method = self.method if method is None else method
-        asking = self._ask("asolve", [question], n, options, self._needs(method))
+        asking = self._ask("asolve", [question], n, options, method)
         return self._votes(await _aexhausted(asking), method)[0]
 
     async def asolve_many(
@@ -226,7 +229,7 @@ class WeightedVoter:
     ) -> list[VoteResult]:
         """``solve_many`` for asyncio; several calls at once share the engine's batches."""
         method = self.method if method is None else method
-        asking = self._ask("asolve_many", questions, n, options, self._needs(method))
+        asking = self._ask("asolve_many", questions, n, options, method)
         return self._votes(await _aexhausted(asking, on_trace), method)
 
     def stream(
@@ -293,7 +296,7 @@ class WeightedVoter:
             InputError: for an empty question, n < 1, an unknown option or a detection position beyond max_tokens;
                 before anything is generated.
         """
-        asking = _exhausted(self._ask("sample", questions, n, options), on_trace)
+        asking = _exhausted(self._ask("sample", questions, n, options, None), on_trace)
         return {question_id: asking.group(question_id) for question_id in asking.question_ids}
 
     async def asample(
@@ -305,7 +308,7 @@ class WeightedVoter:
         **options: Unpack[SampleOptions],
     ) -> dict[str, list[Trace]]:
         """``sample`` for asyncio; several calls at once share the engine's batches."""
-        asking = await _aexhausted(self._ask("asample", questions, n, options), on_trace)
+        asking = await _aexhausted(self._ask("asample", questions, n, options, None), on_trace)
         return {question_id: asking.group(question_id) for question_id in asking.question_ids}
 
     def vote(self, traces: Sequence[Trace], method: str | Method | None = None, **options: Any) -> VoteResult:
@@ -338,11 +341,17 @@ class WeightedVoter:
         from arrol_tts.streams import EventStream
 
         chosen = self.method if method is None else method
-        asking = self._ask(call, questions, n, options, self._needs(chosen), every)
-        return EventStream(asking, lambda traces: self.vote(traces, chosen))
+        asking = self._ask(call, questions, n, options, chosen, every)
+        return EventStream(asking, lambda question_id: self._result(asking, question_id, chosen))
 
     def _votes(self, asking: Asking, method: str | Method) -> list[VoteResult]:
-        return [self.vote(asking.group(question_id), method) for question_id in asking.question_ids]
+        return [self._result(asking, question_id, method) for question_id in asking.question_ids]
+
+    def _result(self, asking: Asking, question_id: str, method: str | Method) -> VoteResult:
+        """The vote over the traces of a question that have ended."""
+        result = self.vote(asking.group(question_id), method, calibration=asking.plan.calibration)
+        ledger = TokenLedger.of(result.traces, asking.unstarted(question_id))
+        return replace(result, tokens=ledger)
 
     def _vote_options(self, method: str | Method) -> dict[str, Any]:
         return {"equality": self.equality, "percent": self.percent, **self._options(method)}
@@ -370,35 +379,54 @@ class WeightedVoter:
             )
         return needs
 
+    def _check_signals(self, method: str | Method, spec: TraceSpec) -> None:
+        """Refuse waves whose vote reads what is not recorded: it would fail at the end of the first."""
+        recorded = {
+            "scores": spec.score_finish,
+            "confidence": spec.confidence or bool(spec.confidence_window),
+            "self_certainty": spec.self_certainty,
+        }
+        lacking = [signal for signal in self._needs(method) if not recorded[signal]]
+        if isinstance(method, str) and lacking:
+            raise InputError(
+                f"waves go on by votes of {method!r}, which reads {lacking[0]}: record it with {lacking[0]}=True"
+            )
+
     def _ask(
         self,
         call: str,
         questions: Questions,
         n: int,
         options: SampleOptions,
-        needs: tuple[str, ...] | None = None,
+        method: str | Method | None,
         every: float | None = None,
     ) -> Asking:
-        """Set a public call to work, recording the signals that a vote needs; without one, all but the costly."""
+        """Set a public call to work, recording what its vote reads; without one, all signals but the costly."""
         from arrol_tts.engine.request import check_request
         from arrol_tts.plan import check_options, make_plan
         from arrol_tts.streams import Asking
 
         check_options(call, options)
+        needs = None if method is None else self._needs(method)
         plan = make_plan(questions, n, options, config=self.config, prompt=self.prompt, needs=needs)
+        method = self.method if method is None else method
+        if plan.waves is not None:
+            self._check_signals(method, plan.spec)
+        if plan.calibration is not None:
+            plan.calibration.check(resolve_method(method, {})[0])
         if self._engine is None:
             # The engine checks again what it is asked; here it is not worth loading for what cannot work.
             check_request(plan.questions, plan.sampling, plan.spec, has_head=self.config is not None)
-        consensus = plan.consensus
-        return Asking(
-            lambda: self.engine,
-            plan,
-            extract=self.extract,
-            reached=lambda traces: (
-                consensus.reached(traces, **self._vote_options(consensus.method)) if consensus else ""
-            ),
-            every=every,
-        )
+        consensus, waves, calibration = plan.consensus, plan.waves, plan.calibration
+        decide = partial(self.vote, method=method)
+
+        def reached(traces: list[Trace]) -> str:
+            return consensus.reached(traces, **self._vote_options(consensus.method)) if consensus else ""
+
+        def more(traces: list[Trace]) -> int:
+            return waves.more(traces, n, decide, calibration=calibration) if waves else 0
+
+        return Asking(lambda: self.engine, plan, extract=self.extract, reached=reached, more=more, every=every)
 
 
 def _exhausted(asking: Asking, on_trace: OnTrace | None = None) -> Asking:

@@ -7,8 +7,9 @@ The decision needs no engine: `Waves.more` says from a question's ended traces h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from arrol_tts.consensus import most_likely
@@ -64,19 +65,17 @@ class Waves:
         self,
         traces: Sequence[Trace],
         n: int,
-        method: str | Method = "majority",
+        vote: Callable[[Sequence[Trace]], VoteResult] = vote,
         *,
         calibration: AnswerCalibration | None = None,
-        **options: Any,
     ) -> int:
         """How many traces to start next.
 
         Args:
             traces: all traces of one question that were started so far; they have ended.
             n: traces of the question at most.
-            method: voting method.
-            calibration: of votes by this method, see `sureness`.
-            **options: of the vote and of its method, see `arrol_tts.vote`.
+            vote: the vote over them, by default of the majority.
+            calibration: of such votes, see `sureness`.
 
         Returns:
             The size of the next wave; 0 when the question has enough.
@@ -86,8 +85,12 @@ class Waves:
         left = n - len(traces)
         if left <= 0:
             return 0
-        is_sure = self.certainty < 1 and sureness(vote(traces, method, **options), calibration) >= self.certainty
+        is_sure = self.certainty < 1 and sureness(vote(traces), calibration) >= self.certainty
         return 0 if is_sure else min(self.step, left)
+
+    def ends_at(self, started: int, n: int) -> bool:
+        """Whether a wave ends with so many traces of a question started."""
+        return started == n or (started >= self.start and (started - self.start) % self.step == 0)
 
 
 def sureness(result: VoteResult, calibration: AnswerCalibration | None = None) -> float:
@@ -151,6 +154,7 @@ def replay_waves(
     n = len(ordered) if n is None else min(n, len(ordered))
     waves.check(n)
     started = 0
-    while more := waves.more(ordered[:started], n, method, calibration=calibration, **options):
+    decide = partial(vote, method=method, **options)
+    while more := waves.more(ordered[:started], n, decide, calibration=calibration):
         started += more
     return ordered[:started]

@@ -31,9 +31,15 @@ class Run(ABC):
     def __next__(self) -> Trace | Progress:
         """Wait for the next trace that ended, or for progress where the request asked for it.
 
+        Every trace that was asked for comes once, however it ended; nobody waits for more than there are.
+
         Raises:
-            StopIteration: when all traces have come, or the run was closed.
+            StopIteration: when the run was closed.
         """
+
+    @abstractmethod
+    def add(self, request: Request) -> None:
+        """Set more of the same call to work, without waiting for it; nothing happens once the run is closed."""
 
     @abstractmethod
     def cancel(self, question_id: str, why: str) -> None:
@@ -55,21 +61,23 @@ class Run(ABC):
 class Sampled(Iterator[T], Generic[T]):
     """What a run brings, as it comes; closing it, or dropping it, aborts the rest."""
 
-    def __init__(self, run: Run, stop_question: StopQuestion) -> None:
-        self._run, self._stop_question = run, stop_question
+    def __init__(self, run: Run, request: Request, stop_question: StopQuestion) -> None:
+        self._run, self._request, self._stop_question = run, request, stop_question
+        self._left = request.traces
         self._ended = False
 
     def __next__(self) -> T:
+        if not self._left and not self._ended:
+            self._ended = True
+            self._run.abandon()
         if self._ended:
             raise StopIteration
         try:
             item = next(self._run)
-            if (
-                isinstance(item, Trace)
-                and item.finish_reason != "cancelled"
-                and (why := self._stop_question(item))
-            ):
-                self._run.cancel(item.question_id, why)
+            if isinstance(item, Trace):
+                self._left -= 1
+                if item.finish_reason != "cancelled" and (why := self._stop_question(item)):
+                    self._run.cancel(item.question_id, why)
         except StopIteration:
             self._ended = True
             raise
@@ -77,6 +85,23 @@ class Sampled(Iterator[T], Generic[T]):
             self.close()
             raise
         return item  # type: ignore[return-value]  # progress comes to those who asked for it only
+
+    def add(self, question_id: str, samples: Sequence[int]) -> None:
+        """Ask for more traces of one of the questions, beside what is still being written.
+
+        To be called by who iterates, at the latest when the last trace was taken. The new traces are a group of
+        their own: rules compare them with each other.
+
+        Args:
+            question_id: of a question of this call that was not cancelled.
+            samples: the numbers of the new traces; their seeds are those that they have in any call.
+
+        Raises:
+            KeyError: when there is no such question.
+        """
+        request = self._request.more(question_id, samples)
+        self._left += len(samples)
+        self._run.add(request)
 
     def close(self) -> None:
         """Abort what is still being written; it has ended when this returns."""
@@ -140,7 +165,7 @@ class Engine(ABC):
         """
         self.check(questions, sampling, spec or TraceSpec())
         request = Request.of(questions, sampling, spec)
-        return Sampled(self._start(request), stop_question)
+        return Sampled(self._start(request), request, stop_question)
 
     def stream(
         self,
@@ -166,7 +191,7 @@ class Engine(ABC):
         """
         self.check(questions, sampling, spec or TraceSpec())
         request = Request.of(questions, sampling, spec, every)
-        return Sampled(self._start(request), stop_question)
+        return Sampled(self._start(request), request, stop_question)
 
     def check(self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> None:
         """Refuse what cannot work, before anything is generated.

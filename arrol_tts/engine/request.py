@@ -198,6 +198,22 @@ class Request:
         specs = tuple(replace(spec, group=f"{call}/{i}") for i in range(len(questions)))
         return cls(tuple(questions), sampling, specs, every)
 
+    def more(self, question_id: str, samples: Sequence[int]) -> Request:
+        """A request for further traces of one of its questions; they are a group of their own.
+
+        Raises:
+            KeyError: when there is no such question.
+        """
+        asked = {question.id: i for i, question in enumerate(self.questions)}
+        question = replace(self.questions[asked[question_id]], samples=tuple(samples))
+        spec = replace(self.specs[asked[question_id]], group=f"{os.urandom(6).hex()}/0", size=len(samples))
+        return replace(self, questions=(question,), specs=(spec,))
+
+    @property
+    def traces(self) -> int:
+        """How many it asks for, all questions together."""
+        return sum(len(question.wanted(self.sampling.n)) for question in self.questions)
+
 
 def check_request(
     questions: Sequence[Question],

@@ -172,9 +172,7 @@ class ServerEngine(Engine):
         super().check(questions, sampling, spec)
 
     def _start(self, request: Request) -> Run:
-        run = ServerRun(self._loop, request)
-        run.asking = asyncio.run_coroutine_threadsafe(self._ask(run), self._loop)
-        return run
+        return ServerRun(self._loop, request, self._ask)
 
     def load_head(self, head: HeadSource, name: str = "") -> None:
         """See ``Engine.load_head``; every server must have been started with a head of that name."""
@@ -277,12 +275,12 @@ class ServerEngine(Engine):
             raise ServerError(f"no server is left ({reasons})")
         return alive
 
-    async def _ask(self, run: ServerRun) -> None:
-        request = run.request
+    async def _ask(self, run: ServerRun, request: Request) -> None:
+        """Answer a request of a run: its first one, or one that was added."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for question, spec in zip(request.questions, request.specs, strict=True):
-                    server = await self._room(request.sampling.n)
+                    server = await self._room(len(question.wanted(request.sampling.n)))
                     run.jobs[question.id] = tasks.create_task(self._answer(run, server, question, spec))
                     await asyncio.sleep(0)  # let it take its room
         except asyncio.CancelledError:
@@ -293,8 +291,6 @@ class ServerEngine(Engine):
             while isinstance(cause, ExceptionGroup):
                 cause = cause.exceptions[0]
             run.inbox.put(cause)
-        else:
-            run.inbox.put(None)
 
     async def _room(self, traces: int) -> _Server:
         """The server with least to do, as soon as one has room for all of a question's traces."""
@@ -361,7 +357,7 @@ class ServerEngine(Engine):
                 server.failure = server.failure or str(failures.exceptions[0])
             if len(answered) == len(everything):
                 return
-            server = await self._room(sampling.n)
+            server = await self._room(len(everything))
 
     async def _trace(
         self,

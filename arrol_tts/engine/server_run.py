@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arrol_tts.engine.base import Run
+from arrol_tts.errors import ServerError
 from arrol_tts.events import Progress
 from arrol_tts.trace import Trace
 
@@ -22,16 +24,25 @@ if TYPE_CHECKING:
 class ServerRun(Run):
     """One call of ``sample`` or ``stream``; ``_cancel``, ``note`` and ``give_up`` run on the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, request: Request) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        request: Request,
+        ask: Callable[[ServerRun, Request], Coroutine[Any, Any, None]],
+    ) -> None:
         self.request = request
         self.inbox: queue.SimpleQueue[Progress | Trace | Exception | None] = queue.SimpleQueue()
-        """Traces and progress, an error that ends them, None at the end."""
+        """Traces and progress, an error that ends them, None when the run was closed."""
         self.jobs: dict[str, asyncio.Task[None]] = {}
         self.stopped: dict[str, str] = {}
         self._loop = loop
         self._told: dict[tuple[str, int], tuple[float, int, int]] = {}
         self._written: dict[tuple[str, int], tuple[str, int]] = {}
-        self.asking: Future[None] | None = None
+        self._ask = ask
+        self._asking: list[Future[None]] = []
+        self._closing = threading.Lock()
+        self._closed = False
+        self.add(request)
 
     def __next__(self) -> Trace | Progress:
         item = self.inbox.get()
@@ -41,14 +52,28 @@ class ServerRun(Run):
             raise item
         return item
 
+    def add(self, request: Request) -> None:
+        with self._closing:
+            if self._closed:
+                return
+            self._asking = [asking for asking in self._asking if not asking.done()]
+            work = self._ask(self, request)
+            try:
+                self._asking.append(asyncio.run_coroutine_threadsafe(work, self._loop))
+            except RuntimeError:
+                work.close()
+                self.inbox.put(ServerError("the engine was closed while it was sampling"))
+
     def cancel(self, question_id: str, why: str) -> None:
         with contextlib.suppress(RuntimeError):  # the engine is closed: nothing runs any more
             self._loop.call_soon_threadsafe(self._cancel, question_id, why)
 
     def close(self) -> None:
         # This closes the connections, and the servers abort.
-        if self.asking is not None:
-            self.asking.cancel()
+        with self._closing:
+            self._closed = True
+            for asking in self._asking:
+                asking.cancel()
         self.inbox.put(None)  # another thread may be waiting for the next item
 
     def _cancel(self, question_id: str, why: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,15 @@ class _Run(Run):
 
     def __init__(self, engine: TransformersEngine, request: Request) -> None:
         self._stopped: dict[str, str] = {}
-        self._items = engine._sample(request, self._stopped)
+        self._asked: deque[tuple[Question, TraceSpec]] = deque()
+        self.add(request)
+        self._items = engine._sample(request, self._asked, self._stopped)
 
     def __next__(self) -> Trace | Progress:
         return next(self._items)
+
+    def add(self, request: Request) -> None:
+        self._asked += zip(request.questions, request.specs, strict=True)
 
     def cancel(self, question_id: str, why: str) -> None:
         self._stopped.setdefault(question_id, why)
@@ -134,20 +140,23 @@ class TransformersEngine(Engine):
     def _start(self, request: Request) -> Run:
         return _Run(self, request)
 
-    def _sample(self, request: Request, stopped: Mapping[str, str]) -> Generator[Progress | Trace, None, None]:
-        """Sample a request batch by batch.
+    def _sample(
+        self, request: Request, asked: deque[tuple[Question, TraceSpec]], stopped: Mapping[str, str]
+    ) -> Generator[Progress | Trace, None, None]:
+        """Sample batch by batch.
 
         Args:
-            request: what to sample.
+            request: how to sample.
+            asked: what to sample; more may come while a batch is computed, and go into later ones.
             stopped: questions that need no more traces, and why; asked at every step.
         """
-        sampling, asked = request.sampling, list(zip(request.questions, request.specs, strict=True))
-        per_batch = max(1, self._batch_size // sampling.n)
+        sampling = request.sampling
         self._running.add(request)
         try:
-            for first in range(0, len(asked), per_batch):
-                rows = []
-                for question, spec in asked[first : first + per_batch]:
+            while asked:
+                rows: list[_Row] = []
+                while asked and (not rows or len(rows) + len(asked[0][0].wanted(sampling.n)) <= self._batch_size):
+                    question, spec = asked.popleft()
                     prompt = prompt_ids(self._tokenizer, question)
                     for sample_id in question.wanted(sampling.n):
                         generator, seed = torch.Generator(), sampling.seed_of(question.id, sample_id)

@@ -15,9 +15,12 @@ from arrol_tts.engine.base import Run
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.errors import EngineError, InputError
 from arrol_tts.events import Progress
+from arrol_tts.prompts import prompt_ids
 from arrol_tts.stopping import TraceLog, TraceSpec
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -69,6 +72,7 @@ class VLLMRun(Run):
         self._inbox: queue.SimpleQueue[Progress | _Ended | Exception | None] = queue.SimpleQueue()
         self._tokenizer, self._every, self._in_process = tokenizer, every, in_process
         self._pending: dict[str, _Running] = {}
+        self._closed = False
         self._news: dict[str, Progress] = {}
         self._reported = 0.0
 
@@ -79,6 +83,18 @@ class VLLMRun(Run):
         if isinstance(item, Exception):
             raise item
         return self._read(item) if isinstance(item, _Ended) else item
+
+    def add(self, request: Request) -> None:
+        prompts = [prompt_ids(self._tokenizer, question) for question in request.questions]
+
+        def submit(engine: LLMEngine) -> None:
+            try:
+                self.submit(engine, request, prompts)
+            except Exception as error:
+                self.failed(error)
+
+        # Not waited for: with many questions at once every one would wait for a step of its own.
+        self.loop.post(submit).add_done_callback(self._note_failure)
 
     def cancel(self, question_id: str, why: str) -> None:
         self.loop.post(lambda engine: self._cancel(engine, question_id, why))
@@ -101,6 +117,8 @@ class VLLMRun(Run):
 
     def submit(self, engine: LLMEngine, request: Request, prompts: Sequence[list[int]]) -> None:
         """Hand all traces of a request to vLLM, with its questions' prompts; on the loop's thread."""
+        if self._closed:
+            return
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -135,10 +153,8 @@ class VLLMRun(Run):
                     self._pending[name] = _Running(question, sample_id, spec, internal_id)
                     self.loop.listen(name, self)
         except BaseException:
-            self.abort(engine)
+            self._give_up(engine)
             raise
-        if not self._pending:
-            self._inbox.put(None)
 
     def receive(self, output: RequestOutput) -> None:
         """A request of this run has news, or has finished."""
@@ -168,21 +184,28 @@ class VLLMRun(Run):
                 self._inbox.put(progress)
             self._news.clear()
             self._reported = now
-        if not self._pending:
-            self._inbox.put(None)
 
     def failed(self, error: Exception) -> None:
         """Tell who iterates; the rest of the run is given up."""
         self._inbox.put(error)
         self.loop.post(self.abort)
 
+    def _note_failure(self, submitted: Future[None]) -> None:
+        """Tell who iterates that the engine is gone."""
+        if (error := submitted.exception()) is not None:
+            self._inbox.put(error)  # type: ignore[arg-type]  # the loop sets no other
+
     def abort(self, engine: LLMEngine) -> None:
         """Nobody wants the rest."""
+        self._give_up(engine)
+        self._inbox.put(None)  # another thread may be waiting for the next item
+
+    def _give_up(self, engine: LLMEngine) -> None:
+        self._closed = True
         pending, self._pending = self._pending, {}
         for name in pending:
             self.loop.forget(name)
         self._abort(engine, list(pending.values()))
-        self._inbox.put(None)  # another thread may be waiting for the next item
 
     def _note(self, name: str, running: _Running, text: str, log: Mapping[str, Any]) -> None:
         news = self._news.get(name)
@@ -206,8 +229,6 @@ class VLLMRun(Run):
         self._abort(engine, traces)
         for trace, token_ids in zip(traces, so_far, strict=True):
             self._inbox.put(_Ended(trace, token_ids, "cancelled", {}, why))
-        if not self._pending:
-            self._inbox.put(None)
 
     @staticmethod
     def _abort(engine: LLMEngine, traces: Sequence[_Running]) -> None:

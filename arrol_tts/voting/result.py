@@ -37,24 +37,27 @@ class TokenLedger:
     Attributes:
         generated: tokens of all traces.
         pruned_traces: traces a rule stopped.
-        saved: an estimate of what pruning saved: that each pruned trace would have run to the mean
-            length of the question's finished traces (``stop`` or ``length``); 0 when none finished.
+        saved: an estimate of what pruning and waves saved: that each pruned trace, and each that was not started,
+            would have run to the mean length of the question's finished traces (``stop`` or ``length``); 0 when
+            none finished.
+        unstarted_traces: those of the n asked for that waves did without.
     """
 
     generated: int
     pruned_traces: int
     saved: int
+    unstarted_traces: int = 0
 
     @classmethod
-    def of(cls, traces: Sequence[Trace]) -> TokenLedger:
-        """Count over all traces of a question, voting or not."""
+    def of(cls, traces: Sequence[Trace], unstarted_traces: int = 0) -> TokenLedger:
+        """Count over all traces of a question that were started, voting or not."""
         pruned = [t.num_tokens for t in traces if t.finish_reason == "pruned"]
         finished = [t.num_tokens for t in traces if t.finish_reason in ("stop", "length")]
         saved = 0
-        if pruned and finished:
+        if finished:
             expected = sum(finished) / len(finished)
-            saved = round(sum(max(0.0, expected - n) for n in pruned))
-        return cls(sum(t.num_tokens for t in traces), len(pruned), saved)
+            saved = round(sum(max(0.0, expected - n) for n in pruned) + unstarted_traces * expected)
+        return cls(sum(t.num_tokens for t in traces), len(pruned), saved, unstarted_traces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,13 @@ class VoteResult:
 
     def __str__(self) -> str:
         rows = [(row, _one_line(row.answer)) for row in self.table]
+        unstarted = self.tokens.unstarted_traces
+        started = f"{len(self.traces)} of {len(self.traces) + unstarted} traces started, " if unstarted else ""
         verdict = "abstained" if self.abstained else rows[0][1] if rows else "no answer"
         lines = [
             f"{self.question_id}: {verdict} (confidence {self.confidence:.2f}, {self.method})",
             *(f"  {row.probability:6.1%}  {row.votes:4d} votes  {row.weight:9.3f}  {text}" for row, text in rows),
-            f"  {self.tokens.generated} tokens, {self.tokens.pruned_traces} traces pruned, "
+            f"  {self.tokens.generated} tokens, {started}{self.tokens.pruned_traces} traces pruned, "
             f"about {self.tokens.saved} tokens saved",
         ]
         return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arrol_tts import KeepShare, QualityHeadConfig, Sampling
+from arrol_tts import Budget, ConfidenceFloor, KeepShare, QualityHeadConfig, Sampling, Threshold, Waves
 from arrol_tts.errors import InputError, OptionError
 from arrol_tts.plan import SampleOptions, SamplingOptions, check_options, make_plan
 from arrol_tts.prompts import Prompt
@@ -81,3 +81,41 @@ def test_a_misspelt_option_is_named_with_the_nearest_and_the_call() -> None:
 def test_an_option_like_no_other_lists_what_there_is() -> None:
     with pytest.raises(OptionError, match=r"sample\(\) has no option 'zzz': it has temperature, .*consensus"):
         check_options("sample", {"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "waves"),
+    [
+        ({}, None),
+        ({"start": None}, None),
+        ({"start": 2}, Waves(2, 2, 0.95)),
+        ({"certainty": 0.8}, Waves(4, 2, 0.8)),
+        ({"step": 1, "start": 3, "certainty": 1}, Waves(3, 1, 1)),
+    ],
+)
+def test_any_option_of_waves_asks_for_them(options: SampleOptions, waves: Waves | None) -> None:
+    assert plan(options).waves == waves
+
+
+def test_a_call_of_few_traces_starts_with_all_of_them_unless_told() -> None:
+    assert make_plan("2+3", 3, {"certainty": 0.9}, config=None, prompt=Prompt()).waves == Waves(3, 2, 0.9)
+    with pytest.raises(InputError, match="start is 4 and n is 3: start with n traces at most, or raise n"):
+        make_plan("2+3", 3, {"start": 4}, config=None, prompt=Prompt())
+
+
+def test_waves_want_all_traces_of_a_question() -> None:
+    with pytest.raises(
+        InputError, match="samples= asks for some: leave out samples, or start, certainty and step"
+    ):
+        plan({"certainty": 0.9, "samples": {"q0": [1]}}, config=None)
+
+
+@pytest.mark.parametrize("rule", [ConfidenceFloor(), Budget(16, 500, 60)])
+def test_waves_refuse_rules_for_a_whole_question_at_once(rule: Any) -> None:
+    with pytest.raises(InputError, match=f"rule {rule.kind} needs all traces of a question at once: leave it out"):
+        plan({"certainty": 0.9, "rules": [rule]})
+
+
+def test_waves_take_a_keep_ratio_and_a_threshold() -> None:
+    chosen = plan({"certainty": 0.9, "keep": 0.5, "rules": [Threshold(16, 0.2)]})
+    assert chosen.spec.rules == (KeepShare(64, 0.5), Threshold(16, 0.2))

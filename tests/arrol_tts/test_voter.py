@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from arrol_tts import HeadError, QualityHead, QualityHeadConfig, Trace, WeightedVoter
+from arrol_tts import AnswerCalibration, HeadError, QualityHead, QualityHeadConfig, Trace, WeightedVoter
 
 TRACES = [
     Trace("q", i, answer=answer, num_tokens=10, scores={9: score})
     for i, (answer, score) in enumerate([("5", 0.1), ("5", 0.2), ("5.0", 0.1), ("7", 0.9), (None, 0.5)])
 ]
+
+OF_MAJORITY = AnswerCalibration("majority", (0.0, 0.0, 0.0, 0.0), 0.0)
 
 
 def test_votes_over_traces_made_anywhere() -> None:
@@ -65,6 +67,14 @@ def voter() -> WeightedVoter:
         ("2+3*4", {"keep": 1.5}, "keep_share.share is 1.5"),
         ("2+3*4", {"at": 0}, "at is 0|score_at is 0"),
         ("2+3*4", {"temperature": -1}, "temperature is -1"),
+        ("2+3*4", {"start": 8, "n": 4}, "start is 8 and n is 4"),
+        ("2+3*4", {"certainty": 0.3}, "certainty is 0.3; it must be from 0.5"),
+        (
+            "2+3*4",
+            {"start": 2, "scores": False},
+            "votes of 'quality', which reads scores: record it with scores=True",
+        ),
+        ("2+3*4", {"calibration": OF_MAJORITY}, "fitted on votes by 'majority' and does not hold for 'quality'"),
     ],
 )
 def test_bad_calls_are_refused_before_the_model_is_loaded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,6 +37,10 @@ def test_a_wave_never_goes_beyond_n() -> None:
     assert Waves(start=4, step=3).more(traces("1234"), n=4) == 0
 
 
+def test_waves_end_at_start_and_every_step_after_it() -> None:
+    assert [k for k in range(13) if Waves(start=4, step=3).ends_at(k, n=12)] == [4, 7, 10, 12]
+
+
 def test_a_majority_without_a_rival_is_enough_with_four_votes() -> None:
     assert Waves().more(traces("7777"), n=32) == 0  # 1 - 2 ** -5 = .969
     assert Waves().more(traces("777."), n=32) == 2
@@ -49,8 +54,9 @@ def test_nobody_answered_is_no_certainty() -> None:
 def test_scores_need_a_share_of_the_odds_with_one_unit_against_the_leader() -> None:
     assert sureness(vote(traces("77", [19, 0]), "quality", odds_power=1.0)) == pytest.approx(19 / 20, abs=1e-4)
     assert sureness(vote(traces("778", [6, 2, 1]), "quality", odds_power=1.0)) == pytest.approx(8 / 10)
-    assert Waves(certainty=0.8).more(traces("778", [6, 2, 1]), 9, "quality", odds_power=1.0) == 0
-    assert Waves(certainty=0.81).more(traces("778", [6, 2, 1]), 9, "quality", odds_power=1.0) == 2
+    by_odds = partial(vote, method="quality", odds_power=1.0)
+    assert Waves(certainty=0.8).more(traces("778", [6, 2, 1]), 9, by_odds) == 0
+    assert Waves(certainty=0.81).more(traces("778", [6, 2, 1]), 9, by_odds) == 2
 
 
 def test_weights_without_a_unit_count_as_votes() -> None:

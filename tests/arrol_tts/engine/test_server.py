@@ -19,11 +19,12 @@ import httpx
 import numpy as np
 import pytest
 
-from arrol_tts import WeightedVoter
+from arrol_tts import Waves, WeightedVoter
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.server_engine import ServerEngine
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.errors import ServerError
+from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace
@@ -145,6 +146,19 @@ def test_a_stream_shows_texts_as_they_are_written_and_ends_in_the_same_traces(fi
         assert ended[key].text == whole[key].text
         assert ended[key].scores == pytest.approx(whole[key].scores, abs=1e-4)
         assert ended[key].confidence == pytest.approx(whole[key].confidence, abs=1e-3)
+
+
+def test_waves_over_http_are_pruned_each_by_itself(engine: ServerEngine) -> None:
+    voter = WeightedVoter(engine, config=read_head_config(POCKET_HEAD))
+    asked = {question.id: question.text for question in QUESTIONS[:4]}
+    results = voter.solve_many(asked, n=8, start=4, step=2, certainty=0.9, keep=0.5, at=AT, seed=3)
+    for result in results:
+        assert [trace.sample_id for trace in result.traces] == list(range(len(result.traces)))
+        assert Waves(4, 2, 0.9).more(result.traces, 8, voter.vote) == 0
+        for first, last in ((0, 4), (4, 6), (6, 8)):
+            ended = Counter(trace.finish_reason for trace in result.traces[first:last])
+            assert not ended or ended["pruned"] == (last - first) // 2
+    assert {len(result.traces) for result in results} <= {4, 6, 8}
 
 
 def test_a_stream_prunes_and_says_why(engine: ServerEngine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -378,6 +379,74 @@ def test_a_reason_to_stop_cancels_what_a_question_still_has_running(start: Start
         (0, "cancelled", "1 is enough"),
         (2, "cancelled", "1 is enough"),
     ]
+
+
+def waves_over(urls: Any, n: int = 12, **options: Any) -> list[Any]:
+    """Majority votes on all questions, in waves of 3 and 2 more at a time."""
+    voter = WeightedVoter(ServerEngine(urls, **options), method="majority")
+    try:
+        asked = {question.id: question.text for question in QUESTIONS}
+        return voter.solve_many(asked, n, start=3, step=2, certainty=0.95)
+    finally:
+        voter.close()
+
+
+def answer_by_seed(unclear: str) -> Callable[[dict[str, Any]], Answer]:
+    """Traces of one question give as many answers as there are; all others are 7."""
+    rank = {Sampling().seed_of(unclear, i): i for i in range(12)}
+    return lambda request: (200, completion(f"the answer is {10 + rank.get(request['seed'], -3)}"))
+
+
+def test_waves_ask_for_more_of_the_questions_that_are_open_and_of_no_others(start: Start) -> None:
+    server = start(answer_by_seed("q2"))
+    results = waves_over(server.url)
+    assert [(len(result.traces), result.tokens.unstarted_traces) for result in results] == [
+        (5, 7),  # 3 votes to none are .9375, 5 are .984
+        (5, 7),
+        (12, 0),
+        (5, 7),
+    ]
+    seeds = {Sampling().seed_of(result.question_id, i) for result in results for i in range(len(result.traces))}
+    assert {request["seed"] for request in server.requests} == seeds
+    assert len(server.requests) == 27
+
+
+def test_a_wave_moves_on_from_a_server_that_fails(start: Start) -> None:
+    good = start(answer_by_seed("q2"))
+    served: list[int] = []
+
+    def answer(request: dict[str, Any]) -> Answer:
+        served.append(request["seed"])
+        return good.answer(request) if len(served) <= 6 else (500, {"error": {"message": "engine is dead"}})
+
+    bad = start(answer)
+    results = waves_over([bad.url, good.url], retries=0, max_in_flight=6)
+    assert [len(result.traces) for result in results] == [5, 5, 12, 5]
+    assert len(served) > 6
+
+
+def test_closing_the_engine_between_waves_is_an_error_of_the_call(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    engine = ServerEngine(server.url)
+    running = engine.sample(QUESTIONS[:1], SAMPLING)
+    assert len(list(itertools.islice(running, 3))) == 3
+    engine.close()
+    running.add("q0", [3])
+    with pytest.raises(ServerError, match="the engine was closed while it was sampling"):
+        next(running)
+
+
+def test_a_closed_call_asks_for_no_wave_more(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    engine = ServerEngine(server.url)
+    running = engine.sample(QUESTIONS[:1], SAMPLING)
+    next(running)
+    running.close()
+    running.add("q0", [3, 4])
+    assert list(running) == []
+    time.sleep(0.1)
+    engine.close()
+    assert not {request["seed"] for request in server.requests} & {SAMPLING.seed_of("q0", i) for i in (3, 4)}
 
 
 def test_scores_need_a_head_in_the_server(start: Start) -> None:

@@ -230,6 +230,11 @@ def test_ledger_estimates_savings_from_finished_traces() -> None:
     assert vote(traces).tokens == TokenLedger(generated=215, pruned_traces=2, saved=110)
 
 
+def test_a_ledger_counts_unstarted_traces_at_the_mean_length_of_finished_ones() -> None:
+    traces = [trace(0, "7", num_tokens=100), trace(1, None, num_tokens=60, finish_reason="length")]
+    assert TokenLedger.of(traces, unstarted_traces=3) == TokenLedger(160, 0, 240, unstarted_traces=3)
+
+
 def test_a_pruned_trace_longer_than_the_mean_saves_nothing() -> None:
     traces = [trace(0, "7", num_tokens=10), trace(1, None, num_tokens=50, finish_reason="pruned")]
     assert vote(traces).tokens.saved == 0
