@@ -45,6 +45,9 @@ def run(
         list[str] | None,
         typer.Option(help=f"sample again with early stopping: {', '.join(STOPPING)} or none; repeatable"),
     ] = None,
+    start: Annotated[int | None, typer.Option(help="traces of the first wave of --stopping waves; 4")] = None,
+    step: Annotated[int | None, typer.Option(help="traces of each further wave; 2")] = None,
+    certainty: Annotated[float | None, typer.Option(help="of the vote, with which waves end; 0.95")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy; the head's, else 1")] = None,
     top_p: Annotated[float | None, typer.Option(help="nucleus share; the head's, else 1")] = None,
     top_k: Annotated[int | None, typer.Option(help="tokens to choose among; 0 is off")] = None,
@@ -93,6 +96,9 @@ def run(
         "percent": percent,
         "keep": keep,
         "stopping": None if not stopping else tuple(name for name in stopping if name != "none"),
+        "start": start,
+        "step": step,
+        "certainty": certainty,
         "prompt": prompt,
         "engine": engine,
         "servers": tuple(server or ()) or None,
@@ -119,6 +125,8 @@ def run(
             sampling={**base.sampling, **{k: v for k, v in sampling.items() if v is not None}},
             engine_options=base.engine_options | options,
         )
+        if {start, step, certainty} != {None} and "waves" not in (settings.stopping or ()):
+            raise InputError("--start, --step and --certainty are of a pass in waves: add --stopping waves")
         loaded = settings.load_benchmarks(_copies(data, settings), partial=partial)
         settings = settings.complete(loaded)
         if show_prompt:

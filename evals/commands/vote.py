@@ -20,6 +20,7 @@ from arrol_tts.errors import InputError
 from arrol_tts.recorded import MAPPABLE_FIELDS
 from arrol_tts.rows import STDIN
 from arrol_tts.trace import FINISH_REASONS
+from arrol_tts.waves import Waves
 
 from ..reporting.compare_methods import Comparison, MethodReport, compare_methods, method_names
 from ..reporting.json_ready import finite
@@ -63,6 +64,12 @@ def vote(
     curve: Annotated[
         int, typer.Option(min=0, help="Draw accuracy curves from this many random subsets per point.")
     ] = 0,
+    certainty: Annotated[
+        float | None,
+        typer.Option(help="Replay every method in waves, too: more traces only while its vote is less sure."),
+    ] = None,
+    start: Annotated[int, typer.Option(help="Traces of the first wave.")] = 4,
+    step: Annotated[int, typer.Option(help="Traces of each further one.")] = 2,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the comparison; by default NAME.votes.json here.")
     ] = None,
@@ -91,6 +98,7 @@ def vote(
     with errors_in_words(), notes_in_words():
         if only is not None and only not in FINISH_REASONS:
             raise InputError(f"--only is {only!r}; choose from {', '.join(FINISH_REASONS)}")
+        waves = None if certainty is None else Waves(start, step, certainty)
         names = None if methods == "all" else [name.strip() for name in methods.split(",")]
         options = {name: parsed(value) for name, value in pairs("--option", option).items()}
         key_function(equality, percent)  # type: ignore[arg-type]
@@ -111,6 +119,7 @@ def vote(
                 options=options,
                 **same,
                 curve_subsets=curve,
+                waves=waves,
                 on_step=lambda: progress.advance(task),
             )
         first = "stdin" if traces[0] == STDIN else traces[0].absolute().name
@@ -139,6 +148,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(_method_table(comparison.methods))
         if any(report.curve for report in comparison.methods):
             console.print(_curve_table(comparison.methods))
+        if any(report.waves for report in comparison.methods):
+            console.print(_waves_table(comparison.methods))
     else:
         console.print("no reference answers: map one with --fields reference=COLUMN to see accuracies")
         console.print(_answer_table(comparison.methods))
@@ -187,6 +198,22 @@ def _curve_table(reports: Sequence[MethodReport]) -> Table:
         table.add_column(f"k={k}", justify="right", no_wrap=True)
     for report in drawn:
         table.add_row(report.method, *(_shown(report.curve[k]) for k in sizes))
+    return table
+
+
+def _waves_table(reports: Sequence[MethodReport]) -> Table:
+    table = Table(
+        "method",
+        title="Votes in waves",
+        caption="Replayed in the order of the samples: traces started a question, share of all tokens.",
+        box=SIMPLE_HEAD,
+    )
+    for heading in ("right", "traces", "tokens"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for report in reports:
+        if (waves := report.waves) is not None:
+            share = "" if waves.tokens_share is None else f"{waves.tokens_share:.1%}"
+            table.add_row(report.method, _shown(waves.accuracy), f"{waves.traces:.1f}", share)
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from arrol_tts.combined import cross_val_vote
 from arrol_tts.errors import InputError
 from arrol_tts.trace import FINISH_REASONS, Trace
 from arrol_tts.voting import METHODS, VoteResult
+from arrol_tts.waves import Waves, replay_waves
 
 from .recorded_questions import Questions
 
@@ -38,6 +39,21 @@ class QuestionOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class WavesReport:
+    """A method in waves over the same traces, replayed in the order of their sample ids.
+
+    Attributes:
+        accuracy: over the labelled questions; None without references.
+        traces: started a question, mean.
+        tokens_share: of the tokens of all traces; None where traces have none.
+    """
+
+    accuracy: float | None
+    traces: float
+    tokens_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class MethodReport:
     """One method over all questions; figures are None without reference answers or when skipped.
 
@@ -50,6 +66,7 @@ class MethodReport:
         brier, ece: of the winner's share of the weight as the probability of being right.
         calibrated_brier, calibrated_ece: the same after calibration on the other folds' questions.
         curve: ``{k: accuracy}`` over random subsets of k traces a question.
+        waves: the method in waves, where that was asked for.
         verdicts: question by question.
     """
 
@@ -65,6 +82,7 @@ class MethodReport:
     calibrated_brier: float | None = None
     calibrated_ece: float | None = None
     curve: dict[int, float] = field(default_factory=dict)
+    waves: WavesReport | None = None
     verdicts: list[QuestionOutcome] = field(default_factory=list)
 
 
@@ -109,6 +127,7 @@ def compare_methods(
     equality: Equality = "math",
     percent: PercentSign = "fraction",
     curve_subsets: int = 0,
+    waves: Waves | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Vote with every method on the same traces and compare.
@@ -119,6 +138,7 @@ def compare_methods(
         options: options of the methods, each passed to the methods that have it.
         equality, percent: what makes two answers one, see `arrol_tts.vote`.
         curve_subsets: random subsets per point of the accuracy curves; 0 draws no curves.
+        waves: replays every method but the fitted one in waves, too.
         on_step: called after each method.
 
     Raises:
@@ -134,6 +154,8 @@ def compare_methods(
         if not any(option in METHODS[name].options for name in names if name in METHODS):
             raise InputError(f"none of the methods {', '.join(names)} has an option {option!r}")
 
+    if waves is not None:
+        waves.check(min(map(len, questions.values())))
     majority = _vote_all(questions, "majority", options, same)
     reports = []
     for name in names:
@@ -145,7 +167,8 @@ def compare_methods(
                 raise
             reports.append(MethodReport(name, skipped=str(error)))
         else:
-            reports.append(_report(name, results, majority, curve))
+            in_waves = None if waves is None else _in_waves(questions, name, options, same, waves)
+            reports.append(replace(_report(name, results, majority, curve), waves=in_waves))
         on_step()
     reports.sort(key=lambda report: (report.skipped is not None, -(report.accuracy or 0.0)))
     return _summary(questions, reports)
@@ -169,6 +192,24 @@ def _vote_all(
 
 def _own_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in METHODS[method].options}
+
+
+def _in_waves(
+    questions: Questions, method: str, options: Mapping[str, Any], same: dict[str, Any], waves: Waves
+) -> WavesReport | None:
+    if method == COMBINED:
+        return None
+    own = _own_options(method, options) | same
+    asked = [replay_waves(traces, waves, method=method, **own) for traces in questions.values()]
+    right = [_is_right(voting.vote(traces, method, **own)) for traces in asked if _labelled(traces)]
+    tokens, whole = (
+        sum(trace.num_tokens for traces in groups for trace in traces) for groups in (asked, questions.values())
+    )
+    return WavesReport(
+        accuracy=float(np.mean([bool(one) for one in right])) if right else None,
+        traces=float(np.mean([len(traces) for traces in asked])),
+        tokens_share=tokens / whole if whole else None,
+    )
 
 
 def _report(

@@ -190,7 +190,7 @@ def stopping_rows(samples: Sequence[SeedSamples], voter: WeightedVoter) -> list[
     for name in samples[0].passes:
         if name == FULL:
             continue
-        called, method = STOPPING_ROWS[name]
+        called, method = waves_row(voter) if name == "waves" else STOPPING_ROWS[name]
         add(called, method, [one.passes[name] for one in samples], _seconds(samples, name))
         if name == "pruned":
             rule = keep_rule(voter, samples[0].keep)
@@ -200,6 +200,18 @@ def stopping_rows(samples: Sequence[SeedSamples], voter: WeightedVoter) -> list[
             ]
             add("random_pruned", "majority", at_random, None)
     return rows
+
+
+def waves_row(voter: WeightedVoter) -> tuple[str, str]:
+    """The name of the pass in waves in a report, and how it votes: as the voter that sampled it did."""
+    method = "majority" if voter.config is None else "quality"
+    return f"{method}_waves", method
+
+
+def waves_traces(samples: Sequence[SeedSamples]) -> float | None:
+    """Traces that waves started of a question on average; None without such a pass."""
+    groups = [group for one in samples for group in one.passes.get("waves", {}).values()]
+    return float(np.mean([sum(trace.num_tokens > 0 for trace in g) for g in groups])) if groups else None
 
 
 def _row(name: str, method: str, traces: Sequence[Traces], voter: WeightedVoter, seconds: float | None) -> Row:

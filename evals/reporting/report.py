@@ -160,6 +160,12 @@ def _benchmark(entry: Mapping[str, Any]) -> _Section:
             f"{entry['keep']:g} of the full pass's traces reach; quality_budget gave every question "
             f"{entry['keep']:g} of its mean tokens, to be spent on the best traces first."
         )
+    if entry["waves_traces"] is not None:
+        name = next(name for name in names if name.endswith("_waves"))
+        section.lines.append(
+            f"{name} started few traces of a question and more only while its vote was open: "
+            f"{entry['waves_traces']:.1f} of {entry['n']} on average, the first ones of the full pass."
+        )
     if stopped:
         section.lines.append(
             "Stopping early is worth it where it beats as many tokens spent on fewer whole traces: traces is how "
@@ -269,6 +275,8 @@ def _provenance(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "engine", report["engine"]
     yield "sampling", ", ".join(f"{name} {value}" for name, value in report["sampling"].items())
     yield "prompt", report["prompt"]
+    if report["waves"] is not None:
+        yield "waves", ", ".join(f"{name} {value}" for name, value in report["waves"].items())
     yield "seeds", ", ".join(map(str, report["seeds"]))
     yield "problems", "; ".join(f"{entry['name']}: {entry['source']}" for entry in report["benchmarks"])
     yield "versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())

@@ -32,6 +32,7 @@ from .figures import (
     stopping_rows,
     token_curve,
     vote_rows,
+    waves_traces,
 )
 
 RESAMPLES = 10_000
@@ -83,6 +84,7 @@ def benchmark_report(samples: Sequence[SeedSamples], voter: WeightedVoter) -> di
         "skipped": skipped,
         "stopping": [_stopping(row, majority, full_seconds(samples)) for row in (*whole, *stopped)],
         "keep": samples[0].keep,
+        "waves_traces": waves_traces(samples),
         "head": head_figures(samples, voter),
         "curve": token_curve(samples, voter, votes),
         "verdicts": {

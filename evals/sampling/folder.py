@@ -47,6 +47,7 @@ class RunManifest:
         keep: keep ratio of the pruned pass.
         stopping: passes besides the full one.
         prompt: style of the prompts.
+        waves: start, step and certainty of the pass in waves, where there is one.
         seeds: seeds that were asked for so far.
         commands: the command of every session.
         versions: of what computes, at the last session.
@@ -62,6 +63,7 @@ class RunManifest:
     keep: float
     stopping: list[str]
     prompt: str
+    waves: dict[str, Any] | None = None
     seeds: list[int] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class RunManifest:
 
     def fixed(self) -> dict[str, Any]:
         """What traces of one folder have in common."""
-        names = ("model", "engine", "head_sha256", "sampling", "keep", "stopping", "prompt")
+        names = ("model", "engine", "head_sha256", "sampling", "keep", "stopping", "prompt", "waves")
         return {name: getattr(self, name) for name in names}
 
 

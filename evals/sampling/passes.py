@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from arrol_tts.consensus import Consensus
 from arrol_tts.stopping import Budget, ConfidenceFloor, Threshold
 from arrol_tts.store import TraceStore
 from arrol_tts.voter import WeightedVoter
+from arrol_tts.waves import Waves
 
 FULL = "full"
 FOLDERS = {
@@ -21,19 +23,21 @@ FOLDERS = {
     "budget": "traces_budget",
     "deepconf-online": "traces_deepconf_online",
     "consensus": "traces_consensus",
+    "waves": "traces_waves",
 }
 """``{pass: its trace store in the folder of a benchmark and seed}``."""
 
 STOPPING = tuple(name for name in FOLDERS if name != FULL)
 """Passes with early stopping: ``pruned`` keeps the best share of a question's traces by the head, ``threshold``
 those above one score for all questions, ``budget`` spends the same share of the tokens on the best traces first,
-``deepconf-online`` stops traces whose confidence falls too low, ``consensus`` stops questions that are clear."""
+``deepconf-online`` stops traces whose confidence falls too low, ``consensus`` stops questions that are clear,
+``waves`` starts few traces of a question and more only while its vote is open."""
 
 BY_SCORE = ("pruned", "threshold", "budget")
 """Those that need a quality head."""
 
 
-def pass_options(name: str, voter: WeightedVoter, n: int, keep: float, full: Path) -> dict[str, Any]:
+def pass_options(name: str, voter: WeightedVoter, n: int, keep: float, full: Path, waves: Waves) -> dict[str, Any]:
     """Options of ``WeightedVoter.sample`` that make a pass; some follow from what the full pass has stored."""
     if name == "pruned":
         return {"keep": keep}
@@ -49,6 +53,8 @@ def pass_options(name: str, voter: WeightedVoter, n: int, keep: float, full: Pat
         return {**whole, "rules": (floor,)}
     if name == "consensus":
         return {**whole, "consensus": Consensus()}
+    if name == "waves":
+        return {**whole, **asdict(waves)}
     return whole
 
 

@@ -15,6 +15,7 @@ from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
 from arrol_tts.prompts import Prompt
 from arrol_tts.voter import WeightedVoter
+from arrol_tts.waves import Waves
 
 from .. import benchmarks
 from ..benchmarks import Benchmark
@@ -42,6 +43,7 @@ class RunSettings:
             head's, else the default of ``Sampling``.
         prompt: style, see ``evals.sampling.prompt_style``.
         stopping: passes with early stopping besides the full one; None: ``pruned`` where there is a head.
+        start, step, certainty: of the pass in waves, see ``arrol_tts.Waves``.
         limit: questions of each benchmark; None is all.
         equality, percent: what makes two answers one, see ``arrol_tts.vote``; None: as each benchmark says.
         engine: auto, vllm or transformers.
@@ -60,6 +62,9 @@ class RunSettings:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     prompt: str = "auto"
     stopping: tuple[str, ...] | None = None
+    start: int = 4
+    step: int = 2
+    certainty: float = 0.95
     limit: int | None = None
     equality: EqualityName | None = None
     percent: PercentSign | None = None
@@ -74,9 +79,19 @@ class RunSettings:
         for name in self.stopping or ():
             if name not in STOPPING:
                 raise SettingsError(f"there is no stopping pass {name!r}; choose from {', '.join(STOPPING)}")
+        self.waves.check(self.n if "waves" in (self.stopping or ()) else self.start)
         if self.engine not in ENGINE_NAMES:
             raise SettingsError(f"engine is {self.engine!r}; it must be 'auto', 'vllm' or 'transformers'")
         key_function(self.equality or "math", self.percent or "fraction")
+
+    @property
+    def waves(self) -> Waves:
+        """Of the pass in waves.
+
+        Raises:
+            InputError: for values out of range.
+        """
+        return Waves(self.start, self.step, self.certainty)
 
     def load_benchmarks(self, data: dict[str, Path], *, partial: bool = False) -> list[Benchmark]:
         """The problems.

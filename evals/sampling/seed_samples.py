@@ -13,6 +13,7 @@ from arrol_tts.files import write_atomic
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
+from arrol_tts.waves import Waves
 
 from ..benchmarks import Benchmark, Problem
 from .passes import FOLDERS, FULL, pass_options
@@ -87,6 +88,7 @@ def sample_seed(
     out: Path,
     on_trace: Callable[[str, Trace], None] | None = None,
     stopping: Sequence[str] = ("pruned",),
+    waves: Waves | None = None,
     prompt: PromptStyle | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> SeedSamples:
@@ -94,7 +96,8 @@ def sample_seed(
 
     Without rules traces are independent: each is stored as it ends, and only missing ones are sampled. Under rules
     a question's traces are compared with each other: they are stored together when all have ended, and a question
-    that was cut is sampled again as a whole, from the same seeds.
+    that was cut is sampled again as a whole, from the same seeds. So it is in waves, where traces that were not
+    started are stored as cancelled ones without tokens: every question has n.
 
     Args:
         benchmark: what to ask.
@@ -105,6 +108,7 @@ def sample_seed(
         out: folder; every pass has a trace store in it.
         on_trace: called with the pass's name and every new trace, for progress.
         stopping: passes besides the full one, of ``STOPPING``.
+        waves: of the pass in waves; by default ``Waves()``.
         prompt: how to ask; by default through the chat template.
         sampling: further options of ``WeightedVoter.sample``, such as ``max_tokens``; its ``stop`` is in place of
             the prompt's.
@@ -114,7 +118,8 @@ def sample_seed(
         OSError: when the disk is full, among others; what was stored stays.
     """
     for name in (FULL, *stopping):
-        options = {**(sampling or {}), **pass_options(name, voter, n, keep, out / FOLDERS[FULL])}
+        own = pass_options(name, voter, n, keep, out / FOLDERS[FULL], waves or Waves())
+        options = {**(sampling or {}), **own}
         _sample(benchmark, voter, name, n, seed, options, prompt or PromptStyle(), out, on_trace)
     return read_seed(benchmark, n=n, seed=seed, keep=keep, out=out, passes=(FULL, *stopping))
 
@@ -148,7 +153,8 @@ def _sample(
     on_trace: Callable[[str, Trace], None] | None,
 ) -> None:
     problems = {problem.id: problem for problem in benchmark.problems}
-    together = bool(options.get("rules") or options.get("consensus") or options.get("keep", 1.0) != 1.0)
+    waves = Waves(options["start"], options["step"], options["certainty"]) if name == "waves" else None
+    together = bool(waves or options.get("rules") or options.get("consensus") or options.get("keep", 1.0) != 1.0)
     began, before = time.monotonic(), _read_seconds(out).get(name, 0.0)
     saved = began
     groups: Traces = {}
@@ -160,13 +166,18 @@ def _sample(
         def record(trace: Trace) -> None:
             nonlocal saved
             grade(trace, problems[trace.question_id], benchmark)
-            if on_trace is not None:
-                on_trace(name, trace)
-            ready = [trace]
+            ready, news = [trace], [trace]
             if together:
                 group = groups.setdefault(trace.question_id, [])
                 group.append(trace)
+                if waves is not None and waves.ends_at(len(group), n) and not waves.more(group, n, voter.vote):
+                    left = _unstarted(trace.question_id, len(group), n)
+                    group += left
+                    news += left
                 ready = groups.pop(trace.question_id) if len(group) == n else []
+            if on_trace is not None:
+                for each in news:
+                    on_trace(name, each)
             for done in ready:
                 if done.sample_id in lacking[done.question_id]:
                     store.append(done)
@@ -187,6 +198,12 @@ def _sample(
             **{"stop": prompt.stop(voter.config), **options},
         )
     _write_seconds(out, name, before + time.monotonic() - began)
+
+
+def _unstarted(question_id: str, started: int, n: int) -> list[Trace]:
+    """What stands for the traces that waves did without."""
+    why = "not started: the vote was clear"
+    return [Trace(question_id, i, finish_reason="cancelled", detail=why) for i in range(started, n)]
 
 
 def grade(trace: Trace, problem: Problem, benchmark: Benchmark) -> None:

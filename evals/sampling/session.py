@@ -118,6 +118,7 @@ class _Work:
             out=self.folder.seed(benchmark.name, self.seed),
             on_trace=add,
             stopping=settings.stopping or (),
+            waves=settings.waves,
             prompt=prompt,
             sampling={**settings.sampling, "self_certainty": settings.knows_self_certainty},
         )
@@ -135,6 +136,7 @@ def _manifest(settings: RunSettings, prompt: PromptStyle, voter: WeightedVoter |
         sampling={"n": settings.n, **settings.drawn_from().record()},
         keep=settings.keep,
         stopping=list(settings.stopping),
+        waves=dataclasses.asdict(settings.waves) if "waves" in settings.stopping else None,
         prompt=prompt.name,
         seeds=list(settings.all_seeds),
         commands=[shlex.join(["arrol-eval", *sys.argv[1:]])],

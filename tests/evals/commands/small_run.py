@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from arrol_tts.store import TraceStore
 from evals.cli import app
 
-PASSES = ["full", "pruned", "threshold", "budget", "consensus"]
-STOPPED = ["quality_pruned", "random_pruned", "quality_threshold", "quality_budget", "consensus"]
+PASSES = ["full", "pruned", "threshold", "budget", "consensus", "waves"]
+STOPPED = ["quality_pruned", "random_pruned", "quality_threshold", "quality_budget", "consensus", "quality_waves"]
 OPTIONS = ["--n", "8", "--limit", "5", "--max-tokens", "128", "--engine", "transformers"]
 STOPPING = [part for name in PASSES[1:] for part in ("--stopping", name)]
 SETTINGS = ["run", "pocket", *OPTIONS, *STOPPING, "--seeds", "2"]

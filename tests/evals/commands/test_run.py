@@ -31,6 +31,23 @@ def test_every_trace_is_stored_once_in_every_pass(folder: tuple[Path, str]) -> N
     assert texts[0] != texts[1]
 
 
+def test_waves_are_the_first_traces_of_the_full_pass(folder: tuple[Path, str]) -> None:
+    for seed in (0, 1):
+        full = {(t.question_id, t.sample_id): t.text for t in traces(folder[0], seed, "traces")}
+        found = traces(folder[0], seed, "traces_waves")
+        started = [t for t in found if t.num_tokens]
+        assert all(t.text == full[t.question_id, t.sample_id] for t in started)
+        sizes = Counter(t.question_id for t in started)
+        assert set(sizes.values()) <= {4, 6, 8}
+        assert all(t.sample_id >= sizes[t.question_id] for t in found if not t.num_tokens)
+    assert json.loads((folder[0] / "manifest.json").read_text())["waves"] == {
+        "start": 4,
+        "step": 2,
+        "certainty": 0.95,
+    }
+    assert "quality_waves started few traces of a question" in (folder[0] / "report.md").read_text()
+
+
 def test_threshold_and_budget_spend_what_the_full_pass_says(folder: tuple[Path, str]) -> None:
     at = 32
     for seed in (0, 1):
@@ -61,6 +78,7 @@ def test_the_same_command_has_nothing_left_to_sample(folder: tuple[Path, str], t
     [
         (["--max-tokens", "100"], "holds traces with sampling.max_tokens 128, and this run has 100"),
         (["--keep", "0.25"], "holds traces with keep 0.5, and this run has 0.25"),
+        (["--certainty", "0.9"], "holds traces with waves.certainty 0.95, and this run has 0.9"),
         (["--limit", "4"], "holds other problems than this run asks"),
     ],
 )
@@ -153,6 +171,9 @@ def test_every_parameter_of_the_sampling_is_an_option_and_a_field_of_recipes(tmp
         (["run", "pocket", "--top-p", "0"], "top_p is 0.0; it must be in (0, 1]"),
         (["run", "pocket", "--max-tokens", "0"], "max_tokens is 0"),
         (["run", "pocket", "--stopping", "never"], "no stopping pass 'never'"),
+        (["run", "pocket", "--stopping", "waves", "--start", "64"], "start is 64 and n is 32"),
+        (["run", "pocket", "--stopping", "waves", "--certainty", "2"], "certainty is 2.0; it must be from 0.5"),
+        (["run", "pocket", "--start", "2"], "--start, --step and --certainty are of a pass in waves"),
         (["run", "pocket", "--data", "x.jsonl"], "--data is for published benchmarks"),
         (["run", "pocket", "amc23", "--data", "x.jsonl"], "--data BENCHMARK=FILE"),
         (["run", "pocket", "--prompt", "poem"], "--prompt is 'poem'"),

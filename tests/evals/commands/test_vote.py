@@ -85,6 +85,21 @@ def test_methods_are_compared_with_majority(samples: Path) -> None:
     assert best["interval"] == pytest.approx([0.4385, 1.0], abs=1e-4)
 
 
+def test_methods_are_replayed_in_waves(samples: Path) -> None:
+    asked = ("--fields", "score=p", "--certainty", "0.7", "--start", "1", "--step", "1")
+    waves = {r["method"]: r["waves"] for r in run_json(samples, *asked)["methods"] if not r["skipped"]}
+    # One vote alone is .75 certain to be the majority's.
+    assert waves["majority"] == {"accuracy": pytest.approx(1 / 3 + 1 / 3), "traces": 1, "tokens_share": None}
+    assert "Votes in waves" in run(samples, *asked).output
+    assert method(run_json(samples), "majority")["waves"] is None
+
+
+def test_waves_that_start_with_more_than_there_is_are_refused(samples: Path) -> None:
+    result = run(samples, "--certainty", "0.9")
+    assert result.exit_code == 2
+    assert "start is 4 and n is 3: start with n traces at most" in result.output
+
+
 def test_confidences_are_scored_as_probabilities(samples: Path) -> None:
     report = method(run_json(samples, "--fields", "score=p"), "majority")
     # Every vote has a share of 2/3; one of three is right.

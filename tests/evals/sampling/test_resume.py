@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from typer.testing import CliRunner
 
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
+from arrol_tts.voter import WeightedVoter
+from arrol_tts.waves import Waves
 from evals.benchmarks import pocket
 from evals.cli import app
+from evals.reporting.summary import benchmark_report
 from evals.sampling.folder import RunFolder
 from evals.sampling.seed_samples import sample_seed
 
@@ -170,6 +174,53 @@ def test_questions_that_are_compared_are_stored_and_sampled_whole(tmp_path: Path
     result = run(second, tmp_path, ("consensus",))
     assert len(second.asked) == (QUESTIONS - 10 // N) * N
     assert [len(group) for group in result.passes["consensus"].values()] == [N] * QUESTIONS
+
+
+class WavesVoter(WeightedVoter):
+    """Runs waves over made-up traces, one at a time; the answers to every other question differ."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__(method="majority")
+        self.stop_after = stop_after
+        self.asked: list[tuple[str, int]] = []
+
+    def sample(self, questions: Any, n: int = 32, *, on_trace: Any = None, **options: Any) -> Any:
+        waves = Waves(options["start"], options["step"], options["certainty"]) if "start" in options else None
+        for q in questions:
+            made: list[Trace] = []
+            while more := n - len(made) if waves is None else waves.more(made, n, self.vote):
+                for _ in range(more):
+                    if self.stop_after is not None and len(self.asked) >= self.stop_after:
+                        raise KeyboardInterrupt
+                    i = len(made)
+                    self.asked.append((q, i))
+                    made.append(Trace(q, i, answer="1" if q[-1] in "024" else str(i), num_tokens=3))
+                    on_trace(made[-1])
+        return {}
+
+
+def test_waves_are_stored_by_question_and_what_they_did_without_is_marked(tmp_path: Path) -> None:
+    def run_waves(voter: WeightedVoter) -> Any:
+        waves = Waves(start=2, step=2, certainty=0.96)  # four votes without a rival are .969
+        problems = pocket.load(4)
+        return sample_seed(problems, voter, n=8, seed=0, keep=0.5, out=tmp_path, stopping=["waves"], waves=waves)
+
+    whole = 4 * 8
+    with pytest.raises(KeyboardInterrupt):
+        run_waves(WavesVoter(stop_after=whole + 4 + 5))  # in the middle of the second question
+    stored = list(TraceStore(tmp_path / "traces_waves"))
+    assert [(t.question_id, t.num_tokens, t.finish_reason, t.detail) for t in stored] == [
+        *[("pocket-0", 3, "stop", "")] * 4,
+        *[("pocket-0", 0, "cancelled", "not started: the vote was clear")] * 4,
+    ]
+    second = WavesVoter()
+    samples = run_waves(second)
+    assert Counter(q for q, _ in second.asked) == {"pocket-1": 8, "pocket-2": 4, "pocket-3": 8}
+    assert [len(group) for group in samples.passes["waves"].values()] == [8] * 4
+    report = benchmark_report([samples], WeightedVoter())
+    (row,) = [row for row in report["stopping"] if row["name"] == "majority_waves"]
+    assert row["tokens_per_question"] == (4 + 8 + 4 + 8) * 3 / 4
+    assert report["waves_traces"] == 6
 
 
 def test_a_report_leaves_out_questions_that_are_not_complete(tmp_path: Path) -> None:
