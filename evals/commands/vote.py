@@ -205,15 +205,17 @@ def _waves_table(reports: Sequence[MethodReport]) -> Table:
     table = Table(
         "method",
         title="Votes in waves",
-        caption="Replayed in the order of the samples: traces started a question, share of all tokens.",
+        caption="Replayed in the order of the samples: traces started a question, share of all tokens;\n"
+        "whole: right, by the same vote over as many tokens in fewer whole traces.",
         box=SIMPLE_HEAD,
     )
-    for heading in ("right", "traces", "tokens"):
+    for heading in ("right", "traces", "tokens", "whole"):
         table.add_column(heading, justify="right", no_wrap=True)
     for report in reports:
         if (waves := report.waves) is not None:
             share = "" if waves.tokens_share is None else f"{waves.tokens_share:.1%}"
-            table.add_row(report.method, _shown(waves.accuracy), f"{waves.traces:.1f}", share)
+            cells = _shown(waves.accuracy), f"{waves.traces:.1f}", share, _shown(waves.equal_tokens)
+            table.add_row(report.method, *cells)
     return table
 
 

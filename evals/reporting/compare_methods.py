@@ -14,10 +14,12 @@ from arrol_tts.answers import Equality, PercentSign
 from arrol_tts.calibration import AnswerCalibration
 from arrol_tts.combined import cross_val_vote
 from arrol_tts.errors import InputError
+from arrol_tts.replay import equal_tokens
 from arrol_tts.trace import FINISH_REASONS, Trace
 from arrol_tts.voting import METHODS, VoteResult
 from arrol_tts.waves import Waves, replay_waves
 
+from .figures import EACH_BY_ITSELF
 from .recorded_questions import Questions
 
 Interval = tuple[float, float]
@@ -46,11 +48,14 @@ class WavesReport:
         accuracy: over the labelled questions; None without references.
         traces: started a question, mean.
         tokens_share: of the tokens of all traces; None where traces have none.
+        equal_tokens: accuracy of the same vote over as many tokens in whole traces, the same number of each
+            question; None where traces have no tokens, or the method weighs a trace by the others.
     """
 
     accuracy: float | None
     traces: float
     tokens_share: float | None
+    equal_tokens: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,7 @@ def compare_methods(
                 raise
             reports.append(MethodReport(name, skipped=str(error)))
         else:
-            in_waves = None if waves is None else _in_waves(questions, name, options, same, waves)
+            in_waves = None if waves is None else _in_waves(questions, results, name, options, same, waves)
             reports.append(replace(_report(name, results, majority, curve), waves=in_waves))
         on_step()
     reports.sort(key=lambda report: (report.skipped is not None, -(report.accuracy or 0.0)))
@@ -195,7 +200,12 @@ def _own_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_waves(
-    questions: Questions, method: str, options: Mapping[str, Any], same: dict[str, Any], waves: Waves
+    questions: Questions,
+    results: Sequence[VoteResult],
+    method: str,
+    options: Mapping[str, Any],
+    same: dict[str, Any],
+    waves: Waves,
 ) -> WavesReport | None:
     if method == COMBINED:
         return None
@@ -209,7 +219,18 @@ def _in_waves(
         accuracy=float(np.mean([bool(one) for one in right])) if right else None,
         traces=float(np.mean([len(traces) for traces in asked])),
         tokens_share=tokens / whole if whole else None,
+        equal_tokens=_control(asked, results, method),
     )
+
+
+def _control(asked: Sequence[Sequence[Trace]], results: Sequence[VoteResult], method: str) -> float | None:
+    """The equal-token control of what was asked for, over the labelled questions."""
+    labelled = [i for i, traces in enumerate(asked) if _labelled(results[i].traces)]
+    tokens = sum(trace.num_tokens for i in labelled for trace in asked[i])
+    if method not in EACH_BY_ITSELF or not tokens:
+        return None
+    control = equal_tokens([results[i] for i in labelled], tokens / len(labelled))
+    return float(control.accuracy.mean())
 
 
 def _report(

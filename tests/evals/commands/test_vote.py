@@ -89,9 +89,25 @@ def test_methods_are_replayed_in_waves(samples: Path) -> None:
     asked = ("--fields", "score=p", "--certainty", "0.7", "--start", "1", "--step", "1")
     waves = {r["method"]: r["waves"] for r in run_json(samples, *asked)["methods"] if not r["skipped"]}
     # One vote alone is .75 certain to be the majority's.
-    assert waves["majority"] == {"accuracy": pytest.approx(1 / 3 + 1 / 3), "traces": 1, "tokens_share": None}
+    assert waves["majority"] == {
+        "accuracy": pytest.approx(1 / 3 + 1 / 3),
+        "traces": 1,
+        "tokens_share": None,
+        "equal_tokens": None,
+    }
     assert "Votes in waves" in run(samples, *asked).output
     assert method(run_json(samples), "majority")["waves"] is None
+
+
+def test_waves_stand_beside_as_many_tokens_in_whole_traces(samples: Path) -> None:
+    asked = ("--fields", "score=p", "--certainty", "0.7", "--start", "1", "--step", "1")
+    path = write(samples.parent / "tokens.jsonl", rows(num_tokens=10))
+    waves = {r["method"]: r["waves"] for r in run_json(path, *asked)["methods"] if not r["skipped"]}
+    # One trace of each question, at random: right 1/3, 2/3 and 1/3 of the time.
+    assert waves["majority"]["tokens_share"] == pytest.approx(1 / 3)
+    assert waves["majority"]["equal_tokens"] == pytest.approx(4 / 9, abs=0.1)
+    assert waves["quality-ranks"]["equal_tokens"] is None  # a rank is among all traces
+    assert "whole" in run(path, *asked).output
 
 
 def test_waves_that_start_with_more_than_there_is_are_refused(samples: Path) -> None:
