@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from arrol_tts import Consensus, Ended, Sampling, Trace, Voted, VoteResult, Waves, WeightedVoter, replay_waves
-from arrol_tts.engine.request import Question
+from arrol_tts import (
+    AnswerCalibration,
+    Consensus,
+    Ended,
+    Sampling,
+    Trace,
+    Voted,
+    VoteResult,
+    Waves,
+    WeightedVoter,
+    replay_waves,
+)
+from arrol_tts.engine.request import Question, Request
+from arrol_tts.errors import EngineError
 from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD, questions
 from arrol_tts.stopping import KeepShare, TraceSpec
@@ -121,6 +133,15 @@ def test_a_stream_goes_on_in_waves(voter: WeightedVoter) -> None:
         assert ended[name] == len(result.traces)
 
 
+def test_a_calibration_decides_and_is_the_results_confidence(transformers_engine: Any) -> None:
+    voter = WeightedVoter(transformers_engine)
+    even = AnswerCalibration("majority", (0.0, 0.0, 0.0, 0.0), 0.0)  # whatever the vote, as likely right as wrong
+    asked: dict[str, Any] = {"method": "majority", "start": 2, "temperature": 0, "calibration": even}
+    result = voter.solve("2+3+4", n=4, certainty=0.5, **asked)
+    assert (len(result.traces), result.confidence) == (2, 0.5)
+    assert len(voter.solve("2+3+4", n=4, certainty=0.6, **asked).traces) == 4
+
+
 def test_a_consensus_ends_the_waves_of_its_question(voter: WeightedVoter) -> None:
     asked: dict[str, Any] = {"n": 24, "start": 6, "certainty": 1.0, **ASKED}
     result = voter.solve("2+3+4", consensus=Consensus(share=0.5, min_votes=2), **asked)
@@ -182,6 +203,27 @@ def test_leaving_a_stream_between_waves_aborts_it(vllm_engine: VLLMEngine) -> No
         time.sleep(0.05)
     time.sleep(0.2)  # a wave that was decided on meanwhile would start now
     assert not vllm_engine._loop.call(lambda engine: engine.has_unfinished_requests())
+
+
+def test_a_wave_for_an_engine_that_is_gone_or_refuses_it_is_an_error() -> None:
+    pytest.importorskip("vllm")
+    from arrol_tts.engine.vllm_loop import VLLMLoop
+    from arrol_tts.engine.vllm_run import VLLMRun
+
+    class Refusing:
+        def add_request(self, *_: Any) -> None:
+            raise ValueError("no more today")
+
+    request = Request.of([Question("q0", token_ids=(1, 2))], Sampling(n=1))
+    loop = VLLMLoop(Refusing, lambda _: None)  # type: ignore[arg-type]
+    refused, late = (VLLMRun(loop, None, None, in_process=True) for _ in range(2))
+    refused.add(request)
+    with pytest.raises(ValueError, match="no more today"):
+        next(refused)
+    loop.stop()
+    late.add(request)
+    with pytest.raises(EngineError, match="the vLLM engine is gone"):
+        next(late)
 
 
 def test_waves_of_many_questions_share_batches(transformers_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
