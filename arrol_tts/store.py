@@ -350,9 +350,20 @@ def _float_lists(column: pa.Array) -> list[NDArray[np.floating[Any]] | None]:
 
 def _position_maps(column: pa.Array) -> list[dict[int, Any]]:
     pairs, offsets = column.values, column.offsets.to_pylist()
-    positions, values = pairs.field(0).to_pylist(), pairs.field(1)
-    items = _float_lists(values) if pairs.type.field(1).name == "vector" else values.to_pylist()
-    return [dict(zip(positions[start:end], items[start:end], strict=True)) for start, end in pairwise(offsets)]
+    positions = pairs.field(0).to_pylist()
+    if pairs.type.field(1).name != "vector":
+        values = pairs.field(1).to_pylist()
+        return [dict(zip(positions[a:b], values[a:b], strict=True)) for a, b in pairwise(offsets)]
+    numbers = pairs.field(1).values.to_numpy(zero_copy_only=False)
+    ends = pairs.field(1).offsets.to_pylist()
+    maps = []
+    for start, end in pairwise(offsets):
+        # One copy a trace, which may have thousands of vectors; each of these is a part of it.
+        first = ends[start]
+        own = numbers[first : ends[end]].copy()
+        vectors = [own[a - first : b - first] for a, b in pairwise(ends[start : end + 1])]
+        maps.append(dict(zip(positions[start:end], vectors, strict=True)))
+    return maps
 
 
 # --- files ----------------------------------------------------------------------------------------
