@@ -172,7 +172,7 @@ def test_info_says_which_head_is_served() -> None:
     config.additional_config = {"arrol": {"head": "pocket", "top_k": 5}}
     status, info = server.ask("/arrol/info", method="GET")
     assert status == 200
-    assert (info["hidden_size"], info["top_k"], info["head"]["positions"]) == (128, 5, [32])
+    assert (info["hidden_size"], info["top_k"], info["head"]["positions"]) == (128, 5, [32, 16])
     weights = (POCKET_HEAD / "head.safetensors").read_bytes()
     assert info["head"]["sha256"] == hashlib.sha256(weights).hexdigest()
 
