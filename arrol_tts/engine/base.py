@@ -210,8 +210,8 @@ class Engine(ABC):
         """Load a quality head, or replace the one of that name, while the engine runs.
 
         Traces are scored by the head that their spec names; the weights take effect between two steps. A trace
-        that is being written keeps what the head before has read of it: where the new one pools, its scores are
-        the mean over both. For scores of one head alone, load it while nothing is being sampled.
+        that is being written keeps what the head before has read of it: where both pool in the same way, its
+        scores are the mean over both. For scores of one head alone, load it while nothing is being sampled.
 
         Args:
             head: folder or hub id of a head, ``"pocket"``, or the head itself.

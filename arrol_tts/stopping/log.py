@@ -36,6 +36,8 @@ class TraceLog:
         features: ``{position: float32 hidden vector as bytes}``.
         weight: sum of the weights of the tokens pooled so far, for heads that pool.
         value: sum of their weighted values.
+        steps: ends of steps pooled so far, for heads of steps.
+        probability: sum of what was read there.
         certainty: sum of the tokens' self-certainties, when the spec asks for it.
         verdict: why it was stopped, None while it was not.
         stop_text: the text of ``spec.stop`` that ended it, "" for any other end.
@@ -57,6 +59,8 @@ class TraceLog:
     features: dict[int, bytes] = field(default_factory=dict)
     weight: float = 0.0
     value: float = 0.0
+    steps: int = 0
+    probability: float = 0.0
     certainty: float = 0.0
     verdict: Verdict | None = None
     stop_text: str = ""
@@ -108,9 +112,9 @@ class TraceLog:
     def pool_steps(self, probability: float | None) -> float:
         """Take in what a head of steps read at the end of one, None elsewhere, and give its score up to there."""
         if probability is not None:
-            self.weight += 1.0
-            self.value += probability
-        return self.value / self.weight if self.weight else 0.5
+            self.steps += 1
+            self.probability += probability
+        return self.probability / self.steps if self.steps else 0.5
 
     def to_trace(
         self,

@@ -248,6 +248,12 @@ def test_a_row_that_is_no_number_leaves_a_trace_without_scores(weight: float, va
     assert math.isnan(log.pool(2, 1.0, 0.0))
 
 
+def test_a_head_of_steps_that_comes_after_one_of_another_kind_begins_anew() -> None:
+    log = TraceLog(TraceSpec())
+    assert log.pool(0, 1.0, 5.0) > 0.99
+    assert [log.pool_steps(None), log.pool_steps(0.25), log.pool_steps(0.75)] == [0.5, 0.25, 0.5]
+
+
 def test_a_head_that_comes_between_two_multiples_of_its_stride_begins_with_the_first_row_it_sees() -> None:
     log = TraceLog(TraceSpec())
     scores = [log.pool(k, 1.0, float(k), stride=4) for k in (6, 7, 8)]

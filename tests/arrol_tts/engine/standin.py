@@ -65,7 +65,7 @@ class StandinHead(HeadReader):
     """A head whose score is whatever a function makes of the rows."""
 
     def __init__(self, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self._read, self.stride = read, 1
+        self._read, self.stride, self.pool_after = read, 1, frozenset()
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._read(hidden)[None]
