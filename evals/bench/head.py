@@ -192,7 +192,9 @@ def pruning(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
 # --- what makes it work ---------------------------------------------------------------------------
 
 
-def ablation(collection: Path, size: int = 128, names: Container[str] | None = None) -> dict[str, Any]:
+def ablation(
+    collection: Path, size: int = 128, names: Container[str] | None = None, tested: int = FOLDS
+) -> dict[str, Any]:
     """Heads for the real model that learn from less, or read less, each tested on every question once.
 
     Votes and the AUROC within questions at the finish and at a fifth of the mean length, with paired differences
@@ -203,10 +205,11 @@ def ablation(collection: Path, size: int = 128, names: Container[str] | None = N
         collection: of samples.
         size: inner size of the heads.
         names: of the heads, ``all`` among them; None: every one.
+        tested: folds of the questions that test, of all of them.
     """
     with open_collected(collection) as collected:
         found: dict[str, Found] = {}
-        for fold in range(FOLDS):
+        for fold in range(tested):
             split = split_questions(collected.question_ids, seed=0, folds=FOLDS, fold=fold)
             manifest = collected.manifest
             config = QualityHeadConfig(

@@ -165,6 +165,7 @@ def test_heads_are_made_once_and_tested_on_other_questions(
     fast = HeadTraining(epochs=20, learning_rate=1e-2)
     quick = replace(real.OPTIONS, sizes=(0,), weight_decays=(0.05,), seeds=1, cross_fit=2, training=fast)
     monkeypatch.setattr(real, "OPTIONS", quick)
+    monkeypatch.setattr(real, "V1_OPTIONS", replace(quick, pooling="last"))
     names = collected.question_ids
     made = made_of(collected, frozenset(names[:28]), tmp_path)
     changed = (tmp_path / "head" / "head.safetensors").stat().st_mtime_ns
