@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,demo,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval demo test test-slow test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-voting bench-equality bench-rl reproduce pocket clean
+.PHONY: setup eval demo demo-real test test-slow test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-real bench-voting bench-equality bench-rl reproduce pocket clean
 
 setup: $(READY)
 
@@ -25,6 +25,11 @@ eval: setup
 # A page on http://127.0.0.1:7860.
 demo: setup
 	$(BIN)/arrol-demo
+
+# The same page with a real model of half a billion parameters and the head that bench-real made for it.
+demo-real: setup
+	@test -d runs/real/head || { echo "there is no runs/real/head yet: make bench-real trains it"; exit 1; }
+	$(BIN)/arrol-demo --head runs/real/head --max-traces 16
 
 # A file is tested by one worker, so that each loads an engine once. Tests compute on one thread each, so that two
 # workers take two cores; more are faster where there are more, and take more memory.
@@ -79,6 +84,11 @@ bench-rl: setup
 bench-head: setup
 	$(BIN)/python -m evals.smollm2
 	$(BIN)/python -m evals.bench.head
+
+# A real model on GSM8K: some hours without a GPU, nearly all of it sampling; goes on where it was cut.
+bench-real: setup
+	$(BIN)/python -m evals.qwen_coder
+	$(BIN)/python -m evals.bench.real
 
 # The paper's experiments at pocket scale: docs/results.md and its figures. Samples for some minutes, goes on where it
 # was cut, and reads what takes longer from evals/results/.

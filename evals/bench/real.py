@@ -1,10 +1,10 @@
 """A real model on a real benchmark: ``python -m evals.bench.real``.
 
-Qwen2.5-Coder-0.5B-Instruct (``python -m evals.qwen_coder``) on GSM8K, few-shot. Two heads learn from the model's
-samples of training questions: one of the default design, and one that reads the last state at a few positions, as
-heads of format 1 do. Whatever is chosen is chosen on those questions: sizes, detection position, windows and
-powers of the votes, the combined vote. The test questions are looked at once. Easy problems of MATH-500 are then
-asked with the same head: does it carry over?
+Qwen2.5-Coder-0.5B-Instruct (``python -m evals.qwen_coder``) on GSM8K's questions of at most three calculations,
+few-shot. Two heads learn from the model's samples of training questions: one of the default design, and one that
+reads the last state at a few positions, as heads of format 1 do. Whatever is chosen is chosen on those questions:
+sizes, detection position, windows and powers of the votes, the combined vote. The test questions are looked at
+once. Easy problems of MATH-500 are then asked with the same head: does it carry over?
 
 Sampling is ``arrol-train collect`` into ``--out``, and goes on where it was cut. Fewer questions may be asked of
 the same files, the first ones.
@@ -53,7 +53,8 @@ from .real_figures import (
 )
 
 QUESTIONS = {"train": 320, "test": 240, "math": 50}
-"""In the files; fewer may be asked."""
+"""In the files; the first ones are asked."""
+ASKED = {"train": 300, "test": 200, "math": 50}
 SAMPLES = {"train": 8, "test": 16, "math": 16}
 SAMPLING = ["--plain", "--temperature", "0.7", "--max-tokens", "200", "--stop", "\\n\\n", "--stop", "Question:"]
 ENGINE: dict[str, Any] = {"dtype": "bfloat16", "block_size": 32, "max_num_seqs": 64, "max_model_len": 2048}
@@ -68,14 +69,11 @@ POWERS = (0.3, 0.5, 1.0, 2.0)
 """Of the Borda vote by self-certainty."""
 DEEPCONF = ("deepconf", "deepconf-lowest", "deepconf-tail")
 SEED = 0
+BENCHMARK = "GSM8K, questions of at most three calculations"
 ABLATION_SIZE = 32
 ABLATION_FOLDS = 2
 ABLATION = ("all", "last_state_alone", "linear_probe", "stride_4", "a_quarter_of_the_questions")
 """Heads on training questions, of which two fifths test, see `evals.bench.head.ablation`."""
-HEAD = Path("evals/heads/qwen_coder")
-"""The head that ``make demo-real`` starts with, committed."""
-METRICS = ("accuracy_majority", "accuracy_deepconf", "accuracy_head", "accuracy_head_pruned", "auroc_within_head")
-"""What its config says of it."""
 TIMES_FILE = "sampling.jsonl"
 CHOSEN_FILE = "chosen.json"
 
@@ -86,9 +84,9 @@ def main(
     train: Annotated[Path | None, typer.Option(help="GSM8K's training part, by default the hub's")] = None,
     test: Annotated[Path | None, typer.Option(help="GSM8K's test part, by default the hub's")] = None,
     math: Annotated[Path | None, typer.Option(help="MATH-500, by default the hub's")] = None,
-    train_questions: Annotated[int, typer.Option(help="asked to train on")] = QUESTIONS["train"],
-    test_questions: Annotated[int, typer.Option(help="asked to test on")] = QUESTIONS["test"],
-    math_questions: Annotated[int, typer.Option(help="asked of MATH-500; 0: none")] = QUESTIONS["math"],
+    train_questions: Annotated[int, typer.Option(help="asked to train on")] = ASKED["train"],
+    test_questions: Annotated[int, typer.Option(help="asked to test on")] = ASKED["test"],
+    math_questions: Annotated[int, typer.Option(help="asked of MATH-500; 0: none")] = ASKED["math"],
 ) -> None:
     """Sample, train, test, and write evals/results/real.json."""
     counts = {f"{name}_count": count for name, count in QUESTIONS.items()}
@@ -102,7 +100,7 @@ def main(
         made = made_of(collected, questions, out)
         figures: dict[str, Any] = {
             "model": "Qwen2.5-Coder-0.5B-Instruct, weights of 4 to 8 bits, computed in bfloat16",
-            "benchmark": "GSM8K",
+            "benchmark": BENCHMARK,
             "train": sample_figures(collected.groups_of(questions)),
             "detection_position": made.position,
             "keep": KEEP,
@@ -124,7 +122,6 @@ def main(
             figures["math500_easy"] = transfer_figures(made, collected, questions)
     figures["sampling"] = sampling_times(out)
     write_result("real", figures, [SEED])
-    publish(made.heads["head"], figures)
     typer.echo(json.dumps({k: v for k, v in figures.items() if isinstance(v, int | float)}, indent=2))
 
 
@@ -281,18 +278,6 @@ def _best(groups: Sequence[Group], ways: Sequence[Way]) -> dict[str, Any]:
     """The first of those with the most right votes."""
     best = max(ways, key=lambda way: right_of(way.votes(groups)).mean())
     return {"method": best.method, "options": dict(best.options)}
-
-
-def publish(head: QualityHead, figures: Mapping[str, Any]) -> None:
-    """Write the head into the folder that the demo starts with; it finds the model where this benchmark does."""
-    head.config.base_model = str(Path(*[".."] * len(HEAD.parts), FOLDER))
-    head.config.metrics = {
-        "benchmark": figures["benchmark"],
-        **{key: round(figures[key], 4) for key in METRICS},
-        "questions": figures["questions"],
-        "samples": figures["samples_per_question"],
-    }
-    head.save_pretrained(HEAD)
 
 
 # --- what is tested -------------------------------------------------------------------------------

@@ -49,12 +49,14 @@ def test_the_worked_examples_are_of_middling_length_and_not_asked(tmp_path: Path
     assert sorted(row["answer"] for row in train) == ["11000", "11001", "11002", "11003", "11004"]
 
 
-def test_training_questions_of_many_steps_are_left_out(tmp_path: Path, files: dict[str, Path]) -> None:
-    rows = read(files["train"])
-    rows[-1]["answer"] = "<<1>><<2>><<3>><<4>>\n#### 4"
-    lines(files["train"], rows)
-    write_questions(tmp_path, **files, train_count=4, test_count=1, math_count=1)
-    assert "4" not in {row["answer"] for row in read(tmp_path / "train.jsonl")}
+def test_questions_of_many_steps_are_left_out(tmp_path: Path, files: dict[str, Path]) -> None:
+    for name in ("train", "test"):
+        rows = read(files[name])
+        rows[-1]["answer"] = "<<1>><<2>><<3>><<4>>\n#### 4"
+        lines(files[name], rows)
+    write_questions(tmp_path, **files, train_count=4, test_count=5, math_count=1)
+    for name in ("train", "test"):
+        assert "4" not in {row["answer"] for row in read(tmp_path / f"{name}.jsonl")}
 
 
 def test_of_math_500_the_easy_levels_are_asked(tmp_path: Path, files: dict[str, Path]) -> None:

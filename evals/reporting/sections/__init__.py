@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import demo, engine, equality, head, pocket, reproduce, rl, voting
+from . import demo, engine, equality, head, pocket, real, reproduce, rl, voting
 from .base import Section
 from .parts import details, every_figure
 
 SECTIONS: dict[str, Section] = {
+    "real": real.SECTION,
     "reproduce": reproduce.SECTION,
     "pocket": pocket.SECTION,
     "rl": rl.SECTION,
@@ -36,6 +37,8 @@ def write_sections(results: Path) -> Iterator[str]:
     """
     for name in dict.fromkeys([*SECTIONS, *sorted(path.stem for path in results.glob("*.json"))]):
         path = results / f"{name}.json"
+        if name in SECTIONS and SECTIONS[name].once_measured and not path.exists():
+            continue
         yield from _section(name, json.loads(path.read_text()) if path.exists() else None)
 
 

@@ -16,8 +16,10 @@ class Section:
         title: its heading.
         asked: which question the benchmark answers, and on what.
         show: ``figures -> `` tables, pictures, and a paragraph of what they mean.
+        once_measured: left out of the page until there are results, instead of saying that there are none.
     """
 
     title: str
     asked: str
     show: Callable[[Figures], Iterator[str]]
+    once_measured: bool = False

@@ -19,7 +19,7 @@ from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from evals.bench import real
 from evals.bench.compared import compared
-from evals.bench.real import first_questions, held_out_figures, made_of
+from evals.bench.real import first_questions, held_out_figures, made_of, transfer_figures
 from evals.bench.real_figures import (
     Way,
     auroc_figures,
@@ -30,6 +30,7 @@ from evals.bench.real_figures import (
     way_figures,
 )
 from evals.reporting.replays import ways
+from evals.reporting.sections import SECTIONS
 from tests.arrol_train.heads.made import write_collection
 
 WAYS = {"majority": Way("majority", {}), "head": Way("quality", {"odds_power": 1.0})}
@@ -178,6 +179,25 @@ def test_heads_are_made_once_and_tested_on_other_questions(
     assert figures["auroc_by_position"]["32"]["auroc_within_head"] > 0.9
     assert {row["position"] for row in figures["pruning"]} == {16, 32}
     assert set(figures["asking"]) == {"waves", "adaptive_consistency", "esc", "deepconf_online"}
+    lost = dict.fromkeys(
+        ("auroc_within", "auroc_within_lost", "auroc_within_fifth", "auroc_within_fifth_lost"), 0.1
+    )
+    lost = {"accuracy": 0.5, **lost}
+    lost |= {f"{name}_interval": [0.0, 0.2] for name in lost}
+    page = "\n\n".join(
+        SECTIONS["real"].show(
+            {
+                **figures,
+                "detection_position": again.position,
+                "keep": 0.5,
+                "ablation": dict.fromkeys(("all", "a_quarter_of_the_questions"), lost),
+                "math500_easy": transfer_figures(again, collected, frozenset(names[28:])),
+            }
+        )
+    )
+    assert f"| **quality head** | {figures['accuracy_head']:.3f} |" in page
+    assert f"**quality head, pruned** to 0.5 at token {again.position}" in page
+    assert "loses +0.100 (+0.000 to +0.200, not to be told from none) of AUROC" in page
 
 
 def test_all_training_questions_choose_and_none_is_kept_back(collected: Collected) -> None:

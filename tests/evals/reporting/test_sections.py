@@ -19,11 +19,10 @@ def test_a_difference_says_whether_it_is_one() -> None:
 
 def test_what_is_not_measured_is_not_claimed(tmp_path: Path) -> None:
     parts = list(write_sections(tmp_path))
-    for name in SECTIONS:
-        assert any(
-            f"Not measured yet: `python -m evals.{'' if name == 'reproduce' else 'bench.'}{name}`" in p
-            for p in parts
-        )
+    for name, section in SECTIONS.items():
+        command = f"Not measured yet: `python -m evals.{'' if name == 'reproduce' else 'bench.'}{name}`"
+        assert any(command in part for part in parts) is not section.once_measured
+        assert (f"## {section.title}" in parts) is not section.once_measured
     assert not any("What it means" in part for part in parts)
 
 
