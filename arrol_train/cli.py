@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 import yaml
@@ -217,14 +217,14 @@ def head(
     from arrol_train.heads.card import CARD_FILE
     from arrol_train.heads.dataset import open_collected
     from arrol_train.heads.make import HeadOptions, make_head, save_head
-    from arrol_train.heads.train import HeadTraining
+    from arrol_train.heads.train import TRAINED, HeadTraining
     from arrol_tts.head_config import Pooling
 
     console = Console(markup=False)
     training = HeadTraining(epochs=epochs, learning_rate=learning_rate, ranking=ranking, seed=seed)
     try:
-        if pooling not in get_args(Pooling):
-            _fail(f"--pooling {pooling}: use {', '.join(get_args(Pooling))}")
+        if pooling not in TRAINED:
+            _fail(f"--pooling {pooling}: use {', '.join(TRAINED)}")
         options = HeadOptions(
             pooling=cast(Pooling, pooling),
             stride=stride,

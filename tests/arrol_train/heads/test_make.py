@@ -133,6 +133,9 @@ def test_what_cannot_work_is_refused(collection: Path, tmp_path: Path) -> None:
     assert "choose smaller --sizes" in refused(
         "head", collection, "--out", tmp_path / "head", "--sizes", "2000000"
     )
+    assert "--pooling steps: use gated, mean, last" in refused(
+        "head", collection, "--out", tmp_path / "head", "--pooling", "steps"
+    )
     assert "fold 7 of 5" in refused("head", collection, "--out", tmp_path / "head", "--fold", "7")
     assert "does not say what it was made from" in refused("inspect", "pocket")
     few = write_collection(tmp_path / "few", questions=3)
