@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from arrol_tts.trace import Trace
 
 
+_EPS = 1e-4
+"""How far scores are kept from 0 and 1 where they become odds, as in the vote by odds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Waves:
     """How many traces of a question to start, and when it has enough.
@@ -97,8 +101,9 @@ def sureness(result: VoteResult, calibration: AnswerCalibration | None = None) -
     """How sure a vote is of its leader, in [0, 1]; 0 when nobody answered or all weights are zero.
 
     - With a calibration: its probability that the leader is right.
-    - Where the method weighs by the head's scores: the leader's share of the weights with one unit of weight, that
-      of a trace as likely right as wrong, against it. Where weights are odds, one trace of odds 19 is 0.95 sure.
+    - Where the method reads the head's scores: the leader's share of the odds that its traces are right, with odds
+      of one, those of a trace as likely right as wrong, against it. One trace that the head gives 0.95 is 0.95
+      sure. Weights are not odds: of those that are probabilities it would take nineteen to outweigh the one.
     - Otherwise: the probability that the leader is the model's most likely answer, as in `Consensus`; weights are
       scaled to a mean of one vote. For ``majority`` this is Adaptive-Consistency (arXiv 2305.11860), asked once a
       wave: four votes without a rival are enough for 0.95.
@@ -115,9 +120,14 @@ def sureness(result: VoteResult, calibration: AnswerCalibration | None = None) -
     total = sum(row.weight for row in result.table)
     if not total:
         return 0.0
-    leader, second = (*(row.weight for row in result.table), 0.0)[:2]
     if result.method in METHODS and "scores" in METHODS[result.method].needs:
-        return leader / (total + 1.0)
+        odds = [0.0] * len(result.table)
+        for trace, choice in zip(result.traces, result.choices, strict=True):
+            if choice >= 0:
+                p = min(max(0.5 if trace.score is None else trace.score, _EPS), 1 - _EPS)
+                odds[choice] += p / (1 - p)
+        return odds[0] / (sum(odds) + 1.0)
+    leader, second = (*(row.weight for row in result.table), 0.0)[:2]
     votes = sum(row.votes for row in result.table)
     return most_likely(leader * votes / total, second * votes / total)
 

@@ -54,6 +54,9 @@ def test_nobody_answered_is_no_certainty() -> None:
 def test_scores_need_a_share_of_the_odds_with_one_unit_against_the_leader() -> None:
     assert sureness(vote(traces("77", [19, 0]), "quality", odds_power=1.0)) == pytest.approx(19 / 20, abs=1e-4)
     assert sureness(vote(traces("778", [6, 2, 1]), "quality", odds_power=1.0)) == pytest.approx(8 / 10)
+    # What the weights are does not matter: these are probabilities, ranks, and one for the best.
+    for method in ("quality", "quality-ranks", "best-of-n"):
+        assert sureness(vote(traces("778", [6, 2, 1]), method)) == pytest.approx(8 / 10)
     by_odds = partial(vote, method="quality", odds_power=1.0)
     assert Waves(certainty=0.8).more(traces("778", [6, 2, 1]), 9, by_odds) == 0
     assert Waves(certainty=0.81).more(traces("778", [6, 2, 1]), 9, by_odds) == 2
