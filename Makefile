@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,demo,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval demo demo-real test test-slow test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-real bench-voting bench-equality bench-rl reproduce pocket clean
+.PHONY: setup eval demo demo-real test test-slow test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-candidates reproduce pocket clean
 
 setup: $(READY)
 
@@ -89,6 +89,12 @@ bench-head: setup
 bench-real: setup
 	$(BIN)/python -m evals.qwen_coder
 	$(BIN)/python -m evals.bench.real
+
+# Designs of a head, compared: what it reads and how it pools. About an hour on one core, a third of it sampling; goes
+# on where it was cut. The real benchmark is among them where bench-real has collected its training questions.
+bench-candidates: setup
+	$(BIN)/python -m evals.smollm2
+	$(BIN)/python -m evals.bench.candidates
 
 # The paper's experiments at pocket scale: docs/results.md and its figures. Samples for some minutes, goes on where it
 # was cut, and reads what takes longer from evals/results/.

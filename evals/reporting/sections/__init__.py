@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import demo, engine, equality, head, pocket, real, reproduce, rl, voting
+from . import candidates, demo, engine, equality, head, pocket, real, reproduce, rl, voting
 from .base import Section
 from .parts import details, every_figure
 
@@ -21,6 +21,7 @@ SECTIONS: dict[str, Section] = {
     "pocket": pocket.SECTION,
     "rl": rl.SECTION,
     "head": head.SECTION,
+    "candidates": candidates.SECTION,
     "engine": engine.SECTION,
     "voting": voting.SECTION,
     "equality": equality.SECTION,
