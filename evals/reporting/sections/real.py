@@ -70,7 +70,7 @@ def show(figures: Figures) -> Iterator[str]:
         "that cost as many tokens:"
     )
     yield table(
-        ["at token", "kept", "tokens saved", "accuracy", "against all", "kept at random", *_CONTROLS],
+        ["at token", "kept", "tokens saved", "accuracy", "against the head, all", "kept at random", *_CONTROLS],
         [
             [
                 f"{row['position']}",
@@ -86,7 +86,7 @@ def show(figures: Figures) -> Iterator[str]:
     )
     yield "Asking for fewer traces, each way at its best setting on training questions, over eight random orders:"
     yield table(
-        ["way", "setting", "tokens saved", "accuracy", "against all", *_CONTROLS],
+        ["way", "setting", "tokens saved", "accuracy", "against the head, all", *_CONTROLS],
         [
             [
                 ASKING.get(name, name),
@@ -176,15 +176,15 @@ def _meaning(figures: Figures) -> str:
     )
     waves, quarter = figures["asking"]["waves"], figures["ablation"]["a_quarter_of_the_questions"]
     votes = "; ".join(
-        f"{label} is above {other} by {_difference(figures, f'{name}_above_{key}')}"
+        f"{label} against {other} {_difference(figures, f'{name}_above_{key}')}"
         for name, label in (("head", "the head's vote"), ("combined", "the combined vote"))
         for key, other in (("majority", "majority"), ("deepconf", "DeepConf"))
     )
     sentences = (
-        f"**What it means.** On {figures['questions']} questions {votes}.",
-        f"Within questions the head's AUROC at the finish is above format 1's by "
-        f"{_difference(finish, 'head_above_head_v1')}",
-        f"and above mean confidence's by {_difference(finish, 'head_above_confidence')}.",
+        f"**What it means.** Differences in accuracy on {figures['questions']} questions: {votes}.",
+        "The head's AUROC within questions at the finish against format 1's is",
+        f"{_difference(finish, 'head_above_head_v1')},",
+        f"against mean confidence's {_difference(finish, 'head_above_confidence')}.",
         f"Pruning to {pruned['keep']:g} at token {pruned['position']} saves {pruned['tokens_saved']:.0%} of the",
         f"tokens and changes accuracy by {_difference(pruned, 'above_all')};",
         "against the same vote over fewer whole traces for as many tokens it is",
