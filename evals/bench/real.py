@@ -144,7 +144,8 @@ def sample(name: str, count: int, out: Path, model: Path) -> None:
 
 def tokens_of(folder: Path) -> int:
     """Generated tokens that a collection holds."""
-    return sum(trace.num_tokens for trace in TraceStore(folder / TRACES_FOLDER).read(["num_tokens"]))
+    fields = ("question_id", "sample_id", "num_tokens")
+    return sum(trace.num_tokens for trace in TraceStore(folder / TRACES_FOLDER).read(fields))
 
 
 def sampling_times(out: Path) -> dict[str, float]:

@@ -15,6 +15,7 @@ from arrol_train.heads.dataset import Collected, States, open_collected
 from arrol_train.heads.make import HeadOptions, fit_head
 from arrol_train.heads.train import HeadTraining
 from arrol_tts.head_config import QualityHeadConfig
+from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from evals.bench import real
@@ -207,3 +208,22 @@ def test_all_training_questions_choose_and_none_is_kept_back(collected: Collecte
     assert {group[0].question_id for group in fitted.held_out} == split.train | split.validation
     position = fitted.chosen.head.config.positions[0]
     assert {tuple(trace.scores) for group in fitted.held_out for trace in group} == {(position, 39)}
+
+
+def test_sampling_is_timed_by_what_it_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def collect(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            with TraceStore(tmp_path / "train" / "traces") as store:
+                store.extend(Trace("row-1", i, num_tokens=50) for i in range(8))
+
+    monkeypatch.setattr(real, "arrol_train", collect)
+    for _ in range(2):
+        real.sample("train", 1, tmp_path, Path("model"))
+    assert real.tokens_of(tmp_path / "train") == 400
+    assert real.sampling_times(tmp_path)["tokens"] == 400  # the second call found nothing to do
+    command = " ".join(map(str, calls[0]))
+    assert "--plain" in command
+    assert "--n 8 --limit 1 --stride 1 --unseeded" in command
