@@ -89,10 +89,12 @@ def last_evaluation(head: str, folder: Path, runs: Path) -> Evaluation | None:
     if not beside.exists():
         return None
     entry = _read(beside)
-    shares = ", ".join(f"{100 * keep:g}%" for keep in sorted({point["keep"] for point in entry["curve"]}))
+    kept = sorted({point["keep"] for point in entry["curve"] if "keep" in point})
+    shares = ", ".join(f"{100 * keep:g}%" for keep in kept)
     return Evaluation(
         _series(entry),
-        f"{_described(entry)}, {entry['n']} traces each. From left to right the head kept {shares} of them.",
+        f"{_described(entry)}, {entry['n']} traces each. From left to right the head kept {shares} of them; "
+        "fewer whole traces is the vote over 1, 2, 4 .. of them without pruning, which pruning has to beat.",
     )
 
 

@@ -18,19 +18,23 @@ import numpy as np
 import typer
 
 from arrol_tts.files import write_atomic
-from arrol_tts.replay import replay
+from arrol_tts.replay import equal_tokens, replay
 from arrol_tts.voter import WeightedVoter
 
 from .bench import RESULTS, write_result
 from .reporting.figures import is_right, keep_rule
-from .reporting.plots import curve_figure, keep_figure, reliability_figure
+from .reporting.plots import curve_figure, keep_figure, pocket_figure, reliability_figure
 from .reporting.report import JSON_FILE
 from .reporting.sections import write_sections
+from .reporting.sections.pocket import readme_part, saved_part
 from .reporting.summary import interval
 from .sampling.folder import RunFolder
 from .sampling.seed_samples import Traces
 
 DOCS = Path(__file__).parents[1] / "docs"
+MARKS = ("<!-- written by python -m evals.reproduce -->", "<!-- to here -->")
+MARKED = {"README.md": readme_part, "docs/voting.md": saved_part}
+"""``{file: what stands between its marks}``."""
 NAME = "reproduce"
 COMMAND = "python -m evals.reproduce"
 RECIPE = "pocket"
@@ -58,6 +62,7 @@ def main(
         folder = RunFolder(out)
         write_result(NAME, quick_figures(folder), folder.manifest().seeds, COMMAND)
     draw(DOCS, RESULTS)
+    update_marked(DOCS.parent, RESULTS)
     write_atomic(DOCS / "results.md", page(RESULTS).encode())
     typer.echo(f"wrote {DOCS / 'results.md'}")
 
@@ -74,8 +79,29 @@ def page(results: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def update_marked(root: Path, results: Path) -> None:
+    """Write the pocket benchmark's figures between the marks of `MARKED`, where they have been measured."""
+    path = results / "pocket.json"
+    if not path.exists():
+        return
+    figures = json.loads(path.read_text())["figures"]
+    for name, words in MARKED.items():
+        before, _, rest = (root / name).read_text().partition(MARKS[0])
+        after = rest.partition(MARKS[1])[2]
+        write_atomic(root / name, f"{before}{marked(words(figures))}{after}".encode())
+
+
+def marked(words: str) -> str:
+    """Words between their marks."""
+    return f"{MARKS[0]}\n{words}\n{MARKS[1]}"
+
+
 def draw(docs: Path, results: Path) -> None:
-    """Draw the quick run's pictures, where it has been run."""
+    """Draw the pictures of the quick run and of the pocket benchmark, where they have been run."""
+    path = results / "pocket.json"
+    if path.exists():
+        figure = pocket_figure(json.loads(path.read_text())["figures"])
+        figure.savefig(docs / "pocket_accuracy_tokens.png", dpi=130)
     path = results / f"{NAME}.json"
     if not path.exists():
         return
@@ -114,17 +140,22 @@ def quick_figures(folder: RunFolder) -> dict[str, Any]:
 
 
 def keep_ablation(traces: Traces, voter: WeightedVoter) -> list[dict[str, Any]]:
-    """Accuracy and tokens by keep ratio, replayed over the traces that were sampled in full."""
+    """Accuracy and tokens by keep ratio, replayed over the traces that were sampled in full, and the controls."""
     whole = sum(trace.num_tokens for group in traces.values() for trace in group)
+    votes = {
+        method: [voter.vote(group, method) for group in traces.values()] for method in ("majority", "quality")
+    }
     rows = []
     for keep in KEEPS:
         rule = keep_rule(voter, keep)
         groups = [replay(group, rule) if keep < 1 else group for group in traces.values()]
         spent = sum(trace.num_tokens for group in groups for trace in group)
         row: dict[str, Any] = {"keep": keep, "tokens_saved": 1 - spent / whole}
-        for method in ("majority", "quality"):
+        for method, of_whole in votes.items():
             right = np.array([is_right(voter, group, method) for group in groups], float)
             row[method], row[f"{method}_interval"] = float(right.mean()), list(interval(right))
+            control = equal_tokens(of_whole, spent / len(groups))
+            row[f"{method}_equal_tokens"] = float(control.accuracy.mean())
         rows.append(row)
     return rows
 

@@ -8,7 +8,6 @@ tokens in whole traces. Intervals resample questions, each with its mean over th
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from arrol_tts.files import write_json
-from arrol_tts.head_config import ACCURACY_TOKENS_FILE
+from arrol_tts.head_config import ACCURACY_TOKENS_FILE, head_sha256
 from arrol_tts.metrics import (
     bootstrap_interval,
     bootstrap_ratio_interval,
@@ -29,12 +28,13 @@ from arrol_tts.metrics import (
 )
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.replay import replay
+from arrol_tts.stopping import KeepShare
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.voting import METHODS, VoteResult
 
 from ..benchmarks import pocket
-from ..reporting.figures import control_of, full_votes, is_right, keep_rule, rows_of
+from ..reporting.figures import control_of, full_votes, is_right, rows_of
 from ..reporting.replays import Way, cheapest, row_of, spent, ways
 from ..sampling.seed_samples import SeedSamples, sample_seed
 from . import write_result
@@ -55,10 +55,15 @@ def main(
     n: Annotated[int, typer.Option(help="traces per question")] = 32,
     seeds: Annotated[int, typer.Option(help="number of sampling seeds")] = 3,
     keep: Annotated[float, typer.Option(help="keep ratio of the pruned pass")] = 0.5,
+    out: Annotated[Path, typer.Option(help="folder of the samples; goes on where it was cut")] = Path(
+        "runs/bench-pocket"
+    ),
 ) -> None:
     """Sample, vote, and write evals/results/pocket.json, and its curve beside the pocket head."""
     voter = WeightedVoter.from_pretrained("pocket", engine="vllm")
-    with Progress() as progress, tempfile.TemporaryDirectory() as folder:
+    # Other settings would go on from traces that are not theirs.
+    folder = out / f"{head_sha256(POCKET_HEAD)[:12]}-at-{_position(voter)}-keep-{keep:g}-n-{n}"
+    with Progress() as progress:
         task = progress.add_task("traces", total=(2 * seeds + 1) * questions * n)
 
         def sample(split: str, seed: int, stopping: Sequence[str]) -> SeedSamples:
@@ -68,7 +73,7 @@ def main(
                 n=n,
                 seed=seed,
                 keep=keep,
-                out=Path(folder) / f"{split}-{seed}",
+                out=folder / f"{split}-{seed}",
                 on_trace=lambda *_: progress.advance(task),
                 stopping=stopping,
                 sampling=RECORDED,
@@ -91,17 +96,16 @@ def choose(training: SeedSamples, voter: WeightedVoter) -> list[Way]:
 
 def as_voted(samples: SeedSamples, voter: WeightedVoter) -> SeedSamples:
     """The samples with the scores that a vote has: at the detection position and at the finish."""
-    position = _position(voter)
-
-    def voted(trace: Trace) -> Trace:
-        read = (position, trace.num_tokens - 1)
-        return replace(trace, scores={k: score for k, score in trace.scores.items() if k in read})
-
     passes = {
-        name: {question: [voted(trace) for trace in group] for question, group in traces.items()}
+        name: {question: [_voted(trace, voter) for trace in group] for question, group in traces.items()}
         for name, traces in samples.passes.items()
     }
     return replace(samples, passes=passes)
+
+
+def _voted(trace: Trace, voter: WeightedVoter) -> Trace:
+    read = (_position(voter), trace.num_tokens - 1)
+    return replace(trace, scores={k: score for k, score in trace.scores.items() if k in read})
 
 
 def _position(voter: WeightedVoter) -> int:
@@ -150,6 +154,11 @@ def summarise(recorded: Sequence[SeedSamples], chosen: Sequence[Way], voter: Wei
             f"{name}_above_equal_tokens": float(difference.mean()),
             f"{name}_above_equal_tokens_interval": list(bootstrap_interval(difference)),
         }
+    whole = _whole_traces(votes, float(tokens["majority"].mean()) / runs[0].n)
+    for name in ("quality_pruned", "waves"):
+        as_good = tokens_as_good(whole, float(right[name].mean()))
+        saved_at_equal = None if as_good is None else 1 - float(tokens[name].mean()) / as_good
+        figures[f"tokens_{name}_saved_at_equal_accuracy"] = saved_at_equal
     figures |= {
         "waves_above_quality": float((right["waves"] - right["quality"]).mean()),
         "waves_above_quality_interval": list(bootstrap_interval(right["waves"] - right["quality"])),
@@ -170,8 +179,13 @@ def summarise(recorded: Sequence[SeedSamples], chosen: Sequence[Way], voter: Wei
             name: float(np.mean([is_right(voter, group, name) for run in runs for group in run.full.values()]))
             for name in METHODS
         },
-        "keep_ratios_replayed": [_at_keep(runs, votes, voter, share) for share in KEEPS],
-        "whole_traces": _whole_traces(votes, float(tokens["majority"].mean()) / runs[0].n),
+        "keep_ratios_replayed": [_at_keep(recorded, votes, voter, _position(voter), share) for share in KEEPS],
+        "keep_ratios_elsewhere": [
+            _at_keep(recorded, votes, voter, position, share)
+            for position in _recorded_positions(voter)[1:]
+            for share in KEEPS
+        ],
+        "whole_traces": whole,
         "waves_by_certainty": _waves_by_certainty(chosen, runs, voter),
         "settings": {
             "deepconf": voter.config.voting if voter.config else {},
@@ -196,18 +210,29 @@ def _auroc(scored: Sequence[tuple[str, Trace]], scores: Sequence[float]) -> floa
     return within_question_auroc([bool(t.correct) for _, t in scored], scores, [name for name, _ in scored])
 
 
+def _recorded_positions(voter: WeightedVoter) -> list[int]:
+    """The head's positions at which every trace has a score: the first, and those that are recorded on the way."""
+    assert voter.config is not None
+    first, *others = voter.config.positions
+    return [first, *(position for position in others if position % SCORE_EVERY == 0)]
+
+
 def _at_keep(
-    runs: Sequence[SeedSamples],
+    recorded: Sequence[SeedSamples],
     votes: Mapping[str, Sequence[Sequence[VoteResult]]],
     voter: WeightedVoter,
+    position: int,
     share: float,
 ) -> dict[str, Any]:
-    """Accuracy and tokens saved at another keep ratio, replayed over the unpruned traces."""
-    rule = keep_rule(voter, share)
-    pruned = [[replay(group, rule) for group in run.full.values()] for run in runs]
+    """Accuracy and tokens saved at a position and keep ratio, replayed over the unpruned traces."""
+    rule = KeepShare(position, share)
+    pruned = [
+        [[_voted(trace, voter) for trace in replay(group, rule)] for group in run.full.values()]
+        for run in recorded
+    ]
     spent = float(np.mean([[sum(t.num_tokens for t in group) for group in of_seed] for of_seed in pruned]))
     whole = float(np.mean([result.tokens.generated for of_seed in votes["quality"] for result in of_seed]))
-    figures: dict[str, Any] = {"keep": share}
+    figures: dict[str, Any] = {"position": position, "keep": share}
     for method in CURVE_METHODS:
         right = np.mean([[is_right(voter, group, method) for group in of_seed] for of_seed in pruned], axis=0)
         control = control_of(votes[method], spent)
@@ -236,6 +261,21 @@ def _whole_traces(votes: Mapping[str, Sequence[Sequence[VoteResult]]], per_trace
     ]
 
 
+def tokens_as_good(whole: Sequence[Mapping[str, float]], accuracy: float) -> float | None:
+    """The fewest tokens of whole traces with which the head's vote is right as often; None where all are too few.
+
+    Between the numbers of traces that were tried the line is straight.
+    """
+    best = np.maximum.accumulate([row["accuracy_quality"] for row in whole])
+    tokens = [row["tokens_per_question"] for row in whole]
+    if accuracy > best[-1]:
+        return None
+    i = int(np.searchsorted(best, accuracy))
+    if i == 0 or best[i] == best[i - 1]:
+        return tokens[i]
+    return float(tokens[i - 1] + (accuracy - best[i - 1]) / (best[i] - best[i - 1]) * (tokens[i] - tokens[i - 1]))
+
+
 def _waves_by_certainty(
     chosen: Sequence[Way], runs: Sequence[SeedSamples], voter: WeightedVoter
 ) -> list[dict[str, float]]:
@@ -256,9 +296,12 @@ def _waves_by_certainty(
 
 
 def accuracy_tokens(figures: dict[str, Any]) -> dict[str, Any]:
-    """Accuracy against tokens at every keep ratio, from the figures; the demo draws it, with or without evals."""
-    whole = {"keep": 1.0, "tokens_saved_share": 0.0}
-    whole |= {f"accuracy_{method}": figures[f"accuracy_{method}"] for method in CURVE_METHODS}
+    """Accuracy against tokens, from the figures: at every keep ratio, and of fewer whole traces.
+
+    The demo draws it, with or without evals.
+    """
+    everything = {"keep": 1.0, "tokens_saved_share": 0.0}
+    everything |= {f"accuracy_{method}": figures[f"accuracy_{method}"] for method in CURVE_METHODS}
     full = figures["tokens_per_question"]["majority"]
     return {
         "name": "pocket",
@@ -273,7 +316,15 @@ def accuracy_tokens(figures: dict[str, Any]) -> dict[str, Any]:
                 "tokens_per_question": full * (1 - row["tokens_saved_share"]),
             }
             for method in CURVE_METHODS
-            for row in [*figures["keep_ratios_replayed"], whole]
+            for row in [*figures["keep_ratios_replayed"], everything]
+        ]
+        + [
+            {
+                "method": "quality, fewer whole traces",
+                "accuracy": row["accuracy_quality"],
+                "tokens_per_question": row["tokens_per_question"],
+            }
+            for row in figures["whole_traces"]
         ],
     }
 

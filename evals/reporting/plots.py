@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from arrol_tts.errors import InputError
@@ -51,6 +52,52 @@ def curve_figure(entry: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def pocket_figure(figures: Mapping[str, Any]) -> Figure:
+    """Accuracy against tokens of the pocket benchmark: what stops early beside whole traces, the line to beat."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    whole = figures["whole_traces"]
+    tokens = [row["tokens_per_question"] for row in whole]
+    for method, color in (("quality", "tab:blue"), ("majority", "tab:gray")):
+        values = [row[f"accuracy_{method}"] for row in whole]
+        axes.plot(tokens, values, marker="o", markersize=4, color=color, label=f"{method}, 1 to 32 whole traces")
+    full = figures["tokens_per_question"]["majority"]
+    every = [*figures["keep_ratios_replayed"], *figures["keep_ratios_elsewhere"]]
+    positions = dict.fromkeys(row["position"] for row in every)
+    for position, color in zip(positions, ("tab:orange", "tab:red", "tab:purple"), strict=False):
+        kept = [row for row in every if row["position"] == position]
+        axes.plot(
+            [full * (1 - row["tokens_saved_share"]) for row in kept],
+            [row["accuracy_quality"] for row in kept],
+            marker="D",
+            markersize=4,
+            color=color,
+            label=f"quality, 1/8 to 3/4 kept at token {position}",
+        )
+    waves = figures["waves_by_certainty"]
+    axes.plot(
+        [row["tokens_per_question"] for row in waves],
+        [row["accuracy"] for row in waves],
+        marker="^",
+        markersize=5,
+        color="tab:green",
+        label=f"quality, waves until {waves[0]['certainty']:g} to {waves[-1]['certainty']:g} sure",
+    )
+    others = {"adaptive_consistency": "Adaptive-Consistency", "esc": "ESC", "deepconf_online": "DeepConf online"}
+    for (name, label), marker in zip(others.items(), "PXv", strict=True):
+        at = [figures["tokens_per_question"][name]], [figures[f"accuracy_{name}"]]
+        axes.plot(*at, marker=marker, color="black", linestyle="", label=label)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("generated tokens per question")
+    axes.set_ylabel("accuracy")
+    seeds = len(figures["tokens_saved_share_per_seed"])
+    axes.set_title(f"pocket (synthetic): {figures['questions']} questions, {seeds} seeds", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def reliability_figure(head: Mapping[str, Any]) -> Figure:
     """How often traces with a score are right, of the head's entry in a report."""
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
@@ -61,13 +108,14 @@ def reliability_figure(head: Mapping[str, Any]) -> Figure:
 
 
 def keep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy against the share of tokens saved, by keep ratio."""
+    """Accuracy against the share of tokens saved, by keep ratio; dashed: as many tokens in whole traces."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for method, marker in (("quality", "o"), ("majority", "s")):
-        axes.plot(
-            [row["tokens_saved"] for row in rows], [row[method] for row in rows], marker=marker, label=method
-        )
+    saved = [row["tokens_saved"] for row in rows]
+    for method, marker, color in (("quality", "o", "tab:blue"), ("majority", "s", "tab:orange")):
+        axes.plot(saved, [row[method] for row in rows], marker=marker, color=color, label=method)
+        whole = [row.get(f"{method}_equal_tokens", np.nan) for row in rows]
+        axes.plot(saved, whole, linestyle="--", color=color, label=f"{method} of fewer whole traces")
     for row in rows:
         axes.annotate(
             f"keep {row['keep']:g}", (row["tokens_saved"], row["quality"]), (0, 6), textcoords="offset points"

@@ -73,7 +73,7 @@ def _waves(voter: WeightedVoter, n: int) -> Iterator[Way]:
     own = voter.config.voting.get("quality", {})
     options = {"method": "quality", "equality": voter.equality, "percent": voter.percent, **own}
     for start, step in ((2, 1), (2, 2), (4, 1), (4, 2), (4, 4)):
-        for certainty in (0.7, 0.8, 0.9, 0.95, 0.99):
+        for certainty in (0.6, 0.7, 0.8, 0.9, 0.95, 0.99):
             if start <= n:
                 waves = Waves(start, step, certainty)
                 setting = {"start": start, "step": step, "certainty": certainty}

@@ -75,10 +75,15 @@ def test_the_newest_evaluation_of_this_head_is_shown(tmp_path: Path) -> None:
 def test_without_a_run_of_its_own_the_pocket_heads_benchmark_is_shown(tmp_path: Path) -> None:
     found = last_evaluation("pocket", POCKET_HEAD, tmp_path)
     assert found is not None
-    assert [len(points) for points in found.series.values()] == [5, 5]
+    assert {name: len(points) for name, points in found.series.items()} == {
+        "quality": 5,
+        "majority": 5,
+        "quality, fewer whole traces": 9,
+    }
     assert found.caption == (
         "pocket (synthetic), 200 questions, 32 traces each. "
-        "From left to right the head kept 12.5%, 25%, 50%, 75%, 100% of them."
+        "From left to right the head kept 12.5%, 25%, 50%, 75%, 100% of them; fewer whole traces is the vote over "
+        "1, 2, 4 .. of them without pruning, which pruning has to beat."
     )
 
 

@@ -8,6 +8,19 @@ from .base import Section
 from .parts import NONE, VOTES, Figures, difference, p_value, picture, table, to
 
 
+def _control(row: Figures) -> list[str]:
+    """The equal-token control of a way of stopping early, and the difference to it."""
+    control = row.get("equal_tokens")
+    if control is None:
+        return [NONE, NONE]
+    return [f"{control['accuracy']:.3f}", difference(control["above"], control["above_interval"], "+.2f")]
+
+
+def _whole(row: Figures, method: str) -> str:
+    accuracy = row.get(f"{method}_equal_tokens")
+    return NONE if accuracy is None else f"{accuracy:.3f}"
+
+
 def show(figures: Figures) -> Iterator[str]:
     """Votes, early stopping, and two ablations."""
     votes, stopping = figures["votes"], figures["stopping"]
@@ -35,19 +48,20 @@ def show(figures: Figures) -> Iterator[str]:
     )
     yield picture("results_accuracy_tokens.png", "accuracy against generated tokens")
     yield (
-        "Early stopping, sampled again from the same seeds inside vLLM (the control is replayed); seconds are "
-        "not shown here, because the machine did other things too:"
+        "Early stopping, sampled again from the same seeds inside vLLM (the control is replayed), beside the same "
+        "vote over as many tokens in whole traces; seconds are not shown here, because the machine did other "
+        "things too:"
     )
     yield table(
-        ["way", "right", "95% interval", "p against majority", "tokens a question", "tokens saved"],
+        ["way", "right", "95% interval", "tokens a question", "tokens saved", "whole traces", "difference"],
         [
             [
                 VOTES.get(row["name"], row["name"]),
                 f"{row['accuracy']:.3f}",
                 to(row["interval"], ".2f"),
-                NONE if row["name"] == "majority" else p_value(row["p_value"]),
                 f"{row['tokens_per_question']:,.0f}",
                 f"{row['tokens_saved']:.1%}" if row["tokens_saved"] else NONE,
+                *_control(row),
             ]
             for row in stopping
         ],
@@ -55,15 +69,16 @@ def show(figures: Figures) -> Iterator[str]:
     yield picture("results_reliability.png", "how often traces with a score are right")
     yield "How many traces are kept at the detection position, replayed over the same traces:"
     yield table(
-        ["keep ratio", "tokens saved", "majority", "95% interval", "quality head", "95% interval"],
+        ["keep ratio", "tokens saved", "majority", "whole traces", "quality head", "95% interval", "whole traces"],
         [
             [
                 f"{row['keep']:g}",
                 f"{row['tokens_saved']:.1%}",
                 f"{row['majority']:.3f}",
-                to(row["majority_interval"], ".2f"),
+                _whole(row, "majority"),
                 f"{row['quality']:.3f}",
                 to(row["quality_interval"], ".2f"),
+                _whole(row, "quality"),
             ]
             for row in figures["keep_ratios"]
         ],

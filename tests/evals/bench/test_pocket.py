@@ -15,14 +15,16 @@ from arrol_tts.stopping import KeepShare
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from evals.bench import RESULTS
-from evals.bench.pocket import accuracy_tokens, as_voted, choose, summarise
+from evals.bench.pocket import accuracy_tokens, as_voted, choose, summarise, tokens_as_good
 from evals.benchmarks import Benchmark, Problem, pocket
+from evals.reporting.plots import pocket_figure
+from evals.reporting.sections.pocket import main_table
 from evals.sampling.seed_samples import SeedSamples
 
 POSITION, N = 16, 8
 VOTER = WeightedVoter(
     config=QualityHeadConfig(
-        base_model="m", hidden_size=4, positions=[POSITION], voting={"quality": {"odds_power": 1.0}}
+        base_model="m", hidden_size=4, positions=[POSITION, 48], voting={"quality": {"odds_power": 1.0}}
     )
 )
 
@@ -78,6 +80,33 @@ def test_the_line_to_beat_ends_at_the_vote_over_all_traces(figures: dict[str, An
     last = figures["whole_traces"][-1]
     assert last["tokens_per_question"] == pytest.approx(figures["tokens_per_question"]["majority"])
     assert last["accuracy_quality"] == pytest.approx(figures["accuracy_quality"])
+
+
+def test_as_good_as_whole_traces_lies_on_the_line_between_them() -> None:
+    curve = zip((0.5, 0.7, 0.9, 0.8), (100, 200, 400, 800), strict=True)
+    whole = [{"accuracy_quality": accuracy, "tokens_per_question": tokens} for accuracy, tokens in curve]
+    assert tokens_as_good(whole, 0.8) == pytest.approx(300)
+    assert tokens_as_good(whole, 0.9) == pytest.approx(400)
+    assert tokens_as_good(whole, 0.4) == 100
+    assert tokens_as_good(whole, 0.91) is None
+
+
+def test_the_table_and_the_picture_show_the_control(figures: dict[str, Any]) -> None:
+    pruned = main_table(figures).splitlines()[5]
+    assert pruned.startswith("| **quality head, half pruned at token 16** |")
+    assert pruned.endswith(f"| {figures['accuracy_quality_pruned_equal_tokens']:.3f} |")
+    lines = {line.get_label(): line for line in pocket_figure(figures).axes[0].lines}
+    whole = lines["quality, 1 to 32 whole traces"]
+    assert list(whole.get_ydata()) == [row["accuracy_quality"] for row in figures["whole_traces"]]
+    assert list(lines["ESC"].get_xdata()) == [figures["tokens_per_question"]["esc"]]
+
+
+def test_other_positions_of_the_head_are_replayed_too(figures: dict[str, Any]) -> None:
+    late = [row for row in figures["keep_ratios_elsewhere"] if row["position"] == 48]
+    assert [row["keep"] for row in late] == [row["keep"] for row in figures["keep_ratios_replayed"]]
+    for early, late_one in zip(figures["keep_ratios_replayed"], late, strict=True):
+        assert early["position"] == POSITION
+        assert 0 < late_one["tokens_saved_share"] < early["tokens_saved_share"]
 
 
 def test_settings_are_chosen_on_other_questions_and_written_down(figures: dict[str, Any]) -> None:
