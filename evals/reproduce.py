@@ -43,7 +43,7 @@ WEIGHTS: Mapping[str, Mapping[str, Any]] = {
     "p, last score": {"over": "last", "odds_power": None},
     "p, mean of the log-odds": {"over": "mean", "odds_power": None},
     "odds, last score": {"over": "last", "odds_power": 1.0},
-    "odds, mean of the log-odds (the head's config)": {"over": "mean", "odds_power": 1.0},
+    "odds, mean of the log-odds": {"over": "mean", "odds_power": 1.0},
 }
 
 

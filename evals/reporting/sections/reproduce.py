@@ -100,8 +100,7 @@ def show(figures: Figures) -> Iterator[str]:
         "neighbours in these tables are not to be ranked; the next section has more questions and seeds. What "
         "does not help here: DeepConf's confidences, a budget, and consensus, because the model falls for its "
         "misconception with confidence and in most of its traces. The vote by ranks is not to be relied on here: "
-        "traces of the same text have scores that differ by rounding only, which ranks turn into whole steps, "
-        "and noise of one part in ten million in the scores moved it by 0.2."
+        "traces of the same text have scores that differ by rounding only, which ranks turn into whole steps."
     )
 
 
