@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from arrol_train.questions import TrainingQuestion
 from arrol_train.rewards import Reward
@@ -266,17 +267,23 @@ def _grade(trace: Trace, question: TrainingQuestion, reward: Reward) -> None:
 def _checked(trace: Trace) -> Trace:
     if not trace.features:
         raise CollectError("the engine gave no hidden vectors: a server must be started with the plug-in")
-    with np.errstate(over="ignore"):
-        vectors = np.stack(list(trace.features.values())).astype(np.float16)
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
+    vectors, faulty = as_float16(trace)
+    if faulty is not None:
         raise CollectError(
-            f"the hidden vector of sample {trace.sample_id} of {trace.question_id!r} at token "
-            f"{list(trace.features)[int(finite.argmin())]} is NaN or infinite in float16, in which it is stored: "
-            "the model overflows in this precision; try --set dtype=bfloat16 or dtype=float32"
+            f"the hidden vector of sample {trace.sample_id} of {trace.question_id!r} at token {faulty} is NaN or "
+            "infinite in float16, in which it is stored: the model overflows in this precision; try --set "
+            "dtype=bfloat16 or dtype=float32"
         )
     trace.features = dict(zip(trace.features, vectors, strict=True))
     return trace
+
+
+def as_float16(trace: Trace) -> tuple[NDArray[np.float16], int | None]:
+    """A trace's hidden vectors, float16 ``[kept, hidden_size]``, and the token of the first that is not finite."""
+    with np.errstate(over="ignore"):
+        vectors = np.stack(list(trace.features.values())).astype(np.float16)
+    finite = np.isfinite(vectors).all(axis=1)
+    return vectors, None if finite.all() else list(trace.features)[int(finite.argmin())]
 
 
 def _check_disk(manifest: CollectionManifest, traces: int, out: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arrol_train.heads.collect import TRACES_FOLDER, CollectError, CollectionManifest
+from arrol_train.heads.collect import TRACES_FOLDER, CollectError, CollectionManifest, as_float16
 from arrol_tts.calibration import sigmoid
 from arrol_tts.errors import InputError
 from arrol_tts.head import QualityHead
@@ -294,12 +294,10 @@ def _vectors(folder: Path, manifest: CollectionManifest, trace: Trace) -> NDArra
             f"{folder}: {named} has a hidden vector of width {min(widths)}, and the manifest says "
             f"{manifest.hidden_size}: collect again"
         )
-    with np.errstate(over="ignore"):
-        vectors = np.stack(list(trace.features.values())).astype(np.float16)
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
+    vectors, faulty = as_float16(trace)
+    if faulty is not None:
         raise CollectError(
-            f"{folder}: the hidden vector of {named} at token {list(trace.features)[int(finite.argmin())]} holds "
-            "NaN, infinite or huge values: collect again, with dtype=float32"
+            f"{folder}: the hidden vector of {named} at token {faulty} holds NaN, infinite or huge values: "
+            "collect again, with dtype=float32"
         )
     return vectors

@@ -26,12 +26,12 @@ class HeadReader:
         self.pool_after = frozenset(head.config.pool_after)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Float32 ``[rows, hidden_size]`` to what a `Reading` is made of: float32 ``[1 or 2, rows]``."""
+        """Float32 ``[rows, hidden_size]`` to what a `HeadReading` is made of: float32 ``[1 or 2, rows]``."""
         return self._read(hidden)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class HeadReading:
     """What one head read from a step's rows.
 
     Attributes:
@@ -47,7 +47,7 @@ class Reading:
     pool_after: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, numbers: list[list[float]], reader: HeadReader) -> Reading:
+    def of(cls, numbers: list[list[float]], reader: HeadReader) -> HeadReading:
         """From the rows of a `HeadReader`'s table."""
         return cls(numbers[-1], numbers[0] if len(numbers) == 2 else None, reader.stride, reader.pool_after)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Run
 from arrol_tts.engine.handover import named_heads
-from arrol_tts.engine.signals import HeadReader, Reading, self_certainty, token_confidence
+from arrol_tts.engine.signals import HeadReader, HeadReading, self_certainty, token_confidence
 from arrol_tts.engine.stop_texts import StopTexts
 from arrol_tts.engine.transformers_logits import Distribution
 from arrol_tts.errors import EngineError, InputError
@@ -94,7 +94,6 @@ class TransformersEngine(Engine):
         self._lm = cast(Any, AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype))
         self._lm.to(self._device).eval()
         self.hidden_size = int(self._lm.config.get_text_config().hidden_size)
-        self._heads: dict[str, QualityHead] = {}
         self._readers: dict[str, HeadReader] = {}
         for name, each in named_heads(head).items():
             self.load_head(each, name)
@@ -108,14 +107,13 @@ class TransformersEngine(Engine):
     @property
     def heads(self) -> Collection[str]:
         """See ``Engine.heads``."""
-        return self._heads.keys()
+        return self._readers.keys()
 
     def load_head(self, head: HeadSource, name: str = "") -> None:
         """See ``Engine.load_head``."""
         loaded = head if isinstance(head, QualityHead) else QualityHead.from_pretrained(head)
         loaded.config.check_model(hidden_size=self.hidden_size, model=self.model)
-        self._heads[name] = loaded.to(self._device).eval()
-        self._readers[name] = HeadReader(loaded)
+        self._readers[name] = HeadReader(loaded.to(self._device).eval())
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]] | str | Path) -> None:
         """See ``Engine.load_weights``."""
@@ -249,7 +247,9 @@ class TransformersEngine(Engine):
         confidence = certainty = logprobs = None
         scored = {row.spec.head for row in rows if monitor.logs[row].wants_scores}
         hidden = output.hidden_states[-1][:, -1].float()
-        readings = {name: Reading.of(self._readers[name](hidden).tolist(), self._readers[name]) for name in scored}
+        readings = {
+            name: HeadReading.of(self._readers[name](hidden).tolist(), self._readers[name]) for name in scored
+        }
         if any(monitor.logs[row].wants_confidence for row in rows):
             confidence = token_confidence(logits, self._top_k).tolist()
         if any(monitor.logs[row].wants_certainty for row in rows):

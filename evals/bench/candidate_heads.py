@@ -16,7 +16,7 @@ from torch.nn import functional
 from arrol_tts.head import GATE_LIMIT
 from arrol_tts.metrics import within_question_auroc
 
-from .candidate_states import States
+from .candidate_states import GroupStates
 
 Pooling = Literal["last", "mean", "gated", "fading", "max"]
 Extra = Literal["", "confidence", "entropy", "position", "relative states", "relative scores"]
@@ -138,7 +138,7 @@ class Inputs:
         fit: groups whose mean and deviation are taken.
     """
 
-    def __init__(self, design: Design, states: States, fit: Sequence[int]) -> None:
+    def __init__(self, design: Design, states: GroupStates, fit: Sequence[int]) -> None:
         self.design, self.states = design, states
         sample = self._raw(fit[:: max(1, len(fit) // 16)])
         self.mean, self.scale = sample.mean(0), 1 / (sample.std(0) + 1e-4)
@@ -236,7 +236,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class GroupSplit:
     """Groups that heads learn from, that the epoch is chosen on, and that designs are compared on."""
 
     train: list[int]
@@ -246,8 +246,8 @@ class Split:
 
 def train(
     design: Design,
-    states: States,
-    split: Split,
+    states: GroupStates,
+    split: GroupSplit,
     seed: int,
     *,
     fixed: Sequence[int],

@@ -30,7 +30,7 @@ ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class States:
+class GroupStates:
     """States of whole groups of traces. Rows lie trace after trace, traces group after group.
 
     Attributes:
@@ -71,7 +71,7 @@ class States:
         return np.array([[bool(t.correct) for t in self.traces[g * self.n : (g + 1) * self.n]] for g in groups])
 
 
-def read_states(collection: Path, out: Path, *, limit: int | None = None, n: int | None = None) -> States:
+def read_states(collection: Path, out: Path, *, limit: int | None = None, n: int | None = None) -> GroupStates:
     """The states of the questions of a collection that have all of their traces.
 
     What is read once is kept in a folder, and the same the next time, whatever the collection has by then.
@@ -88,7 +88,7 @@ def read_states(collection: Path, out: Path, *, limit: int | None = None, n: int
     if not (out / "starts.npy").exists():
         _write_states(collection, out, limit, n)
     rows = json.loads((out / "traces.json").read_text())
-    return States(
+    return GroupStates(
         [Trace(**row) for row in rows["traces"]],
         rows["n"],
         np.load(out / "starts.npy"),
@@ -151,8 +151,8 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
 
 
 def with_earlier_layers(
-    states: States, questions: Mapping[str, str], manifest: CollectionManifest, out: Path
-) -> States:
+    states: GroupStates, questions: Mapping[str, str], manifest: CollectionManifest, out: Path
+) -> GroupStates:
     """The same with the states of earlier layers, computed once and kept; goes on where it was cut.
 
     Args:
@@ -241,7 +241,7 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
 
 
 @torch.inference_mode()
-def with_entropy(states: States, manifest: CollectionManifest, out: Path) -> States:
+def with_entropy(states: GroupStates, manifest: CollectionManifest, out: Path) -> GroupStates:
     """The same with the entropy of each row's next token, from the last layer's states; computed once and kept."""
     path = out / "entropy.npy"
     if not path.exists():

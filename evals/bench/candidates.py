@@ -41,8 +41,8 @@ from arrol_tts.voting import vote
 from ..smollm2 import FOLDER
 from ..word_problems import problems
 from . import write_result
-from .candidate_heads import FINISH, Design, Pooling, Recipe, Split, scores_at, train
-from .candidate_states import States, read_states, with_earlier_layers, with_entropy
+from .candidate_heads import FINISH, Design, GroupSplit, Pooling, Recipe, scores_at, train
+from .candidate_states import GroupStates, read_states, with_earlier_layers, with_entropy
 from .head import (
     LARGEST,
     POCKET_ENGINE,
@@ -73,7 +73,7 @@ POCKET_SEED, WORDS_SEED = 11, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Setting:
     """A setting: traces, and the designs that are compared on them.
 
     Attributes:
@@ -114,7 +114,7 @@ RELATIVE = ("relative states", "relative scores")
 PARTS = {
     part.name: part
     for part in (
-        Part(
+        Setting(
             "pocket",
             "the pocket model",
             "its expressions",
@@ -122,7 +122,7 @@ PARTS = {
             (*BASE, *extended("confidence", "position", *RELATIVE), *extended("entropy"), *layered()),
             (),
         ),
-        Part(
+        Setting(
             "smollm2",
             "SmolLM2-135M-Instruct (Q4_1 weights)",
             "one-step word problems from templates",
@@ -130,7 +130,7 @@ PARTS = {
             (*BASE, *extended("confidence", "position", *RELATIVE), *extended("entropy"), *layered()),
             (4, 8, 12, 16, 24),
         ),
-        Part(
+        Setting(
             "real",
             "Qwen2.5-Coder-0.5B-Instruct (Q4_K_M weights)",
             "GSM8K, training questions",
@@ -138,7 +138,7 @@ PARTS = {
             (*LAST_AT_FIXED, *LINEAR, *MLPS[:3], *extended("confidence", "position", *RELATIVE)),
             (16, 32, 64, 128),
         ),
-        Part(
+        Setting(
             "real-layers",
             "Qwen2.5-Coder-0.5B-Instruct (Q4_K_M weights)",
             "GSM8K, fewer training questions",
@@ -167,7 +167,7 @@ class Source:
     limit: int | None = None
     n: int | None = None
 
-    def states(self, design: Design | None = None) -> States:
+    def states(self, design: Design | None = None) -> GroupStates:
         """The states, with whatever a design reads beside the collection's."""
         out = self.out / "states"
         states = read_states(self.collection, out, limit=self.limit, n=self.n)
@@ -263,7 +263,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
 
 
 def compare(
-    part: Part,
+    part: Setting,
     source: Source,
     *,
     seeds: int = SEEDS,
@@ -314,17 +314,19 @@ def compare(
     }
 
 
-def split_groups(groups: int, seed: int = 0) -> Split:
+def split_groups(groups: int, seed: int = 0) -> GroupSplit:
     """Deal the questions out."""
     order = [int(group) for group in np.random.default_rng(seed).permutation(groups)]
     learn, choose = round(groups * SHARES[0]), max(1, round(groups * SHARES[1]))
-    return Split(sorted(order[:learn]), sorted(order[learn : learn + choose]), sorted(order[learn + choose :]))
+    return GroupSplit(
+        sorted(order[:learn]), sorted(order[learn : learn + choose]), sorted(order[learn + choose :])
+    )
 
 
 def measure(
     design: Design,
-    states: States,
-    split: Split,
+    states: GroupStates,
+    split: GroupSplit,
     seed: int,
     fixed: Sequence[int],
     early: int,
@@ -361,7 +363,7 @@ def measure(
     }
 
 
-def traces_of(states: States, group: int) -> list[Trace]:
+def traces_of(states: GroupStates, group: int) -> list[Trace]:
     """The traces of a group."""
     return states.traces[group * states.n : (group + 1) * states.n]
 

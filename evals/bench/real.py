@@ -41,7 +41,7 @@ from . import write_result
 from .head import ablation, arrol_train, engine_options
 from .real_figures import (
     FINISH,
-    Way,
+    ChosenVote,
     auroc_figures,
     pruning_figures,
     right_of,
@@ -197,15 +197,17 @@ class Made:
         return WeightedVoter(config=self.heads["head"].config)
 
     @property
-    def votes(self) -> dict[str, Way]:
+    def votes(self) -> dict[str, ChosenVote]:
         """Every way to vote by its name, baselines first."""
-        quality = {name: Way("quality", head.config.voting["quality"], name) for name, head in self.heads.items()}
+        quality = {
+            name: ChosenVote("quality", head.config.voting["quality"], name) for name, head in self.heads.items()
+        }
         return {
-            "majority": Way("majority", {}),
-            **{name: Way(**self.chosen[name]) for name in ("deepconf", "self_certainty")},
+            "majority": ChosenVote("majority", {}),
+            **{name: ChosenVote(**self.chosen[name]) for name in ("deepconf", "self_certainty")},
             "head_v1": quality["head_v1"],
             "head": quality["head"],
-            "combined": Way(self.combined, {}),
+            "combined": ChosenVote(self.combined, {}),
         }
 
     @property
@@ -264,8 +266,8 @@ def make(collected: Collected, questions: frozenset[str]) -> Made:
     assert fitted.combined is not None  # confidences are recorded
     chosen = {
         "questions": len(questions),
-        "deepconf": _best(known, [Way(method, config.voting[method]) for method in DEEPCONF]),
-        "self_certainty": _best(known, [Way("self-certainty", {"power": power}) for power in POWERS]),
+        "deepconf": _best(known, [ChosenVote(method, config.voting[method]) for method in DEEPCONF]),
+        "self_certainty": _best(known, [ChosenVote("self-certainty", {"power": power}) for power in POWERS]),
         "asking": {
             name: replays.cheapest(settings, [samples_of(fitted.held_out)], WeightedVoter(config=config)).setting
             for name, settings in replays.ways(WeightedVoter(config=config), SAMPLES["train"]).items()
@@ -275,7 +277,7 @@ def make(collected: Collected, questions: frozenset[str]) -> Made:
     return Made({name: one.chosen.head for name, one in found.items()}, fitted.combined, chosen)
 
 
-def _best(groups: Sequence[Group], ways: Sequence[Way]) -> dict[str, Any]:
+def _best(groups: Sequence[Group], ways: Sequence[ChosenVote]) -> dict[str, Any]:
     """The first of those with the most right votes."""
     best = max(ways, key=lambda way: right_of(way.votes(groups)).mean())
     return {"method": best.method, "options": dict(best.options)}

@@ -43,7 +43,7 @@ CURVES = ("majority", "deepconf", "head", "head_v1")
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ChosenVote:
     """A way to vote: a method with its options, and whose scores it reads."""
 
     method: str | Method
@@ -176,7 +176,10 @@ def _within(groups: Sequence[Group], signal: Callable[[Trace], float]) -> Floats
 
 
 def pruning_figures(
-    groups: Sequence[Group], ways: Mapping[str, Way], positions: Sequence[int], keeps: Sequence[float] = KEEPS
+    groups: Sequence[Group],
+    ways: Mapping[str, ChosenVote],
+    positions: Sequence[int],
+    keeps: Sequence[float] = KEEPS,
 ) -> list[dict[str, Any]]:
     """Pruning by the head, replayed, beside pruning at random and beside fewer whole traces for as many tokens.
 
@@ -201,7 +204,7 @@ def pruning_figures(
 
 
 def way_figures(
-    groups: Sequence[Group], voter: WeightedVoter, asked: Sequence[replays.Way], votes: Mapping[str, Way]
+    groups: Sequence[Group], voter: WeightedVoter, asked: Sequence[replays.Way], votes: Mapping[str, ChosenVote]
 ) -> dict[str, dict[str, Any]]:
     """Ways of asking for fewer traces, replayed over random orders, beside fewer whole traces for as many tokens.
 
@@ -250,7 +253,7 @@ def _against_whole(right: Floats, tokens: Floats, whole: Mapping[str, Sequence[V
     return row
 
 
-def _at_random(groups: Sequence[Group], rule: KeepShare, way: Way) -> float:
+def _at_random(groups: Sequence[Group], rule: KeepShare, way: ChosenVote) -> float:
     """Mean accuracy where as many are kept at random; whoever votes has the scores that it had."""
     found = []
     for seed in range(RANDOM_SEEDS):

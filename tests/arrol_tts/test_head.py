@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from arrol_tts import HeadError, QualityHead, QualityHeadConfig
-from arrol_tts.engine.signals import HeadReader, Reading
+from arrol_tts.engine.signals import HeadReader, HeadReading
 from arrol_tts.head_config import CONFIG_FILE, WEIGHTS_FILE, Pooling, read_head_config, resolve_head
 from arrol_tts.stopping import TraceLog, TraceSpec
 
@@ -210,7 +210,7 @@ def test_a_head_of_steps_is_the_mean_of_their_probabilities() -> None:
     hidden = 3 * torch.randn(6, 8)
     tokens = [None, 7, 3, 9, 8, 7]  # the prompt's end, and what was written
     with torch.inference_mode():
-        reading = Reading.of(head.reader()(hidden).tolist(), HeadReader(head))
+        reading = HeadReading.of(head.reader()(hidden).tolist(), HeadReader(head))
         inner = torch.relu(head.inner(hidden)) if head.inner else hidden
         each = torch.sigmoid(2 * head.outer(inner)[:, 0] - 1).tolist()
         forward = head(hidden[[1, 3, 5]]).tolist()

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from arrol_tts.engine.signals import Reading
+    from arrol_tts.engine.signals import HeadReading
 
 CONFIG_KEY = "arrol"
 """Our entry in vLLM's additional_config, in SamplingParams.extra_args and in kv_transfer_params."""
@@ -45,7 +45,7 @@ class Signals:
     """
 
     rows: dict[str, int]
-    scores: dict[str, Reading]
+    scores: dict[str, HeadReading]
     confidence: list[float] | None
     features: NDArray[np.float32] | None = None
     self_certainty: list[float] | None = None

@@ -18,7 +18,7 @@ from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
 from arrol_tts.engine.base import DEFAULT_TOP_K
 from arrol_tts.engine.handover import named_heads
-from arrol_tts.engine.signals import HeadReader, Reading, self_certainty, token_confidence
+from arrol_tts.engine.signals import HeadReader, HeadReading, self_certainty, token_confidence
 from arrol_tts.engine.vllm_plugin import require
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
 from arrol_tts.head import QualityHead
@@ -157,7 +157,7 @@ class QualityHeadWorker(BaseWorker):
             output.arrol_signals = Signals(
                 rows,
                 scores={
-                    name: Reading.of([next(lists) for _ in range(width)], reader)
+                    name: HeadReading.of([next(lists) for _ in range(width)], reader)
                     for name, width, reader in zip(scored, widths, readers, strict=True)
                 },
                 confidence=next(lists) if wanted.confidence else None,

@@ -45,16 +45,6 @@ QUESTIONS = [Question(f"q{i}", text) for i, text in enumerate(TEXTS)]
 SAMPLING = Sampling(n=6, max_tokens=160, seed=5)
 
 
-@pytest.fixture(params=["vllm_engine", "transformers_engine"], scope="module")
-def engine(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def voter(engine: Any) -> WeightedVoter:
-    return WeightedVoter(engine, config=read_head_config(POCKET_HEAD))
-
-
 def key_of(item: Progress | Trace) -> tuple[str, int]:
     return item.question_id, item.sample_id
 

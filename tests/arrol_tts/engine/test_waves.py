@@ -37,16 +37,6 @@ DECISION = Waves(start=3, step=2, certainty=0.9)
 WAVES: dict[str, Any] = {"n": 8, "start": 3, "step": 2, "certainty": 0.9, **ASKED}
 
 
-@pytest.fixture(params=["vllm_engine", "transformers_engine"], scope="module")
-def engine(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def voter(engine: Any) -> WeightedVoter:
-    return WeightedVoter(engine, config=read_head_config(POCKET_HEAD))
-
-
 def texts(traces: Any) -> list[tuple[str, int, str]]:
     return sorted((trace.question_id, trace.sample_id, trace.text) for trace in traces)
 

@@ -19,8 +19,8 @@ from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from evals.bench import candidates
 from evals.bench.candidate_heads import Design, Head, Inputs, Pooling, held, loss_of, scores
-from evals.bench.candidate_states import States, earlier_layers, read_states
-from evals.bench.candidates import Part, main, split_groups, summary, weighted_vote
+from evals.bench.candidate_states import GroupStates, earlier_layers, read_states
+from evals.bench.candidates import Setting, main, split_groups, summary, weighted_vote
 
 VALUES = [1.0, 3.0, -2.0]
 GATES = [0.0, math.log(3), 0.0]
@@ -63,7 +63,7 @@ def test_pairs_are_ranked_within_question_and_position() -> None:
     assert float(loss_of(logits, labels)) == pytest.approx(entropy + math.log1p(math.exp(-2)))
 
 
-def some_states(lengths: Sequence[int], n: int = 2, shift: float = 0.0) -> States:
+def some_states(lengths: Sequence[int], n: int = 2, shift: float = 0.0) -> GroupStates:
     """Random states, 4 wide; ``shift`` times the position is added to those of every trace."""
     rng = np.random.default_rng(0)
     rows = [rng.normal(size=(length, 4)) + shift * np.arange(length)[:, None] for length in lengths]
@@ -71,7 +71,7 @@ def some_states(lengths: Sequence[int], n: int = 2, shift: float = 0.0) -> State
         Trace(f"q{i // n}", i % n, num_tokens=length, correct=i % n == 0) for i, length in enumerate(lengths)
     ]
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    return States(traces, n, starts, np.concatenate(rows), np.zeros(starts[-1], np.float32))  # type: ignore[arg-type]
+    return GroupStates(traces, n, starts, np.concatenate(rows), np.zeros(starts[-1], np.float32))  # type: ignore[arg-type]
 
 
 def test_scores_relative_to_the_group_are_those_to_the_mean_of_the_traces_still_running() -> None:
@@ -203,7 +203,7 @@ def test_the_pocket_part_runs_from_sampling_to_figures_and_measures_nothing_twic
 ) -> None:
     monkeypatch.setattr(evals.bench, "RESULTS", tmp_path / "results")
     designs = (Design("gated", inner=0), Design("mean", inner=0, layers=4), Design("last", extra="entropy"))
-    monkeypatch.setitem(candidates.PARTS, "pocket", Part("pocket", "m", "t", "both", designs, (32,)))
+    monkeypatch.setitem(candidates.PARTS, "pocket", Setting("pocket", "m", "t", "both", designs, (32,)))
     monkeypatch.setattr(candidates, "REFERENCE", designs[0])
 
     def run() -> dict[str, object]:

@@ -22,7 +22,7 @@ from evals.bench import real
 from evals.bench.compared import compared
 from evals.bench.real import first_questions, held_out_figures, made_of, transfer_figures
 from evals.bench.real_figures import (
-    Way,
+    ChosenVote,
     auroc_figures,
     pruning_figures,
     sample_figures,
@@ -34,7 +34,7 @@ from evals.reporting.replays import ways
 from evals.reporting.sections import SECTIONS
 from tests.arrol_train.heads.made import write_collection
 
-WAYS = {"majority": Way("majority", {}), "head": Way("quality", {"odds_power": 1.0})}
+WAYS = {"majority": ChosenVote("majority", {}), "head": ChosenVote("quality", {"odds_power": 1.0})}
 
 
 def trace(question: str, i: int, right: bool, score: float, *, tokens: int = 20, early: float = 0.5) -> Trace:
