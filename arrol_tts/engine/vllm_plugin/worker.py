@@ -48,6 +48,10 @@ class _OutputWithSignals(AsyncModelRunnerOutput):
     def get_output(self) -> ModelRunnerOutput:
         return self._attach(self._output.get_output())
 
+    def get_kv_connector_output(self) -> Any:
+        """What vLLM 0.33 saves of a step whose output could not be had."""
+        return self._output.get_kv_connector_output()
+
 
 class QualityHeadWorker(BaseWorker):
     """vLLM's own worker, with the signals of each step attached to its output."""

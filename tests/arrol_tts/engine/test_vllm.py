@@ -217,8 +217,24 @@ def test_other_versions_of_vllm_are_refused_by_name(monkeypatch: pytest.MonkeyPa
 
     check_vllm()
     monkeypatch.setattr(vllm, "__version__", "0.19.1")
-    with pytest.raises(RuntimeError, match=r"vLLM 0\.19\.1 is installed.*supports vLLM 0\.31 and 0\.32"):
+    with pytest.raises(RuntimeError, match=r"vLLM 0\.19\.1 is installed.*supports vLLM 0\.31, 0\.32 and 0\.33"):
         check_vllm()
+
+
+def test_what_a_failed_step_has_left_is_handed_on_as_vllm_033_asks_for_it() -> None:
+    from vllm.v1.outputs import AsyncModelRunnerOutput
+
+    from arrol_tts.engine.vllm_plugin.worker import _OutputWithSignals
+
+    class Late(AsyncModelRunnerOutput):
+        def get_output(self) -> Any:
+            raise RuntimeError("the step failed")
+
+        def get_kv_connector_output(self) -> str:
+            return "saved"
+
+    output = _OutputWithSignals(Late(), lambda output: output)
+    assert output.get_kv_connector_output() == "saved"
 
 
 def test_a_scheduler_without_the_needed_methods_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,5 +250,5 @@ def test_a_scheduler_without_the_needed_methods_is_named(monkeypatch: pytest.Mon
 def test_a_runner_laid_out_differently_is_named_when_the_model_loads() -> None:
     from arrol_tts.engine.vllm_plugin import require
 
-    with pytest.raises(RuntimeError, match=r"vLLM's SimpleNamespace lacks logits: .* 0\.31 and 0\.32"):
+    with pytest.raises(RuntimeError, match=r"vLLM's SimpleNamespace lacks logits: .* 0\.31, 0\.32 and 0\.33"):
         require(SimpleNamespace(hidden_states=1), "hidden_states", "logits")
