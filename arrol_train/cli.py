@@ -309,7 +309,7 @@ def _positions(text: str) -> list[int]:
 def _show_prompt(model: str | None, question: Question) -> None:
     """As the model sees it; without its tokenizer here, the messages."""
     if model is None:
-        typer.echo("\n\n".join(f"[{m['role']}] {m['content']}" for m in question.messages))
+        typer.echo("\n\n".join(f"[{m['role']}] {m['content']}" for m in question.conversation))
         return
     from transformers import AutoTokenizer
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.errors import InputError, OptionError
+from arrol_tts.messages import Message
 from arrol_tts.stopping import KeepShare, Rule, Threshold, TraceSpec
 from arrol_tts.waves import Waves
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from arrol_tts.head_config import QualityHeadConfig
     from arrol_tts.prompts import Prompt
 
-Questions = str | Sequence[str] | Mapping[str, str]
+Asked = str | Sequence[Message]
+"""One question: a text, or the messages of a chat, ``{"role": ..., "content": ...}``, which the answer follows."""
+
+Questions = Asked | Sequence[Asked] | Mapping[str, Asked]
 """A question, questions, or ``{id: question}``."""
 
 
@@ -83,6 +87,10 @@ class SampleOptions(SamplingOptions, total=False):
         consensus: when a question needs no more traces; its others are cancelled then.
         chat: send questions through the model's chat template, where it has one, as is the default unless the head
             says otherwise; False sends the text as it is, such as a few-shot prompt for a base model.
+        system: system prompt, in place of the head's own; not beside one that a conversation begins with.
+        chat_template_kwargs: variables of the model's chat template, such as ``{"enable_thinking": False}``.
+        request_fields: further fields of OpenAI's chat completions for each trace, such as ``tools``,
+            ``tool_choice`` and ``response_format``: see `arrol_tts.engine.request.Question`.
         samples: ``{id: numbers}`` of the traces to sample, where not all n of a question are wanted: to go on with
             an interrupted run. Not together with waves, or with rules that compare a question's traces.
     """
@@ -101,6 +109,9 @@ class SampleOptions(SamplingOptions, total=False):
     calibration: AnswerCalibration | None
     consensus: Consensus | None
     chat: bool
+    system: str | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    request_fields: Mapping[str, Any] | None
     samples: Mapping[str, Sequence[int]] | None
 
 
@@ -198,13 +209,17 @@ def make_plan(
     )
     samples = {question_id: tuple(numbers) for question_id, numbers in (options.get("samples") or {}).items()}
     chat = options.get("chat", prompt.chat)
-    if isinstance(questions, str):
-        questions = [questions]
-    if not isinstance(questions, Mapping):
-        questions = {f"q{i}": text for i, text in enumerate(questions)}
     asked = tuple(
-        prompt.ask(question_id, text, chat=chat, samples=samples.get(question_id))
-        for question_id, text in questions.items()
+        prompt.ask(
+            question_id,
+            question,
+            system=options.get("system"),
+            chat=chat,
+            samples=samples.get(question_id),
+            chat_template_kwargs=dict(options.get("chat_template_kwargs") or {}),
+            request_fields=dict(options.get("request_fields") or {}),
+        )
+        for question_id, question in _named(questions).items()
     )
     return Plan(
         asked,
@@ -214,6 +229,14 @@ def make_plan(
         waves=_waves(n, options, rules),
         calibration=options.get("calibration"),
     )
+
+
+def _named(questions: Questions) -> Mapping[str, Asked]:
+    if isinstance(questions, Mapping):
+        return questions
+    if isinstance(questions, str) or (questions and isinstance(questions[0], Mapping)):
+        return {"q0": questions}  # type: ignore[dict-item]  # a text, or the messages of one conversation
+    return {f"q{i}": question for i, question in enumerate(questions)}  # type: ignore[misc]  # several
 
 
 def _sampling(n: int, options: Mapping[str, object], config: QualityHeadConfig | None) -> Sampling:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from arrol_tts.engine.request import Question
 from arrol_tts.errors import InputError
+from arrol_tts.messages import INSTRUCTING, Message, as_conversation, check_conversation, check_text, text_of
 
 PLACEHOLDER = "{question}"
 
@@ -52,21 +55,103 @@ class Prompt:
             return []
         return [{"role": role, "content": content} for role, content in self.messages]
 
-    def ask(self, question_id: str, question: str, **options: Any) -> Question:
-        """The engine's question; ``options`` are further fields of it. A blank one stays blank, to be refused."""
-        *before, (_, last) = self.messages
-        text = last.replace(PLACEHOLDER, question) if question.strip() else ""
-        return Question(question_id, text, before=tuple(before), **{"chat": self.chat, **options})
+    def ask(
+        self,
+        question_id: str,
+        question: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        **options: Any,
+    ) -> Question:
+        """The engine's question.
+
+        A text takes the place of ``{question}`` in the last message. So does, in a conversation, what the user
+        said last: the words around ``{question}`` go around it, and what else the conversation holds stays as it
+        is. This prompt's other messages come before the conversation. Its system prompt gives way to one that the
+        conversation begins with, and to ``system``: whoever asks knows better how to be answered.
+
+        Args:
+            question_id: of the question.
+            question: a text, or the messages of a chat. A blank text stays blank, to be refused.
+            system: a system prompt.
+            **options: further fields of the `Question`.
+
+        Raises:
+            InputError: for a conversation that no model could answer, or two system prompts.
+        """
+        where = f"question {question_id!r}"
+        if isinstance(question, str):
+            check_text(question, where)
+            if not question.strip():
+                return Question(question_id, "", **{"chat": self.chat, **options})
+        else:
+            check_conversation(question, where)
+        conversation = as_conversation(question)
+        instructing = list(takewhile(lambda message: message["role"] in INSTRUCTING, conversation))
+        if system is not None:
+            if not isinstance(system, str) or not system.strip():
+                raise InputError(f"system is {system!r:.60}; it must be a text, or left out")
+            if instructing:
+                raise InputError(f"{where} begins with a system prompt, and system= is another: leave one out")
+            check_text(system, "system")
+            instructing = [{"role": "system", "content": system}]
+        *before, (_, around) = self.messages
+        own = [{"role": role, "content": text} for role, text in before]
+        if instructing:
+            own = [message for message in own if message["role"] not in INSTRUCTING]
+        asked = conversation if system is not None else conversation[len(instructing) :]
+        messages = [*instructing, *own, *_put_in(around, asked)]
+        text = messages[0]["content"] if len(messages) == 1 else None
+        return Question(
+            question_id,
+            text if isinstance(text, str) else tuple(messages),
+            **{"chat": self.chat, **options},
+        )
+
+
+def _put_in(around: str, conversation: Sequence[Message]) -> Iterator[Message]:
+    """The conversation with the words around ``{question}`` around what the user said last."""
+    last = max((i for i, message in enumerate(conversation) if message["role"] == "user"), default=-1)
+    for i, message in enumerate(conversation):
+        content = message.get("content")
+        if i != last or around == PLACEHOLDER:
+            yield message
+        elif isinstance(content, str):
+            yield {**message, "content": around.replace(PLACEHOLDER, content)}
+        else:  # parts, of which each is a paragraph or an image
+            first, _, after = around.partition(PLACEHOLDER)
+            text = [{"type": "text", "text": words} for words in (first.strip(), after.strip())]
+            yield {
+                **message,
+                "content": [part for part in (text[0], *(content or ()), text[1]) if part.get("text", 1)],
+            }
 
 
 def prompt_ids(tokenizer: Any, question: Question) -> list[int]:
-    """Token ids of a question's prompt."""
+    """Token ids of a question's prompt.
+
+    Raises:
+        InputError: when it holds something else than text, or what the model has no chat template for.
+    """
     if question.token_ids is not None:
         return list(question.token_ids)
-    return encode_prompt(tokenizer, question.messages, chat=question.chat)
+    return encode_prompt(
+        tokenizer,
+        question.messages,
+        chat=question.chat,
+        tools=question.request_fields.get("tools"),
+        **question.chat_template_kwargs,
+    )
 
 
-def encode_prompt(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]], *, chat: bool = True) -> list[int]:
+def encode_prompt(
+    tokenizer: Any,
+    prompt: str | Sequence[Message],
+    *,
+    chat: bool = True,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    **variables: Any,
+) -> list[int]:
     """Token ids of a text, or of ``{"role", "content"}`` messages that a model's answer follows.
 
     They go through the chat template where the model has one, else they are paragraphs of plain text.
@@ -75,9 +160,72 @@ def encode_prompt(tokenizer: Any, prompt: str | Sequence[Mapping[str, str]], *, 
         tokenizer: the model's.
         prompt: what to ask.
         chat: False sends it as plain text to any model.
+        tools: descriptions of the tools that the model may call.
+        **variables: of the chat template.
+
+    Raises:
+        InputError: when a message is more than text, when variables or tools are given and there is no template,
+            or when the template refuses the messages.
     """
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if chat and getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        from jinja2 import TemplateError  # comes with transformers
+
+        messages = [_for_template(message, f"messages[{i}]") for i, message in enumerate(as_conversation(prompt))]
+        check_variables(variables)
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, add_generation_prompt=True, **variables
+            )
+        except TemplateError as error:
+            raise InputError(f"the model's chat template refuses the messages: {error}") from error
         return list(tokenizer.encode(text, add_special_tokens=False))
-    return list(tokenizer.encode("\n\n".join(message["content"] for message in messages)))
+    if variables or tools:
+        name = "tools" if tools else "chat_template_kwargs"
+        raise InputError(f"{name} go through a chat template, and the model has none: leave them out")
+    return list(tokenizer.encode(plain_text(prompt)))
+
+
+def plain_text(prompt: str | Sequence[Message]) -> str:
+    """Messages as paragraphs of plain text, as base models are asked.
+
+    Raises:
+        InputError: when a message is more than text.
+    """
+    messages = as_conversation(prompt)
+    return "\n\n".join(text_of(message, f"messages[{i}]") for i, message in enumerate(messages))
+
+
+def _for_template(message: Message, where: str) -> dict[str, Any]:
+    """A message as chat templates take it: its content one text, the arguments of its calls no longer JSON."""
+    found = {**message, "content": text_of(message, where)}
+    if calls := message.get("tool_calls"):
+        found["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": _arguments(call["function"], where)}}
+            for call in calls
+        ]
+    return found
+
+
+def _arguments(function: Mapping[str, Any], where: str) -> Any:
+    try:
+        return json.loads(function.get("arguments") or "{}")
+    except ValueError as error:
+        raise InputError(f"{where} calls {function['name']!r} with arguments that are no JSON: {error}") from None
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """Refuse chat template variables that would change how the template is applied.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name in variables:
+        if name in _APPLYING:
+            raise InputError(
+                f"chat_template_kwargs has {name!r}, which is no variable of a template: leave it out"
+            )
+
+
+_WHAT = "conversation messages tools chat_template add_generation_prompt continue_final_message"
+_HOW = "tokenize padding truncation max_length return_tensors return_dict return_assistant_tokens_mask"
+_APPLYING = frozenset([*_WHAT.split(), *_HOW.split(), "tokenizer_kwargs"])

@@ -447,7 +447,7 @@ def _trace(row: Row, columns: dict[str, str], reasons: dict[str, str], where: st
     return trace
 
 
-_TEXT_FIELDS = frozenset({"question_id", "text", "answer", "finish_reason", "detail", "reference"})
+_TEXT_FIELDS = frozenset({"question_id", "text", "answer", "finish_reason", "detail", "reference", "reasoning"})
 
 
 def _cell(value: Any) -> Any:
@@ -587,6 +587,14 @@ def _meta(value: Any) -> dict[str, Any]:
     return value or {}
 
 
+def _calls(value: Any) -> list[dict[str, Any]] | None:
+    if isinstance(value, str):
+        value = json.loads(value)
+    if value is not None and not (isinstance(value, list) and all(isinstance(call, dict) for call in value)):
+        raise TypeError(f"it is {_shown(value)}; give a list of calls")
+    return value or None
+
+
 _CONVERT: dict[str, Callable[[Any], Any]] = {
     "question_id": _question_id,
     "sample_id": _integer,
@@ -602,6 +610,10 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "correct": _correct,
     "token_ids": _token_ids,
     "meta": _meta,
+    "reasoning": lambda value: None if value is None else _text(value),
+    "tool_calls": _calls,
+    "prompt_tokens": lambda value: None if value is None else _integer(value),
+    "cached_tokens": lambda value: None if value is None else _integer(value),
     "reference": _reference,
     "score": _score,
     "logit": _number,

@@ -32,8 +32,12 @@ from arrol_tts.trace import Trace
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
-"""Raised whenever a column changes its name, type or meaning. In version 1 features were float32."""
+SCHEMA_VERSION = 3
+"""Raised whenever a column comes, or changes its name, type or meaning.
+
+In version 1 features were float32. Before 3 a text held the thinking too, and there were no ``reasoning``,
+``tool_calls``, ``prompt_tokens`` and ``cached_tokens``.
+"""
 
 _VERSION_KEY = b"arrol_trace_schema"
 _SEAL_BYTES = 64 << 20
@@ -124,7 +128,7 @@ class TraceStore:
             except FileNotFoundError:  # sealed since the listing
                 yield from _read_shard(self._shard_of(journal), columns)
             else:
-                yield from (batch.select(columns) if columns else batch for batch in batches)
+                yield from (_select(batch, columns) for batch in batches)
 
     def _shard_of(self, journal: Path) -> Path:
         return self.path / journal.name.replace(".journal-", "traces-").replace(".arrow", ".parquet")
@@ -236,7 +240,7 @@ def trace_schema() -> pa.Schema:
     """The Arrow schema of a stored trace: one column per :class:`Trace` field, in their order.
 
     ``scores`` and ``features`` are lists of (position, value) pairs, which keeps their order;
-    ``meta`` is JSON. Null stands for None, an empty list for empty.
+    ``meta`` and ``tool_calls`` are JSON. Null stands for None, an empty list for empty.
     """
     import pyarrow as pa
 
@@ -256,6 +260,10 @@ def trace_schema() -> pa.Schema:
         ("correct", pa.bool_(), True),
         ("token_ids", pa.list_(pa.int64()), True),
         ("meta", pa.string(), False),
+        ("reasoning", pa.string(), True),
+        ("tool_calls", pa.string(), True),
+        ("prompt_tokens", pa.int64(), True),
+        ("cached_tokens", pa.int64(), True),
     ]
     return pa.schema(
         [pa.field(name, type_, nullable=nullable) for name, type_, nullable in columns],
@@ -281,7 +289,7 @@ def encode(trace: Trace) -> pa.RecordBatch:
             value = _vector(value)
         elif field.name == "features":
             return _features(value, field.type)
-        elif field.name == "meta":
+        elif field.name == "meta" or (field.name == "tool_calls" and value is not None):
             value = json.dumps(value)
         if value is None and not field.nullable:
             raise TypeError("it is None")
@@ -331,8 +339,8 @@ def decode(batch: pa.RecordBatch) -> Iterator[Trace]:
             columns[name] = _float_lists(column)
         elif name in ("scores", "features"):
             columns[name] = _position_maps(column)
-        elif name == "meta":
-            columns[name] = [json.loads(text) for text in column.to_pylist()]
+        elif name in ("meta", "tool_calls"):
+            columns[name] = [text if text is None else json.loads(text) for text in column.to_pylist()]
         else:
             columns[name] = column.to_pylist()
     for values in zip(*columns.values(), strict=True):
@@ -393,6 +401,11 @@ def is_shard(path: Path) -> bool:
             f"{SCHEMA_VERSION}: upgrade arrol_tts"
         )
     return version is not None
+
+
+def _select(batch: pa.RecordBatch, columns: list[str] | None) -> pa.RecordBatch:
+    """Some columns of a batch, of those that it has: older versions wrote fewer."""
+    return batch.select([name for name in columns if name in batch.schema.names]) if columns else batch
 
 
 def _read_shard(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:

@@ -20,9 +20,11 @@ class Trace:
     Attributes:
         question_id: names the question; all traces of a vote share it.
         sample_id: distinct among the traces of a question.
-        text: the solution as decoded text, without the end-of-sequence token.
-        answer: the extracted answer; None when there is none (pruned, cut off, malformed).
-        num_tokens: generated tokens, the end-of-sequence token included.
+        text: the solution as decoded text, without the end-of-sequence token and without what a reasoning model
+            thought before it; empty when the trace was cut inside its thinking.
+        answer: the extracted answer, or the tool calls as JSON; None when there is none (pruned, cut off,
+            malformed).
+        num_tokens: generated tokens, thinking and end-of-sequence token included; positions count them too.
         finish_reason: ``stop`` (ended by itself), ``length`` (ran into the token limit), ``pruned``
             (stopped by a rule) or ``cancelled`` (no longer needed).
         detail: for pruned and cancelled traces, what stopped it and where, in words.
@@ -38,6 +40,11 @@ class Trace:
         correct: whether the answer is right, when a reference is known.
         token_ids: the generated token ids, when kept.
         meta: anything else a source recorded; JSON-serialisable.
+        reasoning: what a reasoning model thought before its text, without the delimiters (`arrol_tts.thinking`);
+            None when it did not think.
+        tool_calls: of tools in OpenAI's form, ``{"id", "type", "function": {"name", "arguments"}}``, or None.
+        prompt_tokens: tokens of the prompt, None where they are not known.
+        cached_tokens: those of them that the engine's prefix cache spared computing, None where it is not known.
     """
 
     question_id: str
@@ -54,6 +61,10 @@ class Trace:
     correct: bool | None = None
     token_ids: list[int] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    reasoning: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name, is_right, wanted in (

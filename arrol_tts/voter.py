@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
     from arrol_tts.engine.load import EngineName
     from arrol_tts.events import Event
-    from arrol_tts.plan import Questions, SampleOptions
+    from arrol_tts.plan import Asked, Questions, SampleOptions
     from arrol_tts.prompts import Prompt
     from arrol_tts.stopping import TraceSpec
     from arrol_tts.streams import Asking, Closing, EventStream
@@ -152,7 +152,7 @@ class WeightedVoter:
 
     def solve(
         self,
-        question: str,
+        question: Asked,
         n: int = 32,
         *,
         method: str | Method | None = None,
@@ -161,7 +161,8 @@ class WeightedVoter:
         """Sample a question n times, prune early, and vote.
 
         Args:
-            question: what to ask.
+            question: what to ask: a text, or the messages of a chat in OpenAI's form. The head's prompt goes
+                around what the user said last, see `arrol_tts.prompts.Prompt.ask`.
             n: traces to sample.
             method: voting method, by default the voter's.
             **options: see `SampleOptions`; pruning and recorded signals follow the method's needs.
@@ -179,7 +180,7 @@ class WeightedVoter:
 
     def solve_many(
         self,
-        questions: Sequence[str] | Mapping[str, str],
+        questions: Sequence[Asked] | Mapping[str, Asked],
         n: int = 32,
         *,
         method: str | Method | None = None,
@@ -189,7 +190,7 @@ class WeightedVoter:
         """Answer several questions at once; their traces share the engine's batches.
 
         Args:
-            questions: texts, or ``{id: text}``.
+            questions: texts or conversations, as ``solve`` takes them, or ``{id: question}``.
             n: traces per question.
             method: voting method, by default the voter's.
             on_trace: called with every trace as it ends, answer included, for progress and storage.
@@ -207,7 +208,7 @@ class WeightedVoter:
 
     async def asolve(
         self,
-        question: str,
+        question: Asked,
         n: int = 32,
         *,
         method: str | Method | None = None,
@@ -220,7 +221,7 @@ class WeightedVoter:
 
     async def asolve_many(
         self,
-        questions: Sequence[str] | Mapping[str, str],
+        questions: Sequence[Asked] | Mapping[str, Asked],
         n: int = 32,
         *,
         method: str | Method | None = None,
@@ -244,7 +245,7 @@ class WeightedVoter:
         """Watch questions being answered.
 
         Args:
-            questions: a text, texts, or ``{id: text}``.
+            questions: a text or a conversation, several of them, or ``{id: question}``.
             n: traces per question.
             method: voting method, by default the voter's.
             every: seconds between reports of a trace's progress.
@@ -274,7 +275,7 @@ class WeightedVoter:
 
     def sample(
         self,
-        questions: Sequence[str] | Mapping[str, str],
+        questions: Sequence[Asked] | Mapping[str, Asked],
         n: int = 32,
         *,
         on_trace: OnTrace | None = None,
@@ -283,7 +284,7 @@ class WeightedVoter:
         """Sample without voting: sample once, vote many times.
 
         Args:
-            questions: texts, or ``{id: text}``.
+            questions: texts or conversations, as ``solve`` takes them, or ``{id: question}``.
             n: traces per question.
             on_trace: called with every trace as it ends, answer included, for progress and storage.
             **options: see `SampleOptions`; confidences, and scores where there is a head, are recorded unless
@@ -301,7 +302,7 @@ class WeightedVoter:
 
     async def asample(
         self,
-        questions: Sequence[str] | Mapping[str, str],
+        questions: Sequence[Asked] | Mapping[str, Asked],
         n: int = 32,
         *,
         on_trace: OnTrace | None = None,

@@ -164,7 +164,7 @@ class Engine(ABC):
             EngineError: here or while iterating, when the engine is gone.
         """
         self.check(questions, sampling, spec or TraceSpec())
-        request = Request.of(questions, sampling, spec)
+        request = Request.of(questions, sampling, spec, cancels=stop_question is not never_stop)
         return Sampled(self._start(request), request, stop_question)
 
     def stream(
@@ -190,7 +190,7 @@ class Engine(ABC):
             last Progress is in the Trace.
         """
         self.check(questions, sampling, spec or TraceSpec())
-        request = Request.of(questions, sampling, spec, every)
+        request = Request.of(questions, sampling, spec, every, cancels=stop_question is not never_stop)
         return Sampled(self._start(request), request, stop_question)
 
     def check(self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from arrol_tts.errors import InputError
+from arrol_tts.messages import Message, as_conversation, check_conversation, check_text, text_of
 from arrol_tts.stopping import Threshold, TraceSpec
 from arrol_tts.trace import Trace
 
@@ -30,25 +31,34 @@ class Question:
 
     Args:
         id: distinct among the questions of a call.
-        text: what to ask, through the model's chat template where it has one.
-        token_ids: the whole prompt as token ids, in place of the text.
-        chat: whether the text goes through the chat template; False sends it as it is.
+        messages: what to ask: a text, or the messages of a chat in OpenAI's form (`arrol_tts.messages`), which the
+            model's answer follows. A text is the user's message.
+        token_ids: the whole prompt as token ids, in place of messages.
+        chat: whether the messages go through the model's chat template; False, and models without one, make them
+            paragraphs of plain text.
         samples: numbers of the traces to sample, such as those that an interrupted run lacks; None: all.
-        before: messages of the chat that come before the text, as ``(role, content)``: worked examples, a system
-            prompt. Models without a chat template get them as paragraphs.
+        chat_template_kwargs: variables of the chat template, such as ``{"enable_thinking": False}``.
+        request_fields: further fields of OpenAI's chat completions for each trace, such as ``tools``,
+            ``tool_choice`` and ``response_format``. Servers get them as they are; what else takes them says so.
     """
 
     id: str
-    text: str = ""
+    messages: str | Sequence[Message] = ()
     token_ids: tuple[int, ...] | None = None
     chat: bool = True
     samples: tuple[int, ...] | None = None
-    before: tuple[tuple[str, str], ...] = ()
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    request_fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def messages(self) -> list[dict[str, str]]:
-        """The chat that ends with the text."""
-        return [{"role": role, "content": content} for role, content in (*self.before, ("user", self.text))]
+    def text(self) -> str:
+        """What is asked: the text of the last message; "" for a prompt of token ids."""
+        return text_of(self.conversation[-1]) if self.messages else ""
+
+    @property
+    def conversation(self) -> list[Message]:
+        """The messages; a text as the user's."""
+        return as_conversation(self.messages)
 
     def wanted(self, n: int) -> tuple[int, ...]:
         """The numbers of its traces in a call that asks for n of every question."""
@@ -176,12 +186,14 @@ class Request:
         specs: of each question's traces: what to record and when to stop, its own group, and the sampling's stop
             texts.
         every: seconds between reports of progress, None for none.
+        cancels: whether somebody may call a question off, whose traces are then to count what they had written.
     """
 
     questions: tuple[Question, ...]
     sampling: Sampling
     specs: tuple[TraceSpec, ...]
     every: float | None = None
+    cancels: bool = False
 
     @classmethod
     def of(
@@ -190,13 +202,15 @@ class Request:
         sampling: Sampling,
         spec: TraceSpec | None = None,
         every: float | None = None,
+        *,
+        cancels: bool = False,
     ) -> Request:
         """Give every question its own group; ``spec`` says the rest, for all of them."""
         call = os.urandom(6).hex()
         spec = spec or TraceSpec()
         spec = replace(spec, size=sampling.n, stop=spec.stop + sampling.stop, live=every is not None)
         specs = tuple(replace(spec, group=f"{call}/{i}") for i in range(len(questions)))
-        return cls(tuple(questions), sampling, specs, every)
+        return cls(tuple(questions), sampling, specs, every, cancels)
 
     def more(self, question_id: str, samples: Sequence[int]) -> Request:
         """A request for further traces of one of its questions; they are a group of their own.
@@ -210,9 +224,48 @@ class Request:
         return replace(self, questions=(question,), specs=(spec,))
 
     @property
+    def streams(self) -> bool:
+        """Whether what a trace has written must be known before it ends."""
+        return self.cancels or self.every is not None
+
+    @property
     def traces(self) -> int:
         """How many it asks for, all questions together."""
         return sum(len(question.wanted(self.sampling.n)) for question in self.questions)
+
+
+_API = "model messages prompt best_of use_beam_search max_completion_tokens echo logprobs top_logprobs stream"
+_OURS = "stream_options vllm_xargs return_token_ids return_tokens_as_token_ids include_stop_str_in_output"
+_TURN = "add_generation_prompt continue_final_message"
+OWN_FIELDS = frozenset(
+    [*(field.name for field in fields(Sampling)), *_API.split(), *_OURS.split(), *_TURN.split()]
+)
+"""Fields of a request that follow from the question, the `Sampling` and what is recorded."""
+
+
+def _check_prompt(question: Question) -> None:
+    if question.token_ids is not None:
+        if not question.token_ids:
+            raise InputError(f"question {question.id!r} is empty: ask something")
+    elif isinstance(question.messages, str):
+        if not question.messages.strip():
+            raise InputError(f"question {question.id!r} is empty: ask something")
+        check_text(question.messages, f"question {question.id!r}")
+    else:
+        check_conversation(question.messages, f"question {question.id!r}")
+    for name in question.request_fields:
+        if name in OWN_FIELDS:
+            raise InputError(
+                f"request_fields has {name!r}, which the engine says itself: leave it out, or give it as an "
+                "option of the call where there is one"
+            )
+    if question.chat and question.token_ids is None:
+        return
+    for name in ("chat_template_kwargs", "request_fields"):
+        if getattr(question, name):
+            raise InputError(
+                f"question {question.id!r} has {name} and is sent as plain text: leave out {name}, or chat=False"
+            )
 
 
 def check_request(
@@ -231,8 +284,7 @@ def check_request(
     if len(set(ids)) != len(ids):
         raise InputError("two questions have the same id: give every question its own")
     for question in questions:
-        if not (question.text.strip() if question.token_ids is None else question.token_ids):
-            raise InputError(f"question {question.id!r} is empty: ask something")
+        _check_prompt(question)
         if question.samples is not None and any(not isinstance(rule, Threshold) for rule in spec.rules):
             raise InputError(
                 f"question {question.id!r} asks for some of its traces only, and the stopping rules compare all "

@@ -28,7 +28,9 @@ from arrol_tts.engine.server_requests import beyond_openai, request_body
 from arrol_tts.engine.server_run import ServerRun
 from arrol_tts.errors import EngineError, InputError, ServerError
 from arrol_tts.head_config import head_sha256
+from arrol_tts.prompts import plain_text
 from arrol_tts.stopping import TraceSpec
+from arrol_tts.thinking import opens_thinking
 from arrol_tts.trace import Trace
 
 if TYPE_CHECKING:
@@ -63,8 +65,9 @@ class ServerEngine(Engine):
 
     With the plug-in (see ``docs/serving.md``) a server gives what the local engine gives, from the same
     seeds. Without it there are only texts and, from returned log-probabilities, token confidences: enough
-    for majority and DeepConf votes. A cancelled trace comes back with the text that was streamed, so empty from
-    ``sample``, and scores come with the finished trace, since streamed chunks have no place for them.
+    for majority and DeepConf votes. Replies are streamed where somebody watches, or may call a question off: a
+    cancelled trace comes back with what it had written by then. Scores come with the finished trace, since
+    streamed chunks have no place for them.
 
     Args:
         base_urls: one or several, such as ``http://host:8000`` (a final ``/v1`` may be there or not);
@@ -135,6 +138,7 @@ class ServerEngine(Engine):
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
         self._left = asyncio.Event()
+        self._opened: dict[str, bool] = {}
 
     @property
     def heads(self) -> Collection[str]:
@@ -169,6 +173,17 @@ class ServerEngine(Engine):
                 f"{foreign}: {name}={getattr(sampling, name)!r} is not in OpenAI's API, and this is no server of "
                 f"vLLM's: leave {name} out, or serve the model with vLLM"
             )
+        for question in questions:
+            if foreign and question.chat_template_kwargs:
+                raise InputError(
+                    f"{foreign}: chat_template_kwargs is not in OpenAI's API, and this is no server of vLLM's: "
+                    "leave it out, or put it into request_fields if the server knows it"
+                )
+            if not self._chat and (question.chat_template_kwargs or question.request_fields):
+                raise InputError(
+                    "this engine sends questions as plain text, without chat_template_kwargs and request_fields: "
+                    "leave them out, or chat=False"
+                )
         super().check(questions, sampling, spec)
 
     def _start(self, request: Request) -> Run:
@@ -314,7 +329,8 @@ class ServerEngine(Engine):
         except asyncio.CancelledError:
             if question.id not in run.stopped:
                 raise
-            run.give_up(question.id, [i for i in everything if i not in answered])
+            opened = self._opened.get(_template_of(question), False)
+            run.give_up(question, [i for i in everything if i not in answered], opened=opened)
 
     async def _answer_all(
         self,
@@ -336,7 +352,7 @@ class ServerEngine(Engine):
             # Rules compare the traces of a group: it meets again as a whole, from the same seeds, and what
             # has been answered already is dropped.
             wanted = [i for i in everything if spec.rules or i not in answered]
-            group = replace(spec, group=f"{spec.group}/{attempt}")
+            group = replace(spec, group=f"{spec.group}/{attempt}", live=run.request.streams)
             body = request_body(
                 question,
                 sampling,
@@ -371,14 +387,35 @@ class ServerEngine(Engine):
         body = body | {"seed": run.request.sampling.seed_of(question.id, sample_id)}
         path = "/v1/chat/completions" if self._chats(question) else "/v1/completions"
         note: Callable[[Written], None] | None = None
-        if run.request.every is not None:
+        if run.request.streams:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
             note = partial(run.note, question.id, sample_id)
         try:
             reply = await self._post(server, path, body, note)
-            return read_trace(reply, question, sample_id, "vllm_xargs" in body, spec)
+            opened = await self._opens_thinking(server, question)
+            return read_trace(reply, question, sample_id, "vllm_xargs" in body, spec, opened=opened)
         except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
             raise ServerError(f"{server.url} answers what cannot be read: {_words(error)}") from error
+
+    async def _opens_thinking(self, server: _Server, question: Question) -> bool:
+        """Whether a question's prompt ends inside a thinking; vLLM's servers know what their template makes."""
+        if not self._chats(question):
+            return question.token_ids is None and opens_thinking(plain_text(question.messages))
+        key = _template_of(question)
+        if not server.is_vllm or key in self._opened:
+            return self._opened.get(key, False)
+        asked = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": "?"}],
+            "chat_template_kwargs": dict(question.chat_template_kwargs),
+            "return_token_strs": True,
+        }
+        try:
+            response = await self._client.post(f"{server.url}/tokenize", json=asked)
+            self._opened[key] = opens_thinking("".join(response.json()["token_strs"]))
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
+            self._opened[key] = False  # it has no such endpoint, or says nothing that can be read
+        return self._opened[key]
 
     def _chats(self, question: Question) -> bool:
         return self._chat and question.chat and question.token_ids is None
@@ -415,18 +452,25 @@ class ServerEngine(Engine):
     async def _read_stream(
         self, url: str, body: dict[str, Any], note: Callable[[Written], None]
     ) -> tuple[httpx.Response, dict[str, Any]]:
-        """A streamed answer, put together; empty when the status is not 200."""
+        """A streamed answer, put together; empty when the status is not 200. Some servers do not stream."""
         written = Written()
         async with self._client.stream("POST", url, json=body) as response:
             if response.status_code != 200:
                 await response.aread()
                 return response, {}
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                return response, json.loads(await response.aread())
             async for line in response.aiter_lines():
                 written.add(line)
                 note(written)
         if not written.ended:
             raise httpx.RemoteProtocolError("the answer broke off")
         return response, written.reply()
+
+
+def _template_of(question: Question) -> str:
+    """What decides how a chat template ends a prompt."""
+    return json.dumps(dict(question.chat_template_kwargs), sort_keys=True, default=str)
 
 
 def _plugin_info(response: httpx.Response) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
+from arrol_tts.prompts import plain_text
 from arrol_tts.stopping import TraceSpec
 
 VLLM_ONLY = ("top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids")
@@ -73,7 +74,9 @@ def request_body(
     if spec.logprobs and "logprobs" not in body:
         body |= {"logprobs": True, "top_logprobs": 0} if chats else {"logprobs": 0}
     if chats:
-        return body | {"messages": question.messages}
+        if question.chat_template_kwargs:
+            body["chat_template_kwargs"] = dict(question.chat_template_kwargs)
+        return body | {"messages": question.conversation} | dict(question.request_fields)
     if question.token_ids is not None:
         return body | {"prompt": list(question.token_ids)}
-    return body | {"prompt": "\n\n".join(message["content"] for message in question.messages)}
+    return body | {"prompt": plain_text(question.messages)}

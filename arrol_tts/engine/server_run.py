@@ -12,13 +12,13 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from arrol_tts.engine.base import Run
+from arrol_tts.engine.server_replies import Written
 from arrol_tts.errors import ServerError
 from arrol_tts.events import Progress
-from arrol_tts.trace import Trace
 
 if TYPE_CHECKING:
-    from arrol_tts.engine.request import Request
-    from arrol_tts.engine.server_replies import Written
+    from arrol_tts.engine.request import Question, Request
+    from arrol_tts.trace import Trace
 
 
 class ServerRun(Run):
@@ -37,7 +37,7 @@ class ServerRun(Run):
         self.stopped: dict[str, str] = {}
         self._loop = loop
         self._told: dict[tuple[str, int], tuple[float, int, int]] = {}
-        self._written: dict[tuple[str, int], tuple[str, int]] = {}
+        self._written: dict[tuple[str, int], Written] = {}
         self._ask = ask
         self._asking: list[Future[None]] = []
         self._closing = threading.Lock()
@@ -84,17 +84,22 @@ class ServerRun(Run):
     def note(self, question_id: str, sample_id: int, written: Written) -> None:
         """Report what a trace wrote, when it is time; a trace that is sampled again is silent until it is new."""
         key = question_id, sample_id
-        text, every = written.choice["text"], self.request.every
+        self._written[key] = written
+        text, every = written.text, self.request.every
         last, characters, tokens = self._told.get(key, (0.0, 0, 0))
-        self._written[key] = text, written.num_tokens
         if every is None or len(text) <= characters or time.monotonic() - last < every:
             return
         self._told[key] = time.monotonic(), len(text), written.num_tokens
         self.inbox.put(Progress(question_id, sample_id, max(tokens, written.num_tokens), text[characters:]))
 
-    def give_up(self, question_id: str, sample_ids: Iterable[int]) -> None:
-        """Report traces that are not needed any more, with what is known of their texts."""
-        why = self.stopped[question_id]
+    def give_up(self, question: Question, sample_ids: Iterable[int], *, opened: bool) -> None:
+        """Report traces that are not needed any more, with what they had written.
+
+        Args:
+            question: theirs.
+            sample_ids: their numbers.
+            opened: the prompt ended inside a thinking.
+        """
         for i in sample_ids:
-            text, tokens = self._written.get((question_id, i), ("", 0))
-            self.inbox.put(Trace(question_id, i, text, num_tokens=tokens, finish_reason="cancelled", detail=why))
+            written = self._written.get((question.id, i)) or Written()
+            self.inbox.put(written.cancelled(question, i, self.stopped[question.id], opened=opened))

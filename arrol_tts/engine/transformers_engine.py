@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -97,7 +97,7 @@ class TransformersEngine(Engine):
         self._readers: dict[str, HeadReader] = {}
         for name, each in named_heads(head).items():
             self.load_head(each, name)
-        self._running: set[object] = set()
+        self._running: set[int] = set()
         self._stop_texts = StopTexts(self._tokenizer)
         self._top_k = top_k
         self._batch_size = batch_size
@@ -135,6 +135,16 @@ class TransformersEngine(Engine):
                 "all weights of the same architecture under the names of its checkpoint"
             )
 
+    def check(self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> None:
+        """See ``Engine.check``."""
+        super().check(questions, sampling, spec)
+        for question in questions:
+            for name in question.request_fields:
+                raise InputError(
+                    f"the transformers engine has no {name}: leave it out of request_fields, or serve the model "
+                    "with vLLM and pass server="
+                )
+
     def _start(self, request: Request) -> Run:
         return _Run(self, request)
 
@@ -149,7 +159,7 @@ class TransformersEngine(Engine):
             stopped: questions that need no more traces, and why; asked at every step.
         """
         sampling = request.sampling
-        self._running.add(request)
+        self._running.add(id(request))
         try:
             while asked:
                 rows: list[_Row] = []
@@ -162,7 +172,7 @@ class TransformersEngine(Engine):
                         rows.append(_Row(question, sample_id, spec, prompt, generator, []))
                 yield from self._decode(rows, sampling, stopped, request.every)
         finally:
-            self._running.discard(request)
+            self._running.discard(id(request))
 
     def _decode(
         self, rows: list[_Row], sampling: Sampling, stopped: Mapping[str, str], every: float | None
@@ -186,7 +196,9 @@ class TransformersEngine(Engine):
                 assert log is not None
                 detail = stopped[row.question.id] if reason == "cancelled" else ""
                 text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)
-                yield log.to_trace(row.question.id, row.sample_id, text, row.token_ids, reason, detail)
+                trace = log.to_trace(row.question.id, row.sample_id, text, row.token_ids, reason, detail)
+                trace.prompt_tokens, trace.cached_tokens = len(row.prompt), 0
+                yield trace
 
     @torch.inference_mode()
     def _wave(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
 
     from arrol_tts.engine.handover import Heads, HeadSource
-    from arrol_tts.engine.request import Request
+    from arrol_tts.engine.request import Question, Request, Sampling
+    from arrol_tts.stopping import TraceSpec
 
 CPU_KV_CACHE_BYTES = 1 << 30
 """KV cache on CPU unless the caller sets one: vLLM would take most of the machine's memory."""
@@ -109,6 +110,16 @@ class VLLMEngine(Engine):
     def close(self) -> None:
         """See ``Engine.close``."""
         self._loop.stop()
+
+    def check(self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> None:
+        """See ``Engine.check``."""
+        super().check(questions, sampling, spec)
+        for question in questions:
+            for name in question.request_fields:
+                raise InputError(
+                    f"the vLLM engine in this process has no {name}: leave it out of request_fields, or serve the "
+                    "model and pass server="
+                )
 
     def _start(self, request: Request) -> VLLMRun:
         prompts = [prompt_ids(self._tokenizer, question) for question in request.questions]

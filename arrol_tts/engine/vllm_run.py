@@ -37,6 +37,7 @@ class _Running:
     sample_id: int
     spec: TraceSpec
     internal_id: str
+    prompt: Sequence[int]
     token_ids: list[int] = field(default_factory=list)
 
 
@@ -50,6 +51,7 @@ class _Ended:
     log: TraceLog | Mapping[str, Any]
     """The log itself where the engine core runs in this process, its wire form otherwise."""
     detail: str = ""
+    cached_tokens: int | None = None
 
 
 class VLLMRun(Run):
@@ -111,9 +113,11 @@ class VLLMRun(Run):
         if not isinstance(log, TraceLog):
             log = TraceLog.from_wire({"scores": (), **log}, running.spec)
         text = self._tokenizer.decode(ended.token_ids, skip_special_tokens=True)
-        return log.to_trace(
+        trace = log.to_trace(
             running.question.id, running.sample_id, text, ended.token_ids, ended.finish_reason, ended.detail
         )
+        trace.prompt_tokens, trace.cached_tokens = len(running.prompt), ended.cached_tokens
+        return trace
 
     def submit(self, engine: LLMEngine, request: Request, prompts: Sequence[list[int]]) -> None:
         """Hand all traces of a request to vLLM, with its questions' prompts; on the loop's thread."""
@@ -150,7 +154,7 @@ class VLLMRun(Run):
                     )
                     name = str(next(self._names))
                     internal_id = str(engine.add_request(name, tokens_input(prompt), params))
-                    self._pending[name] = _Running(question, sample_id, spec, internal_id)
+                    self._pending[name] = _Running(question, sample_id, spec, internal_id, prompt)
                     self.loop.listen(name, self)
         except BaseException:
             self._give_up(engine)
@@ -174,7 +178,8 @@ class VLLMRun(Run):
             self.failed(InputError(log["error"]))
             return
         reason: FinishReason = "length" if completion.finish_reason == "length" else "stop"
-        self._inbox.put(_Ended(running, running.token_ids, reason, log))
+        cached = output.num_cached_tokens
+        self._inbox.put(_Ended(running, running.token_ids, reason, log, cached_tokens=cached))
 
     def step_ended(self) -> None:
         """Report progress when it is time."""
@@ -222,13 +227,14 @@ class VLLMRun(Run):
             return
         traces = [self._pending.pop(name) for name in names]
         states = engine.output_processor.request_states
-        so_far = [list(states[trace.internal_id].detokenizer.output_token_ids) for trace in traces]
+        found = [states[trace.internal_id] for trace in traces]
+        so_far = [(list(state.detokenizer.output_token_ids), state.num_cached_tokens) for state in found]
         for name in names:
             self.loop.forget(name)
             self._news.pop(name, None)
         self._abort(engine, traces)
-        for trace, token_ids in zip(traces, so_far, strict=True):
-            self._inbox.put(_Ended(trace, token_ids, "cancelled", {}, why))
+        for trace, (token_ids, cached) in zip(traces, so_far, strict=True):
+            self._inbox.put(_Ended(trace, token_ids, "cancelled", {}, why, cached))
 
     @staticmethod
     def _abort(engine: LLMEngine, traces: Sequence[_Running]) -> None:

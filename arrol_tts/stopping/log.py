@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from arrol_tts.stopping.rules import GroupState, Verdict
 from arrol_tts.stopping.spec import TraceSpec
+from arrol_tts.thinking import split_thinking
 from arrol_tts.trace import FinishReason, Trace
 
 if TYPE_CHECKING:
@@ -124,22 +125,29 @@ class TraceLog:
         token_ids: Sequence[int] | None,
         finish_reason: FinishReason,
         detail: str = "",
+        *,
+        opened: bool = False,
     ) -> Trace:
         """The finished trace; its arrays are this log's, which must not be written on.
 
         Args:
             question_id: its question's.
             sample_id: its own.
-            text: all that it wrote.
+            text: all that it wrote, thinking included.
             token_ids: generated, None where they are not known.
             finish_reason: how it ended, unless a rule stopped it.
             detail: of the finish reason.
+            opened: its prompt ended inside a thinking.
         """
         spec = self.spec
+        if self.stop_text and self.stop_text in text:
+            text = text[: text.rfind(self.stop_text)]
+        reasoning, text, _ = split_thinking(text, opened=opened)
         trace = Trace(
             question_id=question_id,
             sample_id=sample_id,
-            text=text[: text.rfind(self.stop_text)] if self.stop_text and self.stop_text in text else text,
+            text=text,
+            reasoning=reasoning,
             num_tokens=len(token_ids) if token_ids is not None else self.length,
             finish_reason=finish_reason,
             detail=detail,

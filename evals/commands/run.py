@@ -148,7 +148,7 @@ def _show_prompt(settings: RunSettings, benchmark: Benchmark) -> None:
     if tokenizer is not None:
         typer.echo(tokenizer.decode(prompt_ids(tokenizer, question)))
         return
-    typer.echo("\n\n".join(message["content"] for message in question.messages))
+    typer.echo("\n\n".join(message["content"] for message in question.conversation))
     typer.echo("\n(the server puts its chat template around it)" * question.chat, err=True)
 
 

@@ -66,14 +66,19 @@ def test_a_template_and_worked_examples_make_a_chat(tmp_path: Path) -> None:
     shots = write(tmp_path / "shots.jsonl", {"question": "1+1", "solution": "It is 2."})
     prompt = read_prompt(template, shots)
     asked = prompt.ask("a", "2+2")
-    assert asked == Question("a", "Solve: 2+2", before=(("user", "Solve: 1+1"), ("assistant", "It is 2.")))
+    assert [(message["role"], message["content"]) for message in asked.conversation] == [
+        ("user", "Solve: 1+1"),
+        ("assistant", "It is 2."),
+        ("user", "Solve: 2+2"),
+    ]
     assert Prompt.from_messages(prompt.to_messages()) == prompt
 
 
 def test_a_chat_is_read_from_json(tmp_path: Path) -> None:
     path = tmp_path / "prompt.json"
     path.write_text('[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{question}?"}]')
-    assert read_prompt(path).ask("a", "1") == Question("a", "1?", before=(("system", "Be brief."),))
+    asked = read_prompt(path).ask("a", "1")
+    assert asked.messages == ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "1?"})
 
 
 def test_without_a_prompt_the_question_is_asked_as_it_is() -> None:

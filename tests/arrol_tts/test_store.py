@@ -436,7 +436,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with TraceStore(tmp_path) as store:
         store.append(a_trace())
     monkeypatch.setattr(store_module, "SCHEMA_VERSION", 0)
-    with pytest.raises(ValueError, match=r"has version 2 of the trace schema.*upgrade arrol_tts"):
+    with pytest.raises(ValueError, match=r"has version 3 of the trace schema.*upgrade arrol_tts"):
         list(TraceStore(tmp_path))
 
 

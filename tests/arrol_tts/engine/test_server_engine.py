@@ -39,6 +39,7 @@ class StandIn(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     owner = "somebody"
+    template_end = "Answer:"
 
     def __init__(self, answer: Callable[[dict[str, Any]], Answer], info: Any = None, model: str = "m") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -82,6 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/tokenize":
+            self.reply(200, {"token_strs": list(self.server.template_end)})
+            return
         request["path"] = self.path
         self.server.requests.append(request)
         status, content = self.server.answer(request)
@@ -497,10 +501,101 @@ def test_a_server_without_log_probabilities_says_so(start: Start) -> None:
         sample(server.url, TraceSpec(confidence=True))
 
 
-def test_reasoning_is_part_of_the_text(start: Start) -> None:
-    message = {"reasoning": "think. ", "content": "7"}
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"reasoning": "3 + 4\n", "content": "\n7"},
+        {"reasoning_content": "3 + 4", "content": "7"},
+        {"content": "<think>\n3 + 4\n</think>\n\n7"},
+        {"content": "3 + 4</think>7"},
+    ],
+)
+def test_servers_that_tell_the_thinking_apart_and_those_that_do_not_give_the_same_traces(
+    start: Start, message: dict[str, str]
+) -> None:
     server = start(lambda request: (200, completion(message=message)))
-    assert sample(server.url)[0].text == "think. 7"
+    trace = sample(server.url)[0]
+    assert (trace.reasoning, trace.text, trace.num_tokens) == ("3 + 4", "7", 5)
+
+
+@pytest.mark.parametrize(
+    ("template_end", "message"),
+    [
+        ("Answer:", {"reasoning": "so it is 7", "content": None}),
+        ("Answer:", {"content": "<think>so it is 7"}),
+        ("<|im_start|>assistant\n<think>\n", {"content": "so it is 7"}),
+    ],
+)
+def test_a_trace_that_ended_inside_its_thinking_has_no_answer(
+    start: Start, template_end: str, message: dict[str, Any]
+) -> None:
+    server = start(lambda request: (200, completion(message=message)))
+    server.owner, server.template_end = "vllm", template_end
+    voter = WeightedVoter(ServerEngine(server.url), method="majority")
+    (trace,) = voter.solve("3+4", n=1).traces
+    voter.close()
+    assert (trace.reasoning, trace.text, trace.answer, trace.finish_reason) == ("so it is 7", "", None, "stop")
+
+
+def test_a_conversation_goes_to_servers_whole_with_its_images_and_fields(start: Start) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is in it?"},
+        {"role": "assistant", "content": "In what?"},
+        {"role": "user", "content": [image, {"type": "text", "text": "In this."}]},
+    ]
+    server = start(lambda request: (200, completion("A cat.")))
+    voter = WeightedVoter(ServerEngine(server.url), method="majority", equality="text", extract=str)
+    result = voter.solve(messages, n=2, request_fields={"response_format": {"type": "text"}, "logit_bias": {}})
+    voter.close()
+    assert result.answer == "A cat."
+    assert [request["messages"] for request in server.requests] == [messages, messages]
+    assert server.requests[0]["response_format"] == {"type": "text"}
+    assert server.requests[0]["logit_bias"] == {}
+
+
+def test_template_variables_go_to_vllms_servers_and_no_others(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    voter = WeightedVoter(ServerEngine(server.url), method="majority")
+    with pytest.raises(InputError, match=r"chat_template_kwargs is not in OpenAI's API.*request_fields if"):
+        voter.solve("3+4", n=1, chat_template_kwargs={"enable_thinking": False})
+    server.owner = "vllm"
+    voter = WeightedVoter(ServerEngine(server.url), method="majority")
+    voter.solve("3+4", n=1, chat_template_kwargs={"enable_thinking": False})
+    assert [request["chat_template_kwargs"] for request in server.requests] == [{"enable_thinking": False}]
+
+
+def call(name: str, arguments: str, number: int) -> dict[str, Any]:
+    return {"id": f"call-{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def test_tool_calls_are_voted_on_as_structures(start: Start) -> None:
+    spelled = itertools.cycle(['{"city": "Bonn", "days": 2}', '{"days": 2, "city": "Bonn"}', '{"city": "Rome"}'])
+    numbers = itertools.count()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        message = {"content": None, "tool_calls": [call("weather", next(spelled), next(numbers))]}
+        return 200, completion(message=message, finish_reason="tool_calls")
+
+    server = start(answer)
+    voter = WeightedVoter(ServerEngine(server.url, max_in_flight=1), method="majority", equality="json")
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    result = voter.solve("Will it rain in Bonn?", n=3, request_fields={"tools": tools})
+    voter.close()
+    assert server.requests[0]["tools"] == tools
+    assert [row.votes for row in result.table] == [2, 1]
+    winner = result.traces[result.choices.index(0)]
+    assert winner.tool_calls is not None
+    assert winner.tool_calls[0]["function"]["name"] == "weather"
+    assert json.loads(result.answer or "") == [{"name": "weather", "arguments": {"city": "Bonn", "days": 2}}]
+
+
+def test_prompt_tokens_and_what_the_prefix_cache_spared_come_with_the_trace(start: Start) -> None:
+    usage = {"prompt_tokens": 40, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 32}}
+    server = start(lambda request: (200, completion() | {"usage": usage}))
+    trace = sample(server.url)[0]
+    assert (trace.prompt_tokens, trace.cached_tokens) == (40, 32)
 
 
 def test_models_must_be_served(start: Start) -> None:
