@@ -183,8 +183,8 @@ def head(
     collection: Annotated[Path, typer.Argument(help="folder that `collect` wrote")],
     out: Annotated[Path, typer.Option(help="folder of the head")],
     pooling: Annotated[
-        str, typer.Option(help="of the tokens' values: gated (a weighted mean), mean, or last (its state alone)")
-    ] = "gated",
+        str, typer.Option(help="of the tokens' values: mean, gated (a weighted mean), or last (its state alone)")
+    ] = "mean",
     stride: Annotated[
         int | None,
         typer.Option(help="tokens from one that is pooled to the next; the collection's by default", min=1),
@@ -195,7 +195,9 @@ def head(
     ] = "",
     sizes: Annotated[str, typer.Option(help="inner sizes to try; 0 is a linear head")] = "0,32,128",
     weight_decays: Annotated[str, typer.Option(help="to try with each size")] = "0.05,1",
-    seeds: Annotated[int, typer.Option(help="seeds of the best, of which the best is taken", min=1)] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="seeds of the best, which are averaged; of a gated one the best is taken", min=1)
+    ] = 3,
     ranking: Annotated[float, typer.Option(help="weight of the within-question ranking term", min=0)] = 1.0,
     epochs: Annotated[int, typer.Option(help="passes at most", min=1)] = 12,
     learning_rate: Annotated[float, typer.Option(help="peak")] = 2e-3,

@@ -1,10 +1,11 @@
 """QualityHead: a small network that reads hidden states and says how likely the trace is to be right.
 
 Section 3.2 of arXiv 2603.24840 reads the backbone's last-layer state at one position with a 2-layer MLP. Ours
-reads the state of every token and pools over the trace so far: a mean of token values weighted by a gate, both
-read from the same state (gated linear token rewards: arXiv 2505.12225). That costs two numbers a token and two
-sums a trace. It standardises its input and scales its output to a calibrated probability; both are part of the
-head, so that a score means the same wherever it is read.
+reads a value from the state of every token and takes their mean over the trace so far: a number a token, and
+a sum a trace. A gate that weighs the tokens can be read from the same state (gated linear token rewards:
+arXiv 2505.12225); it did no better in ``make bench-candidates``. The head standardises its input and scales
+its output to a calibrated probability; both are part of it, so that a score means the same wherever it is
+read.
 """
 
 from __future__ import annotations

@@ -27,14 +27,19 @@ from .reporting.plots import curve_figure, keep_figure, pocket_figure, reliabili
 from .reporting.report import JSON_FILE
 from .reporting.sections import write_sections
 from .reporting.sections.pocket import readme_part, saved_part
+from .reporting.sections.real import readme_part as real_part
 from .reporting.summary import interval
 from .sampling.folder import RunFolder
 from .sampling.seed_samples import Traces
 
 DOCS = Path(__file__).parents[1] / "docs"
-MARKS = ("<!-- written by python -m evals.reproduce -->", "<!-- to here -->")
-MARKED = {"README.md": readme_part, "docs/voting.md": saved_part}
-"""``{file: what stands between its marks}``."""
+MARKS = ("<!-- {}.json, written by python -m evals.reproduce -->", "<!-- to here -->")
+MARKED = (
+    ("README.md", "real", real_part),
+    ("README.md", "pocket", readme_part),
+    ("docs/voting.md", "pocket", saved_part),
+)
+"""``(file, benchmark, what stands between the benchmark's marks in the file)``."""
 NAME = "reproduce"
 COMMAND = "python -m evals.reproduce"
 RECIPE = "pocket"
@@ -80,20 +85,20 @@ def page(results: Path) -> str:
 
 
 def update_marked(root: Path, results: Path) -> None:
-    """Write the pocket benchmark's figures between the marks of `MARKED`, where they have been measured."""
-    path = results / "pocket.json"
-    if not path.exists():
-        return
-    figures = json.loads(path.read_text())["figures"]
-    for name, words in MARKED.items():
-        before, _, rest = (root / name).read_text().partition(MARKS[0])
+    """Write the benchmarks' figures between the marks of `MARKED`, where they have been measured."""
+    for name, benchmark, words in MARKED:
+        path = results / f"{benchmark}.json"
+        if not path.exists():
+            continue
+        figures = json.loads(path.read_text())["figures"]
+        before, _, rest = (root / name).read_text().partition(MARKS[0].format(benchmark))
         after = rest.partition(MARKS[1])[2]
-        write_atomic(root / name, f"{before}{marked(words(figures))}{after}".encode())
+        write_atomic(root / name, f"{before}{marked(words(figures), benchmark)}{after}".encode())
 
 
-def marked(words: str) -> str:
+def marked(words: str, benchmark: str) -> str:
     """Words between their marks."""
-    return f"{MARKS[0]}\n{words}\n{MARKS[1]}"
+    return f"{MARKS[0].format(benchmark)}\n{words}\n{MARKS[1]}"
 
 
 def draw(docs: Path, results: Path) -> None:

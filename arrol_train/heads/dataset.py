@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from arrol_train.heads.collect import TRACES_FOLDER, CollectError, CollectionManifest, as_float16
+from arrol_train.pooling import pooled_logits
 from arrol_tts.calibration import sigmoid
 from arrol_tts.errors import InputError
 from arrol_tts.head import QualityHead
@@ -158,20 +159,15 @@ def logits_at(
     """
     at = states.rows_at(traces, positions)
     if head.config.pooling == "last":
-        _, logits = head.read(_floats(states.features[at.reshape(-1)]))
-        return logits.reshape(at.shape)
-    rows, lengths = states.rows_of(traces)
-    weight, value = head.read(_floats(states.features[rows]))
-    # Each trace a line of its own: a running sum over all of them would lose digits.
-    lines = np.repeat(np.arange(len(traces)), lengths)
-    within = torch.from_numpy(rows - states.starts[traces][lines])
-    table = torch.zeros(2, len(traces), int(lengths.max()))
-    table = table.index_put(
-        (torch.arange(2)[:, None], torch.from_numpy(lines), within), torch.stack([weight, weight * value])
-    )
-    index = torch.from_numpy(at - states.starts[traces][:, None])
-    sums: torch.Tensor = table.cumsum(-1).gather(2, index.expand(2, -1, -1))
-    return sums[1] / sums[0]
+        rows = at.reshape(-1)
+        starts = torch.arange(at.size).reshape(at.shape)
+        ends = starts + 1
+    else:
+        rows, lengths = states.rows_of(traces)
+        first = (np.cumsum(lengths) - lengths)[:, None]
+        starts = torch.from_numpy(first).expand(at.shape)
+        ends = torch.from_numpy(at - states.starts[traces][:, None] + first + 1)
+    return pooled_logits(head, _floats(states.features[rows]), starts, ends)
 
 
 def _floats(rows: Any) -> torch.Tensor:

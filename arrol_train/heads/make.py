@@ -54,7 +54,7 @@ class HeadOptions:
         training: the rest.
     """
 
-    pooling: Pooling = "gated"
+    pooling: Pooling = "mean"
     stride: int | None = None
     positions: tuple[int, ...] = ()
     sizes: tuple[int, ...] = (LINEAR, 32, 128)

@@ -28,7 +28,7 @@ from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.metrics import auroc, within_question_auroc
 
-TRAINED = ("gated", "mean", "last")
+TRAINED = ("mean", "gated", "last")
 """Poolings of the heads that are trained here."""
 LOGIT_SCALE = 3.0
 """While a head learns, its logits count so many times as much, as means over many tokens are small."""

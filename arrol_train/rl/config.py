@@ -217,7 +217,7 @@ class HeadConfig(_Section):
         start_from: folder or hub id of a head to start with instead of an untrained one.
     """
 
-    pooling: Literal["last", "mean", "gated"] = "gated"
+    pooling: Literal["last", "mean", "gated"] = "mean"
     stride: int | None = Field(default=None, ge=1)
     inner_size: int = Field(default=32, ge=0)
     updates: int = Field(default=8, ge=0)

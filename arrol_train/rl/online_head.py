@@ -22,11 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from arrol_train.losses import ranking_loss
+from arrol_train.pooling import pooled_logits
 from arrol_train.positions import FINISH
 from arrol_train.rl.buffer import ReplayBuffer, SequenceBuffer
 from arrol_train.rl.config import OnlineTraining
 from arrol_train.rl.group import Rollout
-from arrol_train.rl.pooling import pooled_logits
 from arrol_train.rl.posterior import POSTERIORS, Posterior, check_rows
 from arrol_train.rl.selection import learn_tau
 from arrol_tts.calibration import logit, platt_scale

@@ -18,11 +18,13 @@ from arrol_tts.metrics import within_question_auroc
 
 from .candidate_states import GroupStates
 
-Pooling = Literal["last", "mean", "gated", "fading", "max"]
+Pooling = Literal["last", "mean", "mean and last", "gated", "fading", "max"]
 Extra = Literal["", "confidence", "entropy", "position", "relative states", "relative scores"]
 
 SPREAD = 3.0
 """Averages are multiplied by it: they vary less than the scores of single tokens."""
+NUMBERS = {"gated": 2, "mean and last": 2}
+"""That are read of a token, where these are not one."""
 HALF_LIFE = 16.0
 """Tokens, of the fading mean before training; it is learned."""
 
@@ -32,8 +34,9 @@ class Design:
     """What a head reads, and how it pools.
 
     Attributes:
-        pooling: of the tokens so far: the last one's score, their mean, their mean weighted by a gate that is read
-            from the same state, their mean with weights that fade with the distance, or the largest score.
+        pooling: of the tokens so far: the last one's score, their mean, their mean and a second score of the last
+            one, their mean weighted by a gate that is read from the same state, their mean with weights that fade
+            with the distance, or the largest score.
         inner: width of the MLP; 0 for a linear head.
         fixed: whether it learns from the setting's fixed positions and the finish, instead of from random ones.
         layers: of which it reads the states: 1, the last; 2, from half the depth on; 4, each quarter's end.
@@ -62,8 +65,8 @@ class Design:
         """
         parameters = sum(p.numel() for p in Head(self, self.inputs(width)).parameters())
         return {
-            "numbers_a_row": 2 if self.pooling == "gated" else 1,
-            "sums_a_trace": {"last": 0, "mean": 1, "gated": 2, "fading": 1, "max": 1}[self.pooling],
+            "numbers_a_row": NUMBERS.get(self.pooling, 1),
+            "sums_a_trace": {"last": 0, "gated": 2}.get(self.pooling, 1),
             "parameters": parameters,
             "beyond_the_last_state": self._beyond(),
             "in_engines_today": "yes" if self._known else "no",
@@ -101,7 +104,7 @@ class Head(nn.Module):
         super().__init__()
         self.design = design
         self.inner = nn.Linear(inputs, design.inner) if design.inner else None
-        self.outer = nn.Linear(design.inner or inputs, 2 if design.pooling == "gated" else 1)
+        self.outer = nn.Linear(design.inner or inputs, NUMBERS.get(design.pooling, 1))
         fading = math.log(1 / (2 ** (1 / HALF_LIFE) - 1))  # whose sigmoid halves in so many steps
         self.fading = nn.Parameter(torch.tensor(fading)) if design.pooling == "fading" else None
 
@@ -126,7 +129,8 @@ class Head(nn.Module):
             distance = (tokens[:, None] - tokens).clamp(min=0)
             weights = (functional.logsigmoid(self.fading) * distance).exp().tril()
             return SPREAD * values @ (weights / weights.sum(-1, keepdim=True)).T
-        return SPREAD * values.cumsum(-1) / torch.arange(1, values.shape[-1] + 1)
+        mean = SPREAD * values.cumsum(-1) / torch.arange(1, values.shape[-1] + 1)
+        return mean + numbers[..., 1] if self.design.pooling == "mean and last" else mean
 
 
 class Inputs:

@@ -167,7 +167,7 @@ def random_model(folder: Path, config: Mapping[str, Any]) -> tuple[Path, Path]:
     torch.manual_seed(SEED)
     shape = LlamaConfig(**config)
     LlamaForCausalLM(shape).bfloat16().save_pretrained(folder / "model")
-    reads = QualityHeadConfig("../model", shape.hidden_size, inner_size=256, pooling="gated", positions=[32])
+    reads = QualityHeadConfig("../model", shape.hidden_size, inner_size=256, pooling="mean", positions=[32])
     QualityHead(reads).save_pretrained(folder / "head")
     return folder / "model", folder / "head"
 

@@ -213,7 +213,7 @@ def ablation(
             split = split_questions(collected.question_ids, seed=0, folds=FOLDS, fold=fold)
             manifest = collected.manifest
             config = QualityHeadConfig(
-                manifest.model, manifest.hidden_size, size, "gated", positions=manifest.positions
+                manifest.model, manifest.hidden_size, size, "mean", positions=manifest.positions
             )
             for name, (config_, training, train) in _variants(collected, split, config).items():
                 if names is not None and name not in names:
@@ -228,7 +228,7 @@ def stride_ablation(collection: Path, strides: Sequence[int] = STRIDES, size: in
         split = split_questions(collected.question_ids, seed=0)
         found: dict[str, Found] = {}
         for stride in strides:
-            config = QualityHeadConfig("pocket", collected.manifest.hidden_size, size, "gated", stride)
+            config = QualityHeadConfig("pocket", collected.manifest.hidden_size, size, "mean", stride)
             train = collected.traces_of(split.train)
             _add(found.setdefault(str(stride), {}), _trained(collected, split, config, HeadTraining(), train))
     first = found[str(strides[0])]
@@ -374,7 +374,7 @@ def training_speed(out: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=out) as folder:
         collection = Path(folder) / "collection"
         write_random_collection(collection)
-        for pooling in ("last", "gated"):
+        for pooling in ("last", "mean"):
             head = Path(folder) / pooling
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             arrol_train(

@@ -55,7 +55,7 @@ from .real_figures import (
 QUESTIONS = {"train": 320, "test": 240, "math": 50}
 """In the files; the first ones are asked."""
 ASKED = {"train": 300, "test": 200, "math": 50}
-SAMPLES = {"train": 8, "test": 16, "math": 16}
+SAMPLES = {"train": 16, "test": 16, "math": 16}
 SAMPLING = ["--plain", "--temperature", "0.7", "--max-tokens", "200", "--stop", "\\n\\n", "--stop", "Question:"]
 ENGINE: dict[str, Any] = {"dtype": "bfloat16", "block_size": 32, "max_num_seqs": 64, "max_model_len": 2048}
 POSITIONS = (16, 32)

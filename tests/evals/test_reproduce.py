@@ -11,9 +11,7 @@ from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from evals.bench import RESULTS
-from evals.reporting.sections import SECTIONS, real
-from evals.reporting.sections.parts import NONE
-from evals.reporting.sections.pocket import readme_part, saved_part
+from evals.reporting.sections import SECTIONS
 from evals.reproduce import MARKED, MARKS, keep_ablation, marked, page, update_marked, weight_ablation
 from tests.evals.markdown import tables
 from tests.paths import ROOT
@@ -25,41 +23,31 @@ def test_the_page_is_what_the_generator_writes() -> None:
     assert page(RESULTS) == PAGE, "run python -m evals.reproduce --from-committed"
 
 
-def test_the_table_of_the_readme_is_that_of_the_real_benchmark() -> None:
-    path = RESULTS / "real.json"
-    if SECTIONS["real"].once_measured and not path.exists():
-        pytest.skip(f"{path.name} is not measured yet")
-    rows = real.main_table(json.loads(path.read_text())["figures"]).splitlines()[2:]
-    assert len(rows) == 7
-    for row in rows:
-        assert blank(row) in README, row
+def test_what_is_between_the_marks_is_what_the_committed_results_say() -> None:
+    for name, benchmark, words in MARKED:
+        figures = json.loads((RESULTS / f"{benchmark}.json").read_text())["figures"]
+        written = marked(words(figures), benchmark)
+        assert written in (ROOT / name).read_text(), "run python -m evals.reproduce --from-committed"
 
 
-def blank(text: str) -> str:
-    """Cells without a value as README.md writes them."""
-    return text.replace("|  |", "| |").replace(f"| {NONE} |", "| |").replace(f"| {NONE} |", "| |")
-
-
-README = blank((ROOT / "README.md").read_text())
-
-
-def test_what_is_between_the_marks_is_what_the_committed_result_says() -> None:
-    figures = json.loads((RESULTS / "pocket.json").read_text())["figures"]
-    readme = (ROOT / "README.md").read_text()
-    assert marked(readme_part(figures)) in readme, "run python -m evals.reproduce --from-committed"
-    assert marked(saved_part(figures)) in (ROOT / "docs" / "voting.md").read_text()
-    assert f"| **{figures['accuracy_waves']:.3f}** |" in readme
+def test_the_first_table_of_the_readme_is_that_of_the_real_benchmark() -> None:
+    figures = json.loads((RESULTS / "real.json").read_text())["figures"]
+    first = tables((ROOT / "README.md").read_text())[0]
+    assert [row[1] for row in first if row[0] == "**quality head**"] == [f"{figures['accuracy_head']:.3f}"]
 
 
 def test_nothing_but_what_is_between_the_marks_is_written(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    for name in MARKED:
-        (tmp_path / name).write_text(f"before\n{marked('stale figures')}\nafter\n")
+    for name, _, _ in MARKED:
+        of_file = [benchmark for other, benchmark, _ in MARKED if other == name]
+        stale = "\nbetween\n".join(marked("stale figures", benchmark) for benchmark in of_file)
+        (tmp_path / name).write_text(f"before\n{stale}\nafter\n")
     update_marked(tmp_path, tmp_path)
     assert "stale figures" in (tmp_path / "README.md").read_text()  # nothing has been measured there
     update_marked(tmp_path, RESULTS)
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith(f"before\n{MARKS[0]}\nOn the built-in pocket model")
+    assert text.startswith(f"before\n{MARKS[0].format('real')}\n**A real model on a real benchmark**")
+    assert f"{MARKS[1]}\nbetween\n{MARKS[0].format('pocket')}\nOn the built-in pocket model" in text
     assert text.endswith(f"{MARKS[1]}\nafter\n")
     assert "stale figures" not in text
 

@@ -169,7 +169,7 @@ def _training(figures: Figures) -> Iterator[list[str]]:
         yield ["its memory at the peak", f"{figures['train_100k_peak_bytes'] / 1e9:.2f} GB"]
         yield ["(those vectors as float32)", f"{figures['train_100k_rows_bytes_float32'] / 1e9:.2f} GB"]
         yield ["a head for width 4,096", f"{figures['head_4096_bytes'] / 1e6:.2f} MB"]
-    for pooling, label in (("last", "a head of format 1"), ("gated", "a pooled head")):
+    for pooling, label in (("last", "a head of format 1"), ("mean", "a pooled head")):
         if f"train_100k_traces_{pooling}_processor_seconds" in figures:
             seconds = figures[f"train_100k_traces_{pooling}_processor_seconds"]
             peak = figures[f"train_100k_traces_{pooling}_peak_bytes"] / 1e9

@@ -25,9 +25,9 @@ ASKING = {
     "deepconf_online": "DeepConf online",
 }
 ABLATION = {
-    "all": "gated mean of all tokens, a network of 32",
+    "all": "mean over all tokens, a network of 32",
     "last_state_alone": "last state alone, at four positions and the finish",
-    "linear_probe": "linear gate and value",
+    "linear_probe": "linear value",
     "stride_4": "every fourth token",
     "a_quarter_of_the_questions": "a quarter of the training questions",
 }
@@ -38,6 +38,19 @@ def main_table(figures: Figures) -> str:
     pruned = f" to {figures['keep']:g} at token {figures['detection_position']}"
     rows = [_vote(figures, name, label + pruned * (name == "head_pruned")) for name, label in VOTES.items()]
     return table(_VOTE_COLUMNS, rows)
+
+
+def readme_part(figures: Figures) -> str:
+    """What README.md says of it."""
+    training, n = figures["train"], figures["samples_per_question"]
+    intro = (
+        f"**A real model on a real benchmark**: Qwen2.5-Coder-0.5B-Instruct on GSM8K, {figures['questions']} test "
+        f"questions x {n} samples, of which {figures['sample_accuracy']:.0%} are right; questions of at most "
+        f"three calculations. Heads and every choice come from {training['questions']} training questions x "
+        f"{training['samples_per_question']} (`make bench-real` makes "
+        "[evals/results/real.json](evals/results/real.json), `make demo-real` shows it):"
+    )
+    return "\n\n".join([intro, main_table(figures), _meaning(figures)])
 
 
 def _vote(figures: Figures, name: str, label: str) -> list[str]:

@@ -36,7 +36,7 @@ def test_a_run_from_before_heads_pooled_goes_on_as_it_was_or_is_refused() -> Non
     for name in ("pooling", "stride", "buffer_mib"):
         del saved["head"][name]
     saved["head"]["inner_size"], saved["head"]["training"] = 128, {"groups_per_batch": 32}
-    with pytest.raises(ConfigError, match=r"head\.pooling was 'last' and is 'gated'. Set it back to go on"):
+    with pytest.raises(ConfigError, match=r"head\.pooling was 'last' and is 'mean'. Set it back to go on"):
         check_same(saved, config(head={"updates": 2}), "out")
     check_same(saved, config(head={"updates": 2, "pooling": "last"}), "out")
     pooled = config(head={"updates": 2, "pooling": "last", "training": {"groups_per_batch": 8}})

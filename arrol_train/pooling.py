@@ -1,4 +1,4 @@
-"""Rollouts of several lengths, one after another in one array, and what a head says of a part of each."""
+"""Traces of several lengths, one after another in one array, and what a head says of a part of each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def pooled_logits(
     Args:
         head: of any pooling; one whose pooling is ``last`` is asked about single rows.
         states: float32 ``[rows, hidden_size]``.
-        starts: int64 ``[parts]``, the first row of each part; parts may overlap.
-        ends: int64 ``[parts]``, the row after its last one.
+        starts: int64 ``[...]``, the first row of each part; parts may overlap.
+        ends: int64, of the same shape, the row after its last one.
 
     Returns:
-        Float32 ``[parts]``, as `QualityHead.logits` gives them at the last row of each.
+        Float32 of that shape, as `QualityHead.logits` gives them at the last row of each.
     """
     weight, value = head.read(states)
     # Differences of running sums, in float64 because these grow with all rows, not with a part's.
