@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= cpu,train,evals,demo,dev
+EXTRAS ?= cpu,train,evals,demo,serve,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
 .PHONY: setup eval demo demo-real test test-slow test-vllm test-vllm-symbols lint bench-demo bench-engine bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-candidates reproduce pocket clean

@@ -188,6 +188,7 @@ def make_plan(
     if not (every_signal or "scores" in needs) and keep is None:
         keep = 1.0
     rules = tuple(options.get("rules", ()))
+    sampling = _sampling(n, options, config)
     score_at: tuple[int, ...] = ()
     if config is None:
         if keep not in (None, 1) or at is not None:
@@ -196,7 +197,9 @@ def make_plan(
     else:
         position = config.positions[0] if at is None else at
         share = config.keep if keep is None else keep
-        score_at = (position,) if scores else ()
+        # Where nothing is pruned, traces shorter than the head's own position are scored at their end alone.
+        is_needless = share == 1 and at is None and position >= sampling.max_tokens
+        score_at = (position,) if scores and not is_needless else ()
         rules = (KeepShare(position, share), *rules) if share != 1 else rules
     spec = TraceSpec(
         score_at=score_at,
@@ -223,7 +226,7 @@ def make_plan(
     )
     return Plan(
         asked,
-        _sampling(n, options, config),
+        sampling,
         spec,
         consensus=options.get("consensus"),
         waves=_waves(n, options, rules),

@@ -62,7 +62,7 @@ _CHAIN = re.compile(r"[^,=<>]{1,200}=[^,=<>a-zA-Z\\]{1,200}=\s{0,9}(-?[0-9][0-9.
 _MAX_TRIES = 50
 
 
-def extract_answer(text: str, *, choices: bool = False) -> str | None:
+def extract_answer(text: str, *, choices: bool = False, stated: bool = False) -> str | None:
     r"""The answer that a solution states, or None when there is none.
 
     What a reasoning model says after its thinking (``</think>``) goes before the thinking. Text behind an
@@ -78,6 +78,7 @@ def extract_answer(text: str, *, choices: bool = False) -> str | None:
     Args:
         text: a solution, as generated.
         choices: the question is multiple choice: the answer is a letter from A to J.
+        stated: only what the text marks or states as its answer, not the value that its last sentence ends in.
 
     Raises:
         TypeError: ``text`` is no string.
@@ -88,7 +89,7 @@ def extract_answer(text: str, *, choices: bool = False) -> str | None:
     thoughts = [match.end() for match in _THOUGHT_END.finditer(text)]
     for part in (text[thoughts[-1] :], text) if thoughts else (text,):
         part = _before_next_question(_SPECIAL.sub("\n", part))
-        answer = _choice(part) if choices else _marked(part) or conclusion(part)
+        answer = _choice(part) if choices else _marked(part) or (None if stated else conclusion(part))
         if answer:
             chain = _CHAIN.fullmatch(answer)
             return chain[1] if chain else answer
