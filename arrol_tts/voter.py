@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -216,8 +216,7 @@ class WeightedVoter:
     ) -> VoteResult:
         """``solve`` for asyncio: other tasks run meanwhile, and cancelling it aborts the sampling."""
         method = self.method if method is None else method
-        asking = self._ask("asolve", [question], n, options, method)
-        return self._votes(await _aexhausted(asking), method)[0]
+        return (await self._avotes(lambda: self._ask("asolve", [question], n, options, method), method))[0]
 
     async def asolve_many(
         self,
@@ -230,8 +229,9 @@ class WeightedVoter:
     ) -> list[VoteResult]:
         """``solve_many`` for asyncio; several calls at once share the engine's batches."""
         method = self.method if method is None else method
-        asking = self._ask("asolve_many", questions, n, options, method)
-        return self._votes(await _aexhausted(asking, on_trace), method)
+        return await self._avotes(
+            lambda: self._ask("asolve_many", questions, n, options, method), method, on_trace
+        )
 
     def stream(
         self,
@@ -268,10 +268,12 @@ class WeightedVoter:
         method: str | Method | None = None,
         every: float = 0.1,
         **options: Unpack[SampleOptions],
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """``stream`` for asyncio; leaving the loop over it, or cancelling, aborts the sampling."""
-        async for event in _in_thread(self._stream("astream", questions, n, method, every, options)):
-            yield event
+        events = _in_thread(lambda: self._stream("astream", questions, n, method, every, options))
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
 
     def sample(
         self,
@@ -309,7 +311,7 @@ class WeightedVoter:
         **options: Unpack[SampleOptions],
     ) -> dict[str, list[Trace]]:
         """``sample`` for asyncio; several calls at once share the engine's batches."""
-        asking = await _aexhausted(self._ask("asample", questions, n, options, None), on_trace)
+        asking = await _aexhausted(lambda: self._ask("asample", questions, n, options, None), on_trace)
         return {question_id: asking.group(question_id) for question_id in asking.question_ids}
 
     def vote(self, traces: Sequence[Trace], method: str | Method | None = None, **options: Any) -> VoteResult:
@@ -344,6 +346,14 @@ class WeightedVoter:
         chosen = self.method if method is None else method
         asking = self._ask(call, questions, n, options, chosen, every)
         return EventStream(asking, lambda question_id: self._result(asking, question_id, chosen))
+
+    async def _avotes(
+        self, ask: Callable[[], Asking], method: str | Method, on_trace: OnTrace | None = None
+    ) -> list[VoteResult]:
+        """The votes over what a call brings; neither making it nor voting holds up the event loop."""
+        from asyncio import to_thread
+
+        return await to_thread(self._votes, await _aexhausted(ask, on_trace), method)
 
     def _votes(self, asking: Asking, method: str | Method) -> list[VoteResult]:
         return [self._result(asking, question_id, method) for question_id in asking.question_ids]
@@ -439,11 +449,18 @@ def _exhausted(asking: Asking, on_trace: OnTrace | None = None) -> Asking:
     return asking
 
 
-async def _aexhausted(asking: Asking, on_trace: OnTrace | None = None) -> Asking:
-    async for item in _in_thread(asking):
-        if on_trace is not None and isinstance(item, Trace):
-            on_trace(item)
-    return asking
+async def _aexhausted(ask: Callable[[], Asking], on_trace: OnTrace | None = None) -> Asking:
+    made: list[Asking] = []
+
+    def make() -> Asking:
+        made.append(ask())
+        return made[0]
+
+    async with contextlib.aclosing(_in_thread(make)) as items:
+        async for item in items:
+            if on_trace is not None and isinstance(item, Trace):
+                on_trace(item)
+    return made[0]
 
 
 def _extract_answer(text: str) -> str | None:
@@ -452,7 +469,7 @@ def _extract_answer(text: str) -> str | None:
     return extract_answer(text)
 
 
-def _in_thread(source: Closing[T]) -> AsyncIterator[T]:
+def _in_thread(make: Callable[[], Closing[T]]) -> AsyncGenerator[T, None]:
     from arrol_tts.in_thread import in_thread  # loads asyncio
 
-    return in_thread(source)
+    return in_thread(make)

@@ -86,7 +86,7 @@ class Runner:
             options = self._options(job.choice)
             events = self._voter(job).astream(job.prompts, job.choice.n, every=REPORT_SECONDS, **options)
             tell_at = time.perf_counter() + REPORT_SECONDS
-            async with contextlib.aclosing(events):  # type: ignore[type-var]  # an asynchronous generator
+            async with contextlib.aclosing(events):
                 async for event in events:
                     forming[_question_of(event)].take(event)
                     if time.perf_counter() >= tell_at:
