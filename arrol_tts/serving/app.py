@@ -124,6 +124,7 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
             kind=job.kind,
             n=fields.n,
             seed=job.choice.seed,
+            traces=job.choice.traces,
         )
         if fields.stream:
             include_usage = bool(fields.stream_options and fields.stream_options.include_usage)

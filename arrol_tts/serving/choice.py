@@ -39,6 +39,7 @@ class Choice:
         percent: what a per cent sign means; None: likewise.
         extract: reads the answer off a sample's text.
         min_confidence: below it the vote abstains; None: never.
+        traces: whether the reply shows what each sample wrote.
     """
 
     n: int
@@ -48,6 +49,7 @@ class Choice:
     percent: PercentSign | None
     extract: Callable[[str], str | None]
     min_confidence: float | None
+    traces: bool = False
 
     @property
     def seed(self) -> int:
@@ -91,6 +93,8 @@ def choose(request: CommonFields, settings: Settings, config: QualityHeadConfig 
         _add_chat(options, request)
     elif fields.system is not None:
         raise bad_field("arrol.system", "a plain completion has no system prompt: write it into the prompt")
+    if "score_every" in chosen:
+        options["score_every"] = _score_every_of(chosen["score_every"], config)
     _add_waves(options, chosen, defaults, n)
     consensus = _consensus(request, defaults.consensus, method)
     if consensus is not None:
@@ -107,6 +111,7 @@ def choose(request: CommonFields, settings: Settings, config: QualityHeadConfig 
         percent=chosen.get("percent", defaults.percent),
         extract=extractor(equality or (config.equality if config else "math")),
         min_confidence=min_confidence,
+        traces=bool(fields.traces),
     )
 
 
@@ -247,6 +252,14 @@ def _add_chat(options: SampleOptions, request: ChatFields) -> None:
         if request.messages[0]["role"] in INSTRUCTING:
             raise bad_field("arrol.system", "the conversation begins with a system prompt: leave one out")
         options["system"] = request.arrol.system
+
+
+def _score_every_of(count: int, config: QualityHeadConfig | None) -> int:
+    if config is None:
+        raise bad_field("arrol.score_every", "scores need a quality head, and this server has none")
+    if count < 1:
+        raise bad_field("arrol.score_every", f"it is {count}; it must be a number of tokens, at least 1")
+    return count
 
 
 def _add_waves(options: SampleOptions, chosen: dict[str, Any], defaults: Any, n: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arrol_tts.events import Ended, Event, Voted
+from arrol_tts.events import Ended, Event, Progress, Voted
 from arrol_tts.serving.settings import Kind
 from arrol_tts.trace import Trace
 from arrol_tts.voting import VoteResult
@@ -51,6 +51,7 @@ class Replier:
         kind: of the request.
         n: different answers of each prompt at most.
         seed: of the samples.
+        traces: whether samples are shown with what they wrote.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Replier:
     kind: Kind
     n: int
     seed: int
+    traces: bool = False
 
     def whole(self, results: Sequence[VoteResult]) -> dict[str, Any]:
         """The reply to a request that is not streamed."""
@@ -77,7 +79,7 @@ class Replier:
 
     def votes(self, results: Sequence[VoteResult]) -> dict[str, Any] | list[dict[str, Any]]:
         """The field ``arrol``: of one prompt, or a list of those of several."""
-        found = [vote_of(result) | {"seed": self.seed} for result in results]
+        found = [vote_of(result, traces=self.traces) | {"seed": self.seed} for result in results]
         return found[0] if len(found) == 1 else found
 
     def opening(self) -> dict[str, Any]:
@@ -152,8 +154,8 @@ def best_traces(result: VoteResult, count: int) -> list[Trace]:
     return [best[row][1] for row in sorted(best)]
 
 
-def vote_of(result: VoteResult) -> dict[str, Any]:
-    """Everything that explains a vote, JSON-ready."""
+def vote_of(result: VoteResult, *, traces: bool = False) -> dict[str, Any]:
+    """Everything that explains a vote, JSON-ready; with ``traces`` also what each sample wrote."""
     return {
         "answer": result.answer,
         "confidence": result.confidence,
@@ -167,16 +169,7 @@ def vote_of(result: VoteResult) -> dict[str, Any]:
             "unstarted_traces": result.tokens.unstarted_traces,
         },
         "samples": [
-            {
-                "sample": trace.sample_id,
-                "answer": trace.answer,
-                "row": row,
-                "weight": weight,
-                "score": trace.score,
-                "tokens": trace.num_tokens,
-                "finish_reason": trace.finish_reason,
-                "detail": trace.detail,
-            }
+            {"row": row, "weight": weight, **_sample(trace, traces)}
             for trace, weight, row in zip(result.traces, result.weights, result.choices, strict=True)
         ],
     }
@@ -190,12 +183,15 @@ class Forming:
         n: samples at most.
         ended: those that have ended.
         result: the vote over them, None before the first answer.
+        traces: whether reports show what samples wrote since the last one.
     """
 
     n: int
+    traces: bool = False
     ended: int = 0
     result: VoteResult | None = None
     _tokens: dict[int, int] = field(default_factory=dict)
+    _news: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def take(self, event: Event) -> None:
         """Take in what happened."""
@@ -204,13 +200,24 @@ class Forming:
         elif isinstance(event, Ended):
             self.ended += 1
             self._tokens[event.trace.sample_id] = event.trace.num_tokens
+            if self.traces:
+                self._news[event.trace.sample_id] = _sample(event.trace, True)
         else:
             self._tokens[event.sample_id] = event.num_tokens
+            if self.traces:
+                self._add_news(event)
+
+    def _add_news(self, event: Progress) -> None:
+        news = self._news.setdefault(event.sample_id, {"sample": event.sample_id, "text": "", "scores": {}})
+        news["tokens"] = event.num_tokens
+        news["text"] += event.text
+        news["scores"] |= event.scores
 
     def report(self) -> dict[str, Any]:
-        """As it stands, JSON-ready."""
+        """As it stands, JSON-ready; what samples wrote is reported once."""
         table = _table(self.result) if self.result else []
-        return {
+        news, self._news = list(self._news.values()), {}
+        report = {
             "phase": "sampling",
             "ended": self.ended,
             "n": self.n,
@@ -219,6 +226,7 @@ class Forming:
             "table": table[:SHOWN_ROWS],
             "tokens": {"generated": sum(self._tokens.values())},
         }
+        return report | ({"samples": news} if self.traces else {})
 
 
 def usage_of(results: Sequence[VoteResult]) -> dict[str, Any]:
@@ -240,6 +248,20 @@ def usage_of(results: Sequence[VoteResult]) -> dict[str, Any]:
 def frame(chunk: dict[str, Any]) -> bytes:
     """A chunk as a server-sent event."""
     return b"data: " + json.dumps(chunk, ensure_ascii=True, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _sample(trace: Trace, whole: bool) -> dict[str, Any]:
+    sample: dict[str, Any] = {
+        "sample": trace.sample_id,
+        "answer": trace.answer,
+        "score": trace.score,
+        "tokens": trace.num_tokens,
+        "finish_reason": trace.finish_reason,
+        "detail": trace.detail,
+    }
+    if whole:
+        sample |= {"text": trace.text, "reasoning": trace.reasoning, "scores": trace.scores}
+    return sample
 
 
 def _table(result: VoteResult) -> list[dict[str, Any]]:

@@ -45,11 +45,13 @@ class VoteFields(_Fields):
     start: int | None = None
     step: int | None = None
     certainty: float | None = None
+    score_every: int | None = None
     consensus: Annotated[ConsensusFields | None, BeforeValidator(_as_share)] = None
     min_confidence: float | None = None
     equality: EqualityName | None = None
     percent: PercentSign | None = None
     system: str | None = None
+    traces: bool | None = None
 
 
 class StreamFields(_Fields):

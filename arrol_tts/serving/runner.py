@@ -81,7 +81,7 @@ class Runner:
 
     async def watch(self, job: Job) -> AsyncGenerator[list[Forming], None]:
         """As ``solve``, with the votes as they form; closing it ends the samples."""
-        forming = {question_id: Forming(job.choice.n) for question_id in job.prompts}
+        forming = {question_id: Forming(job.choice.n, traces=job.choice.traces) for question_id in job.prompts}
         async with self._turn(job):
             options = self._options(job.choice)
             events = self._voter(job).astream(job.prompts, job.choice.n, every=REPORT_SECONDS, **options)

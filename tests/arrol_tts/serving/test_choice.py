@@ -136,6 +136,8 @@ def test_structures_are_compared_as_structures() -> None:
         ({"at": 0}, {}, "arrol.at", "from 1 to 255"),
         ({"at": 16}, {"max_tokens": 16}, "arrol.at", "from 1 to 15, below max_tokens"),
         ({"keep": 0.5}, {"max_tokens": 16}, "arrol.keep", "the head prunes at token 32, and max_tokens is 16"),
+        ({"score_every": 0}, {}, "arrol.score_every", "at least 1"),
+        ({"score_every": 8}, {"config": None}, "arrol.score_every", "scores need a quality head"),
         ({"start": 40}, {}, "arrol.start", "start is 40 and n is 32"),
         ({"start": 0}, {}, "arrol.start", "at least 1"),
         ({"certainty": 0.2}, {}, "arrol.certainty", "from 0.5"),

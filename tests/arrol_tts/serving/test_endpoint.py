@@ -145,6 +145,22 @@ def test_a_long_stream_shows_the_vote_as_it_forms(endpoint: Endpoint) -> None:
     assert written[-1] > 0
 
 
+def test_whoever_asks_for_the_traces_sees_what_they_write(endpoint: Endpoint) -> None:
+    body = {"seed": 0, "arrol": {"n": 8, "traces": True, "score_every": 8}}
+    whole = endpoint.post(body).json()["arrol"]["samples"]
+    cut = next(sample for sample in whole if sample["finish_reason"] == "pruned")
+    assert list(cut["scores"]) == ["8", "16", "24", "32"]
+    said = next(sample for sample in whole if sample["finish_reason"] == "stop")
+    assert said["text"].endswith(f"answer {said['answer']}")
+    chunks = chunks_of(endpoint.post({**body, **LONG, "stream": True, "arrol": LONG["arrol"] | body["arrol"]}))
+    news = [sample for chunk in chunks[:-2] for sample in chunk.get("arrol", {}).get("samples", ())]
+    written = "".join(sample["text"] for sample in news if sample["sample"] == 3 and "finish_reason" not in sample)
+    (last,) = (sample for sample in chunks[-1]["arrol"]["samples"] if sample["sample"] == 3)
+    assert last["text"].startswith(written)
+    assert written
+    assert "text" not in endpoint.post({"seed": 0, "arrol": {"n": 2}}).json()["arrol"]["samples"][0]
+
+
 def test_the_openai_client_streams(client: OpenAI) -> None:
     stream = client.chat.completions.create(
         model="pocket@quality-4", messages=said(QUESTION), stream=True, seed=0  # type: ignore[arg-type]
