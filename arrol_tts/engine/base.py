@@ -201,6 +201,10 @@ class Engine(ABC):
         """
         check_request(questions, sampling, spec, has_head=spec.head in self.heads)
 
+    def trouble(self) -> str:
+        """Why nothing can be sampled now, in words; "" while it can. May wait for a server."""
+        return ""
+
     @abstractmethod
     def _start(self, request: Request) -> Run:
         """Set a checked request to work."""

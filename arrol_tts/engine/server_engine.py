@@ -153,9 +153,7 @@ class ServerEngine(Engine):
             InputError: saying what to change.
             ServerError: when no server answers.
         """
-        for server in self._servers:
-            if server.failure:  # it may be back
-                self._probe(server)
+        self._probe_failed()
         bare = ", ".join(server.url for server in self._alive() if server.info is None)
         if bare and spec.self_certainty:
             raise InputError(
@@ -185,6 +183,20 @@ class ServerEngine(Engine):
                     "leave them out, or chat=False"
                 )
         super().check(questions, sampling, spec)
+
+    def trouble(self) -> str:
+        """See ``Engine.trouble``: what is the matter with each server, once none is left."""
+        try:
+            self._probe_failed()
+            self._alive()
+        except (InputError, ServerError) as error:
+            return str(error)
+        return ""
+
+    def _probe_failed(self) -> None:
+        for server in self._servers:
+            if server.failure:  # it may be back
+                self._probe(server)
 
     def _start(self, request: Request) -> Run:
         return ServerRun(self._loop, request, self._ask)

@@ -107,6 +107,10 @@ class VLLMEngine(Engine):
         with weights_file(weights) as path:
             self._loop.call(partial(_load_weights, path=path))
 
+    def trouble(self) -> str:
+        """See ``Engine.trouble``."""
+        return self._loop.trouble()
+
     def close(self) -> None:
         """See ``Engine.close``."""
         self._loop.stop()

@@ -57,6 +57,10 @@ class VLLMLoop:
         self._thread.start()
         built.result()
 
+    def trouble(self) -> str:
+        """Why the engine is gone, "" while it is there."""
+        return "" if self._dead is None else str(self._dead)
+
     def call(self, work: Callable[[LLMEngine], T]) -> T:
         """Run something between two steps, on the loop's thread, and return what it returns.
 

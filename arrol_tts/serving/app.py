@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 import secrets
@@ -71,7 +72,8 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
 
     @app.get("/health")
     async def health() -> Response:
-        return JSONResponse({"status": "ok"})
+        trouble = await asyncio.to_thread(runner.engine.trouble)
+        return JSONResponse({"status": trouble or "ok"}, 503 if trouble else 200)
 
     @app.get("/metrics")
     async def figures() -> Response:

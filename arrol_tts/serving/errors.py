@@ -8,7 +8,11 @@ from typing import Any
 
 from arrol_tts.errors import ArrolError, EngineError, InputError
 
-_NAMED = (re.compile(r"^([a-z_]{1,40})\b"), re.compile(r"\bhas no ([a-z_]{1,40})\b"))
+_NAMED = (
+    re.compile(r"^([a-z_]{1,40})\b"),
+    re.compile(r"\bhas no ([a-z_]{1,40})\b"),
+    re.compile(r"\b([a-z_]{1,40})="),
+)
 """Where messages of the core name what they are about."""
 
 

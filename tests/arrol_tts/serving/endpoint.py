@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +48,16 @@ class Endpoint:
 def said(*texts: str) -> list[dict[str, str]]:
     """The user's messages."""
     return [{"role": "user", "content": text} for text in texts]
+
+
+def eventually(is_so: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether something comes to be within some time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if is_so():
+            return True
+        time.sleep(0.02)
+    return False
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,7 +12,7 @@ import pytest
 from arrol_tts import WeightedVoter
 from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD
-from tests.arrol_tts.serving.endpoint import ANSWER, QUESTION, Endpoint, said
+from tests.arrol_tts.serving.endpoint import ANSWER, QUESTION, Endpoint, eventually, said
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -28,15 +27,6 @@ LONG = {"arrol": {"n": 24, "keep": 1.0}, "min_tokens": 256, "max_tokens": 256}
 def client(endpoint: Endpoint) -> OpenAI:
     openai = pytest.importorskip("openai", reason="the client comes with vLLM")
     return openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="none", timeout=120, max_retries=0)  # type: ignore[no-any-return]
-
-
-def eventually(is_so: Callable[[], bool], seconds: float = 30.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if is_so():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
