@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -78,6 +79,7 @@ class WeightedVoter:
             key_function(self.equality, self.percent)
         self._engine = engine
         self._make_engine: Callable[[], Engine] | None = None
+        self._loading = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -141,14 +143,15 @@ class WeightedVoter:
         Raises:
             InputError: when this voter has none.
         """
-        if self._engine is None:
-            if self._make_engine is None:
-                raise InputError(
-                    "this voter has no language model: make it with WeightedVoter.from_pretrained(...) or "
-                    "pass engine="
-                )
-            self._engine = self._make_engine()
-        return self._engine
+        with self._loading:  # questions that are asked at once load one engine
+            if self._engine is None:
+                if self._make_engine is None:
+                    raise InputError(
+                        "this voter has no language model: make it with WeightedVoter.from_pretrained(...) or "
+                        "pass engine="
+                    )
+                self._engine = self._make_engine()
+            return self._engine
 
     def solve(
         self,

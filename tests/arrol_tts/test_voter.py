@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +42,20 @@ def test_the_heads_options_of_a_method_are_defaults() -> None:
 def test_asking_without_a_model_says_how_to_get_one() -> None:
     with pytest.raises(ValueError, match=r"no language model: make it with WeightedVoter.from_pretrained"):
         WeightedVoter().solve("2+3", keep=1)
+
+
+def test_threads_that_ask_at_once_load_one_engine() -> None:
+    voter, loaded = WeightedVoter(), []
+
+    def load() -> Any:
+        loaded.append(1)
+        time.sleep(0.05)
+        return object()
+
+    voter._make_engine = load
+    with ThreadPoolExecutor(4) as threads:
+        engines = {id(found) for found in threads.map(lambda _: voter.engine, range(4))}
+    assert (len(loaded), len(engines)) == (1, 1)
 
 
 @pytest.fixture
