@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from arrol_tts.calibration import AnswerCalibration
+from arrol_tts.consensus import Consensus
 from arrol_tts.errors import ArrolError, InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
-from arrol_tts.pocket import POCKET_HEAD
+from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 from arrol_tts.serving.queue import FairQueue
 from arrol_tts.serving.runner import Runner
 from arrol_tts.serving.settings import Settings, VoteDefaults
+from arrol_tts.voting import METHODS, resolve_method
+from arrol_tts.waves import Waves
 
 if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
@@ -78,32 +82,40 @@ def main(
     import uvicorn
 
     from arrol_tts.serving.app import make_app
+    from arrol_tts.serving.spans import export_spans
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         keys = read_keys(api_keys)
         vote = VoteDefaults(
-            n=n, method=method or "quality", keep=keep, start=start, step=step, certainty=certainty,
-            consensus=consensus, min_confidence=min_confidence, equality=equality,  # type: ignore[arg-type]
+            n=n, method=method or ("quality" if head else "majority"), keep=keep, start=start, step=step,
+            certainty=certainty, consensus=consensus, min_confidence=min_confidence, equality=equality,  # type: ignore[arg-type]
         )  # fmt: skip
         config = None if head is None else read_head_config(resolve_head(head))
-        settings = Settings(
-            model=served_name or name_of(head, model, config), vote=vote, max_n=max_n, max_tokens=max_tokens,
-            max_body=max_body, max_running=max_running, max_waiting=max_waiting, keys=keys,
-            log_contents=log_contents,
-        )  # fmt: skip
+        check_defaults(vote, max_n, config)
+        if served_name is not None and (not served_name or "@" in served_name):
+            raise InputError(f"--served-name is {served_name!r}; it must be a name without @")
         fitted = None if calibration is None else read_calibration(calibration)
         options = dict(_pair(text) for text in engine_option or ())
+        end_spans = export_spans()
         loaded = load(head, model=model, server=server, engine=engine, options=options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        _fail(f"--{first['loc'][0]} is {first['input']!r}: {first['msg']}".replace("_", "-"))
     except (ValueError, OSError, ArrolError) as error:
         _fail(str(error))
+    settings = Settings(
+        model=served_name or name_of(loaded.model), vote=vote, max_n=max_n, max_tokens=max_tokens,
+        max_body=max_body, max_running=max_running, max_waiting=max_waiting, keys=keys, log_contents=log_contents,
+    )  # fmt: skip
     runner = Runner(loaded, config, FairQueue(max_running, max_waiting), fitted)
     try:
         typer.echo(f"{settings.model} on http://{host}:{port}/v1", err=True)
         uvicorn.run(make_app(runner, settings), host=host, port=port, access_log=False, log_level="warning")
     finally:
         loaded.close()
+        end_spans()
 
 
 def load(
@@ -127,12 +139,40 @@ def load(
     return load_engine(model, head=head, engine=engine, server=server, **options)  # type: ignore[arg-type]
 
 
-def name_of(head: str | None, model: str | None, config: QualityHeadConfig | None) -> str:
-    """What clients call a model unless the server was told: the last part of its path, or ``pocket``."""
-    if model is None and head is not None and resolve_head(head) == POCKET_HEAD:
+def check_defaults(vote: VoteDefaults, max_n: int, config: QualityHeadConfig | None) -> None:
+    """Refuse defaults that no request could be voted on by.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if vote.n > max_n:
+        raise InputError(f"--n is {vote.n}, more than --max-n {max_n}: lower one or raise the other")
+    name, _ = resolve_method(vote.method, {})
+    if config is None and "scores" in METHODS[name].needs:
+        raise InputError(f"--method {name} needs a quality head: name one, or use majority or deepconf")
+    if vote.keep is not None and not 0 < vote.keep <= 1:
+        raise InputError(f"--keep is {vote.keep}; it must be in (0, 1]")
+    if vote.keep not in (None, 1) and config is None:
+        raise InputError("--keep needs a quality head: name one")
+    if vote.consensus not in (None, 1):
+        try:
+            Consensus(vote.consensus)
+        except InputError as error:
+            raise InputError(f"--consensus: {error}") from None
+    given = {name: getattr(vote, name) for name in ("start", "step", "certainty")}
+    Waves(**{name: value for name, value in given.items() if value is not None})
+
+
+def name_of(model: str) -> str:
+    """What clients call a model, unless the server was told.
+
+    Args:
+        model: a folder, whose name it is; else the hub's id, or what other servers call it, as it is.
+    """
+    if Path(model).resolve() == POCKET_MODEL.resolve():
         return "pocket"
-    found = model or (config.base_model if config else "") or "arrol"
-    return Path(found).name.replace("@", "-") or "arrol"
+    found = Path(model).resolve().name if Path(model).is_dir() else model
+    return found.replace("@", "-") or "arrol"
 
 
 def read_keys(path: Path | None) -> dict[str, str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
+from arrol_tts.errors import MissingPackageError
 from arrol_tts.serving.runner import Job
 
 
@@ -44,15 +46,51 @@ class Span:
         self._span.set_attributes(found)
 
 
+@lru_cache
+def _opentelemetry() -> tuple[Any, Any] | None:
+    """Its modules ``trace`` and ``propagate``, None where it is not installed."""
+    try:
+        return importlib.import_module("opentelemetry.trace"), importlib.import_module("opentelemetry.propagate")
+    except ImportError:
+        return None
+
+
 @contextlib.contextmanager
 def span(name: str, headers: Mapping[str, str]) -> Iterator[Span]:
     """A span around a request, in the trace that its headers name."""
-    if importlib.util.find_spec("opentelemetry") is None:
+    found = _opentelemetry()
+    if found is None:
         yield Span()
         return
-    trace: Any = importlib.import_module("opentelemetry.trace")
-    propagate: Any = importlib.import_module("opentelemetry.propagate")
-    tracer = trace.get_tracer("arrol_tts.serving")
+    trace, propagate = found
     context = propagate.extract(dict(headers))
+    tracer = trace.get_tracer("arrol_tts.serving")
     with tracer.start_as_current_span(name, context=context, kind=trace.SpanKind.SERVER) as started:
         yield Span(started)
+
+
+def export_spans() -> Callable[[], None]:
+    """Send spans where ``OTEL_EXPORTER_OTLP_ENDPOINT`` says, if it does.
+
+    Returns:
+        What sends the last of them, to be called at the end.
+
+    Raises:
+        MissingPackageError: it says so, and OpenTelemetry's exporter is not installed.
+    """
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return lambda: None
+    try:
+        sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
+        export: Any = importlib.import_module("opentelemetry.sdk.trace.export")
+        otlp: Any = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+        trace: Any = importlib.import_module("opentelemetry.trace")
+    except ImportError as error:
+        raise MissingPackageError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, and spans need what is not installed: "
+            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
+        ) from error
+    provider = sdk.TracerProvider()
+    provider.add_span_processor(export.BatchSpanProcessor(otlp.OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown  # type: ignore[no-any-return]
