@@ -9,6 +9,7 @@ import pytest
 
 from tests.paths import ROOT
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 PATHS = re.findall(r"`((?:arrol_tts|arrol_train|evals|demo)/[\w/.]*)`", PAGE)
 NAMED = re.findall(r"`((?:arrol_tts|arrol_train|evals|demo)/[\w/]+\.py)`:\s+`([\w.]+)`", PAGE)
@@ -17,10 +18,10 @@ NAMED = re.findall(r"`((?:arrol_tts|arrol_train|evals|demo)/[\w/]+\.py)`:\s+`([\
 def defined(tree: ast.Module) -> set[str]:
     names = set()
     for node in tree.body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(node, (ast.ClassDef, *FUNCTIONS)):
             names.add(node.name)
         if isinstance(node, ast.ClassDef):
-            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, FUNCTIONS)}
     return names
 
 
