@@ -12,6 +12,7 @@ import yaml
 
 from arrol_tts.engine.request import Sampling
 from arrol_tts.errors import ArrolError
+from arrol_tts.prompts import check_variables
 
 if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
@@ -64,6 +65,10 @@ def collect(
     ] = None,
     few_shot: Annotated[
         Path | None, typer.Option(help="JSON lines of worked examples: question and solution")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="system prompt, which the head will be used with")] = None,
+    chat_template_kwarg: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of the chat template, as enable_thinking=false; repeat")
     ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="ask without the model's chat template, as base models are asked")
@@ -132,6 +137,12 @@ def collect(
     try:
         questions = read_questions(data, question_column=question_column, answer_column=answer_column, limit=limit)
         asked = read_prompt(prompt, few_shot, chat=not plain)
+        if system is not None:
+            asked = asked.with_system(system)
+        if chat_template_kwarg:
+            if plain:
+                _fail("--chat-template-kwarg is for the chat template, which --plain leaves out: give one of them")
+            asked = replace(asked, chat_template_kwargs=_template_variables(chat_template_kwarg))
         if show_prompt:
             _show_prompt(None if server else model, asked.ask("", questions[0].question))
             return
@@ -159,6 +170,7 @@ def collect(
             data_sha256=file_sha256(data),
             prompt=asked.to_messages(),
             chat=asked.chat,
+            chat_template_kwargs=dict(asked.chat_template_kwargs),
             sampling=sampling.record() | {"seed": None if unseeded else seed},
             positions=_positions(positions) or default_positions(max_tokens),
             top_k=int(options.get("top_k", DEFAULT_TOP_K)),
@@ -321,10 +333,17 @@ def _show_prompt(model: str | None, question: Question) -> None:
     typer.echo(tokenizer.decode(prompt_ids(tokenizer, question)))
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def _template_variables(given: list[str]) -> dict[str, Any]:
+    option = "--chat-template-kwarg"
+    variables = dict(_assignment(text, option, "enable_thinking=false") for text in given)
+    check_variables(variables)
+    return variables
+
+
+def _assignment(text: str, option: str = "--set", such_as: str = "rollout.policy=random") -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        _fail(f"--set {text}: write NAME=VALUE, such as rollout.policy=random")
+        _fail(f"{option} {text}: write NAME=VALUE, such as {such_as}")
     return name.strip(), yaml.safe_load(value)
 
 

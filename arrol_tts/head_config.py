@@ -60,6 +60,7 @@ class QualityHeadConfig:
         prompt: chat messages that put a question to the base model, ``{"role", "content"}``, the last with
             ``{question}``; without any, questions are asked as they are.
         chat: whether they go through the model's chat template, see `arrol_tts.prompts.Prompt`.
+        chat_template_kwargs: variables of that template, such as ``{"enable_thinking": False}``.
         metrics: how the head did on held-out questions; for people to read.
         base_revision: which weights the base model had (see ``arrol_tts.revision``), when known.
         format_version: of these files.
@@ -82,6 +83,7 @@ class QualityHeadConfig:
     percent: PercentSign = "fraction"
     prompt: list[dict[str, str]] = field(default_factory=list)
     chat: bool = True
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     base_revision: str | None = None
     format_version: int = field(init=False)

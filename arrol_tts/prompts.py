@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arrol_tts.engine.request import Question
 from arrol_tts.errors import InputError
 from arrol_tts.messages import INSTRUCTING, Message, as_conversation, check_conversation, check_text, text_of
+
+if TYPE_CHECKING:
+    from arrol_tts.head_config import QualityHeadConfig
 
 PLACEHOLDER = "{question}"
 
@@ -24,6 +27,7 @@ class Prompt:
             worked examples or a system prompt.
         chat: whether they go through the model's chat template; False makes them paragraphs of plain text, as a
             base model is asked.
+        chat_template_kwargs: variables of the chat template, such as ``{"enable_thinking": False}``.
 
     Raises:
         InputError: when the last message does not ask the question.
@@ -31,13 +35,20 @@ class Prompt:
 
     messages: tuple[tuple[str, str], ...] = (("user", PLACEHOLDER),)
     chat: bool = True
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.messages or self.messages[-1][0] != "user" or PLACEHOLDER not in self.messages[-1][1]:
             raise InputError(f"the last message of a prompt must be the user's and contain {PLACEHOLDER}")
 
     @classmethod
-    def from_messages(cls, messages: Iterable[Mapping[str, Any]], *, chat: bool = True) -> Prompt:
+    def from_messages(
+        cls,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        chat: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> Prompt:
         """The prompt of ``{"role", "content"}`` messages; without any, the question as it is.
 
         Raises:
@@ -47,7 +58,24 @@ class Prompt:
             pairs = tuple((str(message["role"]), str(message["content"])) for message in messages)
         except (KeyError, TypeError):
             raise InputError('a prompt is a list of messages {"role": ..., "content": ...}') from None
-        return cls(pairs, chat) if pairs else cls(chat=chat)
+        variables = dict(chat_template_kwargs or {})
+        return cls(pairs, chat, variables) if pairs else cls(chat=chat, chat_template_kwargs=variables)
+
+    @classmethod
+    def of_head(cls, config: QualityHeadConfig) -> Prompt:
+        """The prompt that a head was trained with."""
+        variables = config.chat_template_kwargs
+        return cls.from_messages(config.prompt, chat=config.chat, chat_template_kwargs=variables)
+
+    def with_system(self, system: str) -> Prompt:
+        """The same with another system prompt, in place of its own.
+
+        Raises:
+            InputError: when the system prompt is blank.
+        """
+        check_system(system)
+        others = [message for message in self.messages if message[0] not in INSTRUCTING]
+        return replace(self, messages=(("system", system), *others))
 
     def to_messages(self) -> list[dict[str, str]]:
         """JSON-ready messages, as ``from_messages`` takes them; none where the question is asked as it is."""
@@ -74,26 +102,28 @@ class Prompt:
             question_id: of the question.
             question: a text, or the messages of a chat. A blank text stays blank, to be refused.
             system: a system prompt.
-            **options: further fields of the `Question`.
+            **options: further fields of the `Question`; its template variables go over those of this prompt.
 
         Raises:
             InputError: for a conversation that no model could answer, or two system prompts.
         """
         where = f"question {question_id!r}"
+        options = {"chat": self.chat, **options}
+        if options["chat"]:
+            given = options.get("chat_template_kwargs", {})
+            options["chat_template_kwargs"] = {**self.chat_template_kwargs, **given}
         if isinstance(question, str):
             check_text(question, where)
             if not question.strip():
-                return Question(question_id, "", **{"chat": self.chat, **options})
+                return Question(question_id, "", **options)
         else:
             check_conversation(question, where)
         conversation = as_conversation(question)
         instructing = list(takewhile(lambda message: message["role"] in INSTRUCTING, conversation))
         if system is not None:
-            if not isinstance(system, str) or not system.strip():
-                raise InputError(f"system is {system!r:.60}; it must be a text, or left out")
+            check_system(system)
             if instructing:
                 raise InputError(f"{where} begins with a system prompt, and system= is another: leave one out")
-            check_text(system, "system")
             instructing = [{"role": "system", "content": system}]
         *before, (_, around) = self.messages
         own = [{"role": role, "content": text} for role, text in before]
@@ -102,11 +132,18 @@ class Prompt:
         asked = conversation if system is not None else conversation[len(instructing) :]
         messages = [*instructing, *own, *_put_in(around, asked)]
         text = messages[0]["content"] if len(messages) == 1 else None
-        return Question(
-            question_id,
-            text if isinstance(text, str) else tuple(messages),
-            **{"chat": self.chat, **options},
-        )
+        return Question(question_id, text if isinstance(text, str) else tuple(messages), **options)
+
+
+def check_system(system: str) -> None:
+    """Refuse a system prompt that says nothing.
+
+    Raises:
+        InputError: saying so.
+    """
+    if not isinstance(system, str) or not system.strip():
+        raise InputError(f"system is {system!r:.60}; it must be a text, or left out")
+    check_text(system, "system")
 
 
 def _put_in(around: str, conversation: Sequence[Message]) -> Iterator[Message]:

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from arrol_tts.answers import Extractor, extract_answer
+from arrol_tts.answers.of_trace import answer_of
 from arrol_tts.errors import InputError, RecordError
 from arrol_tts.rows import FORMATS, STDIN, Row, TextRow, numbered_rows
+from arrol_tts.thinking import split_thinking
 from arrol_tts.trace import FINISH_REASONS, Trace
 
 __all__ = ["MAPPABLE_FIELDS", "TRACE_FIELDS", "numbered_rows", "read_traces"]
@@ -80,7 +82,7 @@ def read_traces(
     samples are numbered from 0 inside their question, through all files; without ``num_tokens`` the recorded
     token ids or confidences are counted. Empty answers and placeholders for them (``[invalid]``, ``N/A``,
     ``NULL``) become None, numbers their text. Without a column of answers they are extracted from the texts of
-    traces that ended by themselves.
+    traces that ended by themselves; a text that begins with a thinking is told apart from it (`split_thinking`).
 
     lm-evaluation-harness repeats every sample for each of a task's filters: its samples are read once.
 
@@ -207,8 +209,8 @@ class _Reading:
         self.seen[key] = where
         if "answer" in columns:
             self.long_answers += trace.answer is not None and _is_prose(trace.answer)
-        elif trace.text and trace.finish_reason == "stop":
-            trace.answer = self.extract(trace.text)
+        elif (trace.text or trace.tool_calls) and trace.finish_reason == "stop":
+            trace.answer = answer_of(trace, self.extract)
         return trace
 
     def _warn(self, sources: Sequence[Path]) -> None:
@@ -434,6 +436,9 @@ def _trace(row: Row, columns: dict[str, str], reasons: dict[str, str], where: st
     reference = values.pop("reference", None)
     if reference is not None:
         meta["reference"] = reference
+    if values.get("reasoning") is None:
+        split = split_thinking(values.get("text", ""))
+        values |= {"reasoning": split.reasoning, "text": split.text}
     score = values.pop("score", None)
     logit = values.pop("logit", None)
     trace = Trace(sample_id=values.pop("sample_id", 0), meta=meta, **values)

@@ -50,6 +50,7 @@ def _pruned(trace: Trace, num_tokens: int, detail: str) -> Trace:
         trace,
         answer=None,
         correct=None,
+        tool_calls=None,
         num_tokens=num_tokens,
         finish_reason="pruned",
         detail=detail,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from arrol_tts.engine.request import never_stop
 from arrol_tts.events import Ended, Event, Progress, Voted
@@ -114,6 +112,8 @@ class Asking(Iterator[Progress | Trace]):
         if trace.sample_id not in group:
             group[trace.sample_id] = trace
             if trace.finish_reason == "stop" and trace.answer is None:
+                from arrol_tts.answers.of_trace import answer_of  # importing arrol_tts is quick
+
                 trace.answer = answer_of(trace, self._extract)
 
     def _start_wave(self, source: Sampled[Trace] | Sampled[Progress | Trace], question_id: str) -> None:
@@ -136,32 +136,6 @@ class Asking(Iterator[Progress | Trace]):
         if why:
             self._clear.add(trace.question_id)
         return why
-
-
-def answer_of(trace: Trace, extract: Callable[[str], str | None]) -> str | None:
-    """The answer of a trace that ended by itself.
-
-    Args:
-        trace: its tool calls, as JSON, are an answer themselves: ``[{"name": ..., "arguments": {...}}]``.
-        extract: reads it off the text of any other.
-
-    Returns:
-        None when there is none, as in a trace that ended inside its thinking.
-    """
-    if trace.tool_calls:
-        return json.dumps([_called(call) for call in trace.tool_calls], ensure_ascii=False)
-    if trace.reasoning is not None and not trace.text.strip():
-        return None
-    return extract(trace.text)
-
-
-def _called(call: dict[str, Any]) -> dict[str, Any]:
-    """What of a call counts when calls are compared: not its id."""
-    function = call.get("function", {})
-    arguments = function.get("arguments") or "{}"
-    with contextlib.suppress(ValueError):  # a model may write what is no JSON
-        arguments = json.loads(arguments)
-    return {"name": function.get("name"), "arguments": arguments}
 
 
 class EventStream(Iterator[Event]):

@@ -16,18 +16,29 @@ PAIRS = (
     (r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>"),
     (r"<\|content_thinking\|>", r"<\|end_message\|>"),
     (r"<\|channel\|>(?:analysis|commentary)<\|message\|>", r"<\|end\|>"),
+    (r"(?:<\|start\|>assistant )?to=self<\|message\|>", r"<\|eom\|>"),
     (r"Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:"),
 )
 """What begins a thinking and what ends it, as models and vLLM's reasoning parsers have them."""
 
+DELIMITER_TOKENS = (
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>", "<channel|>"),
+    ("<|open|>", "<|close|>", "<|sep|>"),
+    ("<|content_thinking|>", "<|content_text|>", "<|message_model|>", "<|end_message|>"),
+    ("<|start|>", "<|channel|>", "<|message|>", "<|end|>"),
+)
+"""Special tokens of which delimiters are made, together in the models that have them."""
+
 _STARTS = tuple((re.compile(rf"\s*{start}"), re.compile(end)) for start, end in PAIRS)
 _ANY_START = re.compile("|".join(start for start, _ in PAIRS))
 _ANY_END = re.compile("|".join(end for _, end in PAIRS))
-_SAYING_END = re.compile("|".join(end for _, end in PAIRS[:7]))
+SAYING_END = re.compile("|".join(end for _, end in PAIRS[:7]))
 """Ends that say so: a thinking that the prompt began is known by them alone."""
 _AROUND_ANSWER = re.compile(
-    r"<\|start\|>assistant|<\|channel\|>final<\|message\|>|<\|(?:START|END)_(?:RESPONSE|TEXT)\|>"
-    r"|<\|(?:begin|end)_of_solution\|>|<\|(?:open|close)\|>(?:response|message)<\|sep\|>|</?response>"
+    r"<\|start\|>assistant(?: to=user<\|message\|>)?|<\|channel\|>final<\|message\|>"
+    r"|<\|(?:START|END)_(?:RESPONSE|TEXT)\|>|<\|(?:begin|end)_of_solution\|>|<\|(?:open|close)\|>(?:response|message)<\|sep\|>|</?response>"
     r"|<\|message_model\|>|<\|content_text\|>|<\|end_message\|>"
 )
 """What models write around their answers."""
@@ -65,8 +76,8 @@ def split_thinking(text: str, *, opened: bool = False) -> Split:
             start, ends = begun
         elif not thoughts and opened:
             start, ends = 0, _ANY_END
-        elif not thoughts and (stray := _SAYING_END.search(text)) and not _ANY_START.search(text, 0, stray.end()):
-            start, ends = 0, _SAYING_END
+        elif not thoughts and (stray := SAYING_END.search(text)) and not _ANY_START.search(text, 0, stray.end()):
+            start, ends = 0, SAYING_END
         else:
             break
         end = ends.search(text, start)

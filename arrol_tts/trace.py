@@ -84,6 +84,11 @@ class Trace:
             )
 
     @property
+    def written(self) -> str:
+        """All that it wrote, for people to read: its thinking, and its text below."""
+        return self.text if self.reasoning is None else f"{self.reasoning}\n\n{self.text}".rstrip()
+
+    @property
     def score(self) -> float | None:
         """The last score of the head, None when it never scored this trace."""
         return self.scores[next(reversed(self.scores))] if self.scores else None

@@ -69,7 +69,7 @@ class WeightedVoter:
         self.method = method
         self.extract = extract or _extract_answer
         if prompt is None:
-            prompt = Prompt.from_messages(config.prompt, chat=config.chat) if config else Prompt()
+            prompt = Prompt() if config is None else Prompt.of_head(config)
         self.prompt = prompt
         self.equality: Equality = equality or (config.equality if config else "math")
         self.percent: PercentSign = percent or (config.percent if config else "fraction")

@@ -54,6 +54,7 @@ def main(
     server: Annotated[
         list[str] | None, typer.Option(help="URL of a server started with this head (docs/serving.md); repeatable")
     ] = None,
+    system: Annotated[str | None, typer.Option(help="system prompt, in place of the head's own")] = None,
     traces: Annotated[
         Path | None, typer.Option(help="only replay this trace file or store; no language model is loaded")
     ] = None,
@@ -78,6 +79,8 @@ def main(
             is_pocket = folder == POCKET_HEAD and model is None
             engine_options: dict[str, Any] = {"max_model_len": 512} if is_pocket and server is None else {}
             voter = WeightedVoter.from_pretrained(head, model=model, server=server, **engine_options)
+            if system is not None:
+                voter.prompt = voter.prompt.with_system(system)
             evaluation = last_evaluation(head, folder, runs)
         except (ValueError, OSError) as error:
             _fail(str(error))

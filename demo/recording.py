@@ -70,7 +70,7 @@ def _event(trace: Trace, tick: int) -> Event:
         trace.question_id,
         trace.sample_id,
         num_tokens=tick,
-        text=trace.text[: round(len(trace.text) * tick / trace.num_tokens)],
+        text=trace.written[: round(len(trace.written) * tick / trace.num_tokens)],
         scores={position: score for position, score in trace.scores.items() if position < tick},
     )
 
@@ -103,6 +103,7 @@ def _row(question_id: str, run: RecordedRun, trace: Trace) -> dict[str, Any]:
         "question_id": question_id,
         "sample_id": trace.sample_id,
         "text": trace.text,
+        "reasoning": trace.reasoning,
         "answer": trace.answer,
         "num_tokens": trace.num_tokens,
         "finish_reason": trace.finish_reason,

@@ -99,7 +99,7 @@ class RunState:
             if trace.correct is None and trace.answer is not None and self.reference is not None:
                 trace.correct = answers_equal(trace.answer, self.reference)
             self.question_id = trace.question_id
-            self.views[trace.sample_id] = TraceView(trace.num_tokens, trace.text, dict(trace.scores), trace)
+            self.views[trace.sample_id] = TraceView(trace.num_tokens, trace.written, dict(trace.scores), trace)
             self._tally = None
             if trace.finish_reason == "cancelled" and not self.note:
                 self.note = f"The rest was cancelled: {trace.detail}."

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from arrol_train.questions import TrainingQuestion
 from arrol_train.rewards import Reward
 from arrol_tts.answers import extract_answer
+from arrol_tts.answers.of_trace import answer_of
 from arrol_tts.engine.base import DEFAULT_TOP_K, Engine
 from arrol_tts.engine.request import Sampling
 from arrol_tts.errors import InputError
@@ -51,7 +52,8 @@ class CollectionManifest:
         revision: which weights (see ``arrol_tts.revision``), None when unknown.
         hidden_size: width of the hidden vectors.
         data: name of the file of questions, and ``data_sha256`` of its content.
-        prompt: messages that put a question to the model; ``chat`` whether they go through its chat template.
+        prompt: messages that put a question to the model; ``chat`` whether they go through its chat template, and
+            ``chat_template_kwargs`` the variables of that.
         sampling: options of `Sampling` (its ``record``), with the ``seed``.
         positions: to detect at, in generated tokens: of hidden vectors that are kept whatever the stride; the
             finish's is always there too.
@@ -75,6 +77,7 @@ class CollectionManifest:
     synthetic: bool = False
     stride: int = 0
     chat: bool = True
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     version: int = 1
 
     @classmethod
@@ -198,7 +201,10 @@ class Collection:
             confidence=True,
             self_certainty=True,
         )
-        prompt = Prompt.from_messages(self.manifest.prompt, chat=self.manifest.chat)
+        variables = self.manifest.chat_template_kwargs
+        prompt = Prompt.from_messages(
+            self.manifest.prompt, chat=self.manifest.chat, chat_template_kwargs=variables
+        )
         asked = [
             prompt.ask(name, self.questions[name].question, samples=numbers)
             for name, numbers in self.missing.items()
@@ -260,7 +266,7 @@ def collect(
 def _grade(trace: Trace, question: TrainingQuestion, reward: Reward) -> None:
     """A trace that was cut off has no answer and is wrong."""
     ended = trace.finish_reason == "stop"
-    trace.answer = extract_answer(trace.text) if ended else None
+    trace.answer = answer_of(trace, extract_answer) if ended else None
     trace.correct = ended and reward({"question": question.question, "answer": question.answer}, trace.text) >= 1
 
 

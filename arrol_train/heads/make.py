@@ -217,6 +217,7 @@ def _head_config(collected: Collected, options: HeadOptions) -> QualityHeadConfi
         engine={"top_k": manifest.top_k} | {k: v for k, v in (manifest.engine or {}).items() if k == "dtype"},
         prompt=manifest.prompt,
         chat=manifest.chat,
+        chat_template_kwargs=manifest.chat_template_kwargs,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from arrol_tts.answers.letters import choice_in, choice_of
 from arrol_tts.answers.statements import answer_in, conclusion, list_of, statements
+from arrol_tts.thinking import SAYING_END, split_thinking
 
 Extractor = Callable[[str], str | None]
 """Solution text -> answer, or None when it holds none. ``extract_answer`` is one; so is your own."""
@@ -19,11 +20,7 @@ _END = re.compile(
     r"|return|call|start_header_id|user|User)[|｜]>|</s>|<eos>|<pad>|<end_of_turn>|\[INST\]|\[PAD\]"
 )
 _SPECIAL = re.compile(r"<[|｜][\w▁]{1,40}[|｜]>")
-_THOUGHT_END = re.compile(
-    r"</(?:think|thinking|thought|thoughts|reasoning|seed:think)>|<\|end_of_thought\|>|\[/THINK\]|◁/think▷"
-    r"|<\|channel\|>final<\|message\|>",
-    re.IGNORECASE,
-)
+_THOUGHT_END = re.compile(rf"{SAYING_END.pattern}|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 _NEXT_QUESTION = re.compile(
     r"^[#* \t]{0,9}(?:Question|Problem|Exercise|Example|Q|Human|User|Instruction|问题|题目|问)"
     r"[ \t]{0,3}[0-9]{0,4}[ \t]{0,3}(?:\*\*)?[:：.]",
@@ -65,9 +62,9 @@ _MAX_TRIES = 50
 def extract_answer(text: str, *, choices: bool = False, stated: bool = False) -> str | None:
     r"""The answer that a solution states, or None when there is none.
 
-    What a reasoning model says after its thinking (``</think>``) goes before the thinking. Text behind an
-    end-of-text token is not read, nor what follows a stated answer once the text poses a question of its own,
-    as base models do (``Question: ...``).
+    What a reasoning model says after its thinking (``</think>``) goes before the thinking, and a text that ends
+    inside it has no answer (`arrol_tts.thinking`). Text behind an end-of-text token is not read, nor what follows
+    a stated answer once the text poses a question of its own, as base models do (``Question: ...``).
 
     Looked for in this order, the last occurrence of each: ``<answer>`` tags; ``\boxed{...}`` with balanced
     braces (a box that the text was cut off in does not count); ``#### N`` (GSM8K; a heading is none); "the (final)
@@ -85,6 +82,8 @@ def extract_answer(text: str, *, choices: bool = False, stated: bool = False) ->
     """
     if not isinstance(text, str):
         raise TypeError(f"text is {type(text).__name__}; pass the solution as a string")
+    if split_thinking(text).is_open:
+        return None
     text = _before_end(text)
     thoughts = [match.end() for match in _THOUGHT_END.finditer(text)]
     for part in (text[thoughts[-1] :], text) if thoughts else (text,):

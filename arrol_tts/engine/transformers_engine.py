@@ -35,6 +35,7 @@ class _Row:
     sample_id: int
     spec: TraceSpec
     prompt: list[int]
+    opened: bool
     generator: torch.Generator
     token_ids: list[int]
     reported: int = 0
@@ -99,6 +100,7 @@ class TransformersEngine(Engine):
             self.load_head(each, name)
         self._running: set[int] = set()
         self._stop_texts = StopTexts(self._tokenizer)
+        self._decoder = self._stop_texts.decoder
         self._top_k = top_k
         self._batch_size = batch_size
         eos = self._lm.generation_config.eos_token_id
@@ -166,10 +168,11 @@ class TransformersEngine(Engine):
                 while asked and (not rows or len(rows) + len(asked[0][0].wanted(sampling.n)) <= self._batch_size):
                     question, spec = asked.popleft()
                     prompt = prompt_ids(self._tokenizer, question)
+                    opened = self._decoder.opens_thinking(prompt)
                     for sample_id in question.wanted(sampling.n):
                         generator, seed = torch.Generator(), sampling.seed_of(question.id, sample_id)
                         generator.seed() if seed is None else generator.manual_seed(seed)
-                        rows.append(_Row(question, sample_id, spec, prompt, generator, []))
+                        rows.append(_Row(question, sample_id, spec, prompt, opened, generator, []))
                 yield from self._decode(rows, sampling, stopped, request.every)
         finally:
             self._running.discard(id(request))
@@ -180,7 +183,7 @@ class TransformersEngine(Engine):
         """Sample rows to their ends; those that wait for their group follow in a later wave."""
         monitor = Monitor()
         for row in rows:
-            monitor.add(row, row.spec)
+            monitor.add(row, row.spec).thinking = row.opened or None
         unfinished = dict.fromkeys(rows)
         while unfinished:
             wave = [row for row in unfinished if not monitor.is_held(row)]
@@ -195,8 +198,10 @@ class TransformersEngine(Engine):
                 log = monitor.drop(row)
                 assert log is not None
                 detail = stopped[row.question.id] if reason == "cancelled" else ""
-                text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)
-                trace = log.to_trace(row.question.id, row.sample_id, text, row.token_ids, reason, detail)
+                text, opened = self._decoder(row.token_ids), row.opened
+                trace = log.to_trace(
+                    row.question.id, row.sample_id, text, row.token_ids, reason, detail, opened=opened
+                )
                 trace.prompt_tokens, trace.cached_tokens = len(row.prompt), 0
                 yield trace
 
@@ -283,7 +288,7 @@ class TransformersEngine(Engine):
             if token in distribution.ends:
                 ended[row] = "stop"
             elif row.spec.stop and (
-                text := self._stop_texts.written(row.token_ids, row.spec.stop, after=sampling.min_tokens)
+                text := self._stop_texts.ending(log, row.token_ids, after=sampling.min_tokens)
             ):
                 ended[row], log.stop_text = "stop", text
             elif position + 1 == sampling.max_tokens:
@@ -304,7 +309,7 @@ class TransformersEngine(Engine):
         return ended
 
     def _progress(self, row: _Row, monitor: Monitor) -> Progress:
-        text = self._tokenizer.decode(row.token_ids, skip_special_tokens=True)
+        text = self._decoder(row.token_ids)
         news = monitor.logs[row].take_news() or {}
         scores = {k: score for k, score in news.get("scores", ()) if score is not None}
         new_text, row.reported = text[row.reported :], len(text)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, hidden_size_of
+from arrol_tts.engine.decoder import Decoder
 from arrol_tts.engine.handover import head_folder, head_folders, weights_file
+from arrol_tts.engine.vllm_fields import ChatFields
 from arrol_tts.engine.vllm_loop import VLLMLoop
 from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, check_vllm, vllm_options
-from arrol_tts.engine.vllm_run import VLLMRun
+from arrol_tts.engine.vllm_run import Prepared, VLLMRun
 from arrol_tts.errors import EngineError, InputError
 from arrol_tts.prompts import prompt_ids
 
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
 
     from arrol_tts.engine.handover import Heads, HeadSource
-    from arrol_tts.engine.request import Question, Request, Sampling
-    from arrol_tts.stopping import TraceSpec
+    from arrol_tts.engine.request import Question, Request
 
 CPU_KV_CACHE_BYTES = 1 << 30
 """KV cache on CPU unless the caller sets one: vLLM would take most of the machine's memory."""
@@ -41,6 +42,8 @@ class VLLMEngine(Engine):
         top_k: candidates of DeepConf's token confidence.
         in_process: run the engine core in this process (default on CPU, where a process more only
             takes cores away) or in one of its own (vLLM's default, better on GPUs).
+        tool_parser: vLLM's name of the parser that reads the model's tool calls, such as ``"hermes"``; without it
+            there are no tools.
         **options: vLLM's engine arguments (``tensor_parallel_size``, ``max_num_seqs``,
             ``max_model_len``, ``dtype`` ...), passed on as they are.
 
@@ -56,9 +59,11 @@ class VLLMEngine(Engine):
         head: Heads = None,
         top_k: int = DEFAULT_TOP_K,
         in_process: bool | None = None,
+        tool_parser: str | None = None,
         **options: Any,
     ) -> None:
         self.model = str(model)
+        self._tool_parser = tool_parser
         self.hidden_size = hidden_size_of(model)
         with head_folders(head, hidden_size=self.hidden_size, model=self.model) as folders:
             self._load(folders, top_k, in_process, options)
@@ -89,6 +94,7 @@ class VLLMEngine(Engine):
         weakref.finalize(self, self._loop.stop)
         engine = self._loop.engine
         self._tokenizer: Any = engine.get_tokenizer()
+        self._decoder = Decoder(self._tokenizer)
         self._max_model_len = engine.model_config.max_model_len
 
     @property
@@ -115,26 +121,23 @@ class VLLMEngine(Engine):
         """See ``Engine.close``."""
         self._loop.stop()
 
-    def check(self, questions: Sequence[Question], sampling: Sampling, spec: TraceSpec) -> None:
-        """See ``Engine.check``."""
-        super().check(questions, sampling, spec)
-        for question in questions:
-            for name in question.request_fields:
-                raise InputError(
-                    f"the vLLM engine in this process has no {name}: leave it out of request_fields, or serve the "
-                    "model and pass server="
-                )
+    def _prepare(self, question: Question) -> Prepared:
+        prompt = prompt_ids(self._tokenizer, question)
+        fields = None
+        if question.request_fields:
+            fields = ChatFields(question, self._tokenizer, self._tool_parser)
+        return Prepared(prompt, self._decoder.opens_thinking(prompt), fields)
 
     def _start(self, request: Request) -> VLLMRun:
-        prompts = [prompt_ids(self._tokenizer, question) for question in request.questions]
-        for question, prompt in zip(request.questions, prompts, strict=True):
-            if len(prompt) + request.sampling.max_tokens > self._max_model_len:
+        prepared = [self._prepare(question) for question in request.questions]
+        for question, ready in zip(request.questions, prepared, strict=True):
+            if len(ready.prompt) + request.sampling.max_tokens > self._max_model_len:
                 raise InputError(
-                    f"question {question.id!r} has {len(prompt)} prompt tokens; with max_tokens="
+                    f"question {question.id!r} has {len(ready.prompt)} prompt tokens; with max_tokens="
                     f"{request.sampling.max_tokens} it exceeds the model's {self._max_model_len}: lower max_tokens"
                 )
-        run = VLLMRun(self._loop, self._tokenizer, request.every, in_process=self._in_process)
-        self._loop.call(lambda engine: run.submit(engine, request, prompts))
+        run = VLLMRun(self._loop, self._decoder, self._prepare, request.every, in_process=self._in_process)
+        self._loop.call(lambda engine: run.submit(engine, request, prepared))
         return run
 
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import queue
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from arrol_tts.engine.base import Run
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.errors import EngineError, InputError
 from arrol_tts.events import Progress
-from arrol_tts.prompts import prompt_ids
 from arrol_tts.stopping import TraceLog, TraceSpec
 
 if TYPE_CHECKING:
@@ -24,9 +23,26 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.llm_engine import LLMEngine
 
+    from arrol_tts.engine.decoder import Decoder
     from arrol_tts.engine.request import Question, Request
+    from arrol_tts.engine.vllm_fields import ChatFields
     from arrol_tts.engine.vllm_loop import VLLMLoop
     from arrol_tts.trace import FinishReason, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a question comes to for vLLM.
+
+    Attributes:
+        prompt: token ids.
+        opened: the prompt ends inside a thinking.
+        fields: further fields of its requests, None without any.
+    """
+
+    prompt: list[int]
+    opened: bool
+    fields: ChatFields | None
 
 
 @dataclass(eq=False, slots=True)
@@ -37,7 +53,7 @@ class _Running:
     sample_id: int
     spec: TraceSpec
     internal_id: str
-    prompt: Sequence[int]
+    prepared: Prepared
     token_ids: list[int] = field(default_factory=list)
 
 
@@ -62,17 +78,27 @@ class VLLMRun(Run):
 
     Args:
         loop: the engine's.
-        tokenizer: the model's.
+        decoder: of the engine's model.
+        prepare: makes a question ready for vLLM.
         every: seconds between reports of progress, None for none.
         in_process: the engine core runs in this process, where objects need not be serialised.
     """
 
     _names = itertools.count()
 
-    def __init__(self, loop: VLLMLoop, tokenizer: Any, every: float | None, *, in_process: bool) -> None:
+    def __init__(
+        self,
+        loop: VLLMLoop,
+        decoder: Decoder,
+        prepare: Callable[[Question], Prepared],
+        every: float | None,
+        *,
+        in_process: bool,
+    ) -> None:
         self.loop = loop
         self._inbox: queue.SimpleQueue[Progress | _Ended | Exception | None] = queue.SimpleQueue()
-        self._tokenizer, self._every, self._in_process = tokenizer, every, in_process
+        self._decoder, self._prepare = decoder, prepare
+        self._every, self._in_process = every, in_process
         self._pending: dict[str, _Running] = {}
         self._closed = False
         self._news: dict[str, Progress] = {}
@@ -87,11 +113,11 @@ class VLLMRun(Run):
         return self._read(item) if isinstance(item, _Ended) else item
 
     def add(self, request: Request) -> None:
-        prompts = [prompt_ids(self._tokenizer, question) for question in request.questions]
+        prepared = [self._prepare(question) for question in request.questions]
 
         def submit(engine: LLMEngine) -> None:
             try:
-                self.submit(engine, request, prompts)
+                self.submit(engine, request, prepared)
             except Exception as error:
                 self.failed(error)
 
@@ -109,18 +135,25 @@ class VLLMRun(Run):
         self.loop.post(self.abort)
 
     def _read(self, ended: _Ended) -> Trace:
-        running, log = ended.trace, ended.log
+        running, log, prepared = ended.trace, ended.log, ended.trace.prepared
         if not isinstance(log, TraceLog):
             log = TraceLog.from_wire({"scores": (), **log}, running.spec)
-        text = self._tokenizer.decode(ended.token_ids, skip_special_tokens=True)
         trace = log.to_trace(
-            running.question.id, running.sample_id, text, ended.token_ids, ended.finish_reason, ended.detail
+            running.question.id,
+            running.sample_id,
+            self._decoder(ended.token_ids),
+            ended.token_ids,
+            ended.finish_reason,
+            ended.detail,
+            opened=prepared.opened,
         )
-        trace.prompt_tokens, trace.cached_tokens = len(running.prompt), ended.cached_tokens
+        if prepared.fields is not None:
+            prepared.fields.read_calls(trace)
+        trace.prompt_tokens, trace.cached_tokens = len(prepared.prompt), ended.cached_tokens
         return trace
 
-    def submit(self, engine: LLMEngine, request: Request, prompts: Sequence[list[int]]) -> None:
-        """Hand all traces of a request to vLLM, with its questions' prompts; on the loop's thread."""
+    def submit(self, engine: LLMEngine, request: Request, prepared: Sequence[Prepared]) -> None:
+        """Hand all traces of a request to vLLM; on the loop's thread."""
         if self._closed:
             return
         from vllm import SamplingParams
@@ -129,10 +162,11 @@ class VLLMRun(Run):
 
         live, sampling = self._every is not None, request.sampling
         try:
-            for question, prompt, spec in zip(request.questions, prompts, request.specs, strict=True):
+            for question, ready, spec in zip(request.questions, prepared, request.specs, strict=True):
                 asked = None
                 if spec.asks_anything:
                     asked = {CONFIG_KEY: spec if self._in_process else json.dumps(spec.to_dict())}
+                further = {} if ready.fields is None else ready.fields.sampling()
                 for sample_id in question.wanted(sampling.n):
                     # One request per trace: with n > 1 only the last-finishing sample's log would survive.
                     params = SamplingParams(
@@ -151,10 +185,11 @@ class VLLMRun(Run):
                         detokenize=live,
                         output_kind=RequestOutputKind.DELTA if live else RequestOutputKind.FINAL_ONLY,
                         extra_args=asked,
+                        **further,
                     )
                     name = str(next(self._names))
-                    internal_id = str(engine.add_request(name, tokens_input(prompt), params))
-                    self._pending[name] = _Running(question, sample_id, spec, internal_id, prompt)
+                    internal_id = str(engine.add_request(name, tokens_input(ready.prompt), params))
+                    self._pending[name] = _Running(question, sample_id, spec, internal_id, ready)
                     self.loop.listen(name, self)
         except BaseException:
             self._give_up(engine)

@@ -46,6 +46,8 @@ class TraceLog:
         groups: the state of each of its rules, shared with the rest of its group.
         reported: how many of its scores have been reported live.
         last_token: the token sampled last; kept by engines for specs with ``score_after``.
+        thinking: whether it is inside a thinking, where stop texts do not end it; None while that is not known.
+        thought: generated tokens up to which that was looked for.
         received: the measures of a log that came over the wire, which has not every token's number.
         wants_scores: the spec's need of a head; kept here because it is asked for at every token.
         wants_confidence: likewise, of token confidences.
@@ -69,6 +71,8 @@ class TraceLog:
     groups: list[GroupState] = field(default_factory=list)
     reported: int = 0
     last_token: int | None = None
+    thinking: bool | None = None
+    thought: int = 0
     received: dict[str, Any] | None = None
     wants_scores: bool = field(init=False)
     wants_confidence: bool = field(init=False)

@@ -41,12 +41,17 @@ class TokenLedger:
             would have run to the mean length of the question's finished traces (``stop`` or ``length``); 0 when
             none finished.
         unstarted_traces: those of the n asked for that waves did without.
+        prompt: tokens of their prompts, counted for every trace, as far as they are known; None where no trace
+            knows.
+        cached: those of them that the engine's prefix cache spared computing, likewise.
     """
 
     generated: int
     pruned_traces: int
     saved: int
     unstarted_traces: int = 0
+    prompt: int | None = None
+    cached: int | None = None
 
     @classmethod
     def of(cls, traces: Sequence[Trace], unstarted_traces: int = 0) -> TokenLedger:
@@ -57,7 +62,14 @@ class TokenLedger:
         if finished:
             expected = sum(finished) / len(finished)
             saved = round(sum(max(0.0, expected - n) for n in pruned) + unstarted_traces * expected)
-        return cls(sum(t.num_tokens for t in traces), len(pruned), saved, unstarted_traces)
+        return cls(
+            sum(t.num_tokens for t in traces),
+            len(pruned),
+            saved,
+            unstarted_traces,
+            prompt=_sum_known([t.prompt_tokens for t in traces]),
+            cached=_sum_known([t.cached_tokens for t in traces]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,11 @@ class VoteResult:
             f"about {self.tokens.saved} tokens saved",
         ]
         return "\n".join(lines)
+
+
+def _sum_known(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _one_line(answer: str, width: int = 80) -> str:

@@ -62,6 +62,7 @@ def run(
         list[int] | None, typer.Option("--stop-token-id", help="token that ends a trace; repeatable")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="auto, chat, few-shot or head")] = None,
+    system: Annotated[str | None, typer.Option(help="system prompt, in place of the head's own")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, vllm or transformers")] = None,
     server: Annotated[
         list[str] | None, typer.Option(help="sample through this server, see docs/serving.md; repeat for several")
@@ -100,6 +101,7 @@ def run(
         "step": step,
         "certainty": certainty,
         "prompt": prompt,
+        "system": system,
         "engine": engine,
         "servers": tuple(server or ()) or None,
     }
@@ -143,7 +145,7 @@ def run(
 
 def _show_prompt(settings: RunSettings, benchmark: Benchmark) -> None:
     tokenizer = settings.tokenizer()
-    prompt = choose_style(settings.prompt, tokenizer, settings.head_config())
+    prompt = choose_style(settings.prompt, tokenizer, settings.head_config(), system=settings.system)
     question = prompt.question(benchmark, benchmark.problems[0], settings.head_config())
     if tokenizer is not None:
         typer.echo(tokenizer.decode(prompt_ids(tokenizer, question)))

@@ -71,7 +71,7 @@ def _show(
             console.print(f"{trace.sample_id} was {trace.finish_reason}: {trace.detail}", markup=False)
     for trace in traces if with_text else ():
         console.rule(f"sample {trace.sample_id}")
-        console.print(trace.text, markup=False, highlight=False)
+        console.print(trace.written, markup=False, highlight=False)
 
 
 def _cells(trace: Trace) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from arrol_tts.answers import Equality, PercentSign, answers_equal, extract_answer
+from arrol_tts.answers.of_trace import answer_of
 from arrol_tts.errors import InputError
 from arrol_tts.recorded import read_traces
 from arrol_tts.trace import Trace
@@ -41,7 +42,7 @@ def load_questions(
     reasons: Counter[str] = Counter()
     for trace in read_traces(path, fields, finish_reasons=finish_reasons):
         if trace.answer is None and trace.text and trace.finish_reason == "stop":
-            trace.answer = extract_answer(trace.text)
+            trace.answer = answer_of(trace, extract_answer)
         reference = trace.meta.get("reference")
         ended = trace.answer is not None or trace.finish_reason in ("stop", "length")
         if trace.correct is None and reference is not None and ended:

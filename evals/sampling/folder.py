@@ -47,6 +47,7 @@ class RunManifest:
         keep: keep ratio of the pruned pass.
         stopping: passes besides the full one.
         prompt: style of the prompts.
+        system: their system prompt, in place of the head's own; None: the head's, if any.
         waves: start, step and certainty of the pass in waves, where there is one.
         seeds: seeds that were asked for so far.
         commands: the command of every session.
@@ -64,6 +65,7 @@ class RunManifest:
     stopping: list[str]
     prompt: str
     waves: dict[str, Any] | None = None
+    system: str | None = None
     seeds: list[int] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class RunManifest:
 
     def fixed(self) -> dict[str, Any]:
         """What traces of one folder have in common."""
-        names = ("model", "engine", "head_sha256", "sampling", "keep", "stopping", "prompt", "waves")
+        names = ("model", "engine", "head_sha256", "sampling", "keep", "stopping", "prompt", "system", "waves")
         return {name: getattr(self, name) for name in names}
 
 

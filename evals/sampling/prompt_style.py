@@ -27,9 +27,11 @@ class PromptStyle:
         name: ``chat`` sends the question with the benchmark's instruction through the model's chat template;
             ``head`` sends the question alone, in the prompt that the head was trained with; ``few-shot`` puts
             worked examples before it, as plain text.
+        system: system prompt, in place of the head's own.
     """
 
     name: Literal["chat", "few-shot", "head"] = "chat"
+    system: str | None = None
 
     def text(self, benchmark: Benchmark, problem: Problem) -> str:
         """What is asked; benchmarks without worked examples have none in the few-shot style either."""
@@ -49,15 +51,19 @@ class PromptStyle:
     def around(self, config: QualityHeadConfig | None) -> Prompt:
         """What stands around the text; for the voter, and for the engine's questions."""
         if self.name == "head" and config is not None:
-            return Prompt.from_messages(config.prompt, chat=config.chat)
-        return Prompt(chat=self.name != "few-shot")
+            prompt = Prompt.of_head(config)
+        else:
+            prompt = Prompt(chat=self.name != "few-shot")
+        return prompt if self.system is None else prompt.with_system(self.system)
 
     def question(self, benchmark: Benchmark, problem: Problem, config: QualityHeadConfig | None) -> Question:
         """The engine's question."""
         return self.around(config).ask(problem.id, self.text(benchmark, problem))
 
 
-def choose_style(name: str, tokenizer: Any | None, config: QualityHeadConfig | None) -> PromptStyle:
+def choose_style(
+    name: str, tokenizer: Any | None, config: QualityHeadConfig | None, *, system: str | None = None
+) -> PromptStyle:
     """The style of a name.
 
     ``auto`` is the head's prompt where it has one, else chat where the model has a chat template, else few-shot.
@@ -66,6 +72,7 @@ def choose_style(name: str, tokenizer: Any | None, config: QualityHeadConfig | N
         name: one of ``STYLES``.
         tokenizer: the model's; None when it is not here, but on a server, which is taken to have a chat template.
         config: the head's, None without one.
+        system: system prompt, in place of the head's own.
 
     Raises:
         InputError: for an unknown style, or one that model or head do not have.
@@ -79,5 +86,5 @@ def choose_style(name: str, tokenizer: Any | None, config: QualityHeadConfig | N
     if name == "head" and not has_prompt:
         raise InputError("--prompt head: this head was trained without a prompt of its own; use chat or few-shot")
     if name == "few-shot" or (name == "auto" and not has_prompt and not has_template):
-        return PromptStyle("few-shot")
-    return PromptStyle("head" if name == "head" or (name == "auto" and has_prompt) else "chat")
+        return PromptStyle("few-shot", system)
+    return PromptStyle("head" if name == "head" or (name == "auto" and has_prompt) else "chat", system)

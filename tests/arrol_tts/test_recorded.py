@@ -37,6 +37,31 @@ def test_columns_named_like_fields_need_no_map(file: Path) -> None:
     assert list(read_traces(file)) == [Trace("a", 4, answer="2", correct=True, finish_reason="length")]
 
 
+def test_recorded_texts_are_told_apart_from_the_thinking_before_them(file: Path) -> None:
+    jsonl(
+        file,
+        {"question_id": "a", "text": "<think>2+3 is 6</think>The answer is 5."},
+        {"question_id": "a", "text": "<think>2+3, so the answer is 5"},
+        {"question_id": "a", "text": "The answer is 5.", "reasoning": "2+3"},
+        {"question_id": "a", "text": "", "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]},
+    )
+    assert [(trace.reasoning, trace.text, trace.answer) for trace in read_traces(file)] == [
+        ("2+3 is 6", "The answer is 5.", "5"),
+        ("2+3, so the answer is 5", "", None),
+        ("2+3", "The answer is 5.", "5"),
+        (None, "", '[{"name": "add", "arguments": {}}]'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("tool_calls", 7), ("tool_calls", ["f"]), ("prompt_tokens", "many"), ("reasoning", 7)]
+)
+def test_what_cannot_be_read_as_a_field_is_named(file: Path, field: str, value: Any) -> None:
+    jsonl(file, {"question_id": "a", "answer": "5", field: value})
+    with pytest.raises(RecordError, match=f"column '{field}' cannot be read as {field}"):
+        list(read_traces(file))
+
+
 def test_one_row_per_trace_with_a_map(file: Path) -> None:
     jsonl(
         file,

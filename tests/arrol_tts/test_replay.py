@@ -26,6 +26,18 @@ def test_losers_lose_their_answer_and_cost_one_token_more_than_the_position() ->
     assert traces[0].answer == "1"
 
 
+def test_a_loser_keeps_what_its_prompt_cost_and_loses_its_calls() -> None:
+    traces = [
+        Trace(
+            "q", i, answer="1", num_tokens=9, scores={4: 0.1 + i / 2}, tool_calls=[{"id": "c"}], prompt_tokens=30
+        )
+        for i in range(2)
+    ]
+    loser, winner = replay(traces, KeepShare(4, 0.5))
+    assert (loser.finish_reason, loser.tool_calls, loser.prompt_tokens) == ("pruned", None, 30)
+    assert winner.tool_calls == [{"id": "c"}]
+
+
 def test_a_trace_that_ended_before_the_position_is_kept() -> None:
     traces = [trace(0, {7: 0.1}, num_tokens=8), trace(1, {10: 0.5, 49: 0.5}), trace(2, {10: 0.4, 49: 0.5})]
     assert [t.finish_reason for t in replay(traces, KeepShare(10, 0.3))] == ["stop", "stop", "pruned"]

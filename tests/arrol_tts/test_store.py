@@ -57,6 +57,10 @@ FULL = Trace(
     correct=False,
     token_ids=[151643, 0, 7],
     meta={"truth": "1/2", "nested": {"a": [1, None, 0.1]}},
+    reasoning="half\nof it",
+    tool_calls=[{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    prompt_tokens=12,
+    cached_tokens=0,
 )
 EMPTY = Trace("", 0)
 EMPTY_LISTS = Trace("q", -1, answer="", confidence=np.array([], np.float32), token_ids=[])
@@ -131,6 +135,34 @@ def _leave_journal_of_the_first_schema(folder: Path, features: dict[int, list[fl
     records = [schema.serialize(), pa.RecordBatch.from_arrays(columns, schema=schema).serialize()]
     journal.write_bytes(b"".join(record.to_pybytes() for record in records))
     return journal
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["journal", "parquet"])
+def test_stores_from_before_thinking_was_told_apart_are_read_and_written_on(tmp_path: Path, sealed: bool) -> None:
+    later = ["reasoning", "tool_calls", "prompt_tokens", "cached_tokens"]
+    names = [name for name in trace_schema().names if name not in later]
+    fields = [trace_schema().field(name) for name in names]
+    schema = pa.schema(fields, metadata={b"arrol_trace_schema": b"2"})
+    old = Trace("q", 0, text="<think>2+3</think>5", answer="5", num_tokens=9)
+    batch = pa.RecordBatch.from_arrays([encode(old).column(name) for name in names], schema=schema)
+    records = [schema.serialize().to_pybytes(), batch.serialize().to_pybytes()]
+    (tmp_path / ".journal-00000.arrow").write_bytes(b"".join(records))
+    new = Trace("q", 1, text="5", reasoning="2+3", tool_calls=[{"id": "c"}], prompt_tokens=4, cached_tokens=0)
+    if sealed:
+        with TraceStore(tmp_path) as store:
+            store.append(new)
+        assert [trace.sample_id for trace in TraceStore(tmp_path)] == [0, 1]
+        _, last = TraceStore(tmp_path)
+        assert (last.reasoning, last.tool_calls, last.prompt_tokens, last.cached_tokens) == (
+            "2+3",
+            [{"id": "c"}],
+            4,
+            0,
+        )
+    first = next(iter(TraceStore(tmp_path)))
+    assert first == old
+    (some, *_) = TraceStore(tmp_path).read(["question_id", "sample_id", "reasoning", "prompt_tokens"])
+    assert (some.sample_id, some.reasoning, some.prompt_tokens) == (0, None, None)
 
 
 def test_the_schema_has_one_column_per_field_of_a_trace() -> None:

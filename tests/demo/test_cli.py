@@ -97,6 +97,20 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "choose another --port" in done.stderr
 
 
+def test_a_system_prompt_goes_before_every_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from arrol_tts.voter import WeightedVoter
+
+    (tmp_path / "traces.jsonl").write_text(json.dumps({"question_id": "2+3", "text": "5", "answer": "5"}))
+    voter = WeightedVoter.from_pretrained("pocket")
+    monkeypatch.setattr(WeightedVoter, "from_pretrained", lambda *_, **__: voter)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        call(monkeypatch, "--traces", str(tmp_path / "traces.jsonl"), "--system", "Be brief.", "--port", port)
+    assert voter.prompt.messages == (("system", "Be brief."), ("user", "{question}"))
+    done = call(monkeypatch, "--traces", str(tmp_path / "traces.jsonl"), "--system", " ")
+    assert (done.exit_code, done.stderr) == (2, "error: system is ' '; it must be a text, or left out\n")
+
+
 # The last of this file: it ends the server.
 def test_its_uploads_go_when_it_ends(replaying: Replaying) -> None:
     assert list(replaying.folder.glob("arrol-demo-*"))

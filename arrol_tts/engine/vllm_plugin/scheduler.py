@@ -84,7 +84,10 @@ class MonitoredScheduler(Base):
                 parsed = _parse(spec) if short else TraceSpec.parse(spec)
                 if parsed.stop:
                     self._load_stop_texts()
-                self._monitor.add(request.request_id, parsed)
+                log = self._monitor.add(request.request_id, parsed)
+                if self._stop_texts is not None and parsed.stop:
+                    prompt = request.prompt_token_ids or ()
+                    log.thinking = self._stop_texts.decoder.opens_thinking(prompt) or None
                 self._needs = None
             except ValueError as error:
                 # Raising here would end the engine core for everybody: the request is ended instead.
@@ -181,7 +184,7 @@ class MonitoredScheduler(Base):
         held_back = request.sampling_params.min_tokens
         # Under speculation several tokens come at once; those after the text stay in the trace.
         for end in range(len(written) - len(new_token_ids) + 1, len(written) + 1):
-            if text := self._stop_texts.written(written, log.spec.stop, end, held_back):
+            if text := self._stop_texts.ending(log, written, end, held_back):
                 log.stop_text = text
                 request.status = RequestStatus.FINISHED_STOPPED
                 return new_token_ids, True

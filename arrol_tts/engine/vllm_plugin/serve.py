@@ -46,6 +46,8 @@ def server_arguments(head: str | None, options: Sequence[str], *, on_cpu: bool) 
         flag = option.replace("_", "-")
         if not given & {f"--{flag}", f"--no-{flag}"}:
             options = [f"--{flag}" if switched_on else f"--no-{flag}", *options]
+    if not given & {"--enable-prompt-tokens-details", "--no-enable-prompt-tokens-details"}:
+        options = ["--enable-prompt-tokens-details", *options]  # what the prefix cache spared
     asynchronous = "--no-async-scheduling" not in options
     path = None if folder is None else str(folder.resolve())
     plugin = vllm_options(head=path, top_k=top_k, asynchronous=asynchronous)

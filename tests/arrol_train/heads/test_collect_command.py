@@ -59,3 +59,28 @@ def test_an_unknown_engine_is_refused_before_anything_is_written(data: Path) -> 
     assert code == 2
     assert "--engine tgi: use auto, vllm, transformers" in output
     assert not (data.parent / "out").exists()
+
+
+def test_a_system_prompt_is_asked_with(data: Path) -> None:
+    code, output = collect(data, "--server", "http://nowhere", "--system", "Be brief.", "--show-prompt")
+    assert code == 0, output
+    assert output == f"[system] Be brief.\n\n[user] {ASKED[0].text}\n"
+
+
+def test_template_variables_are_asked_with_and_remembered_by_the_head(data: Path) -> None:
+    variable = ["--chat-template-kwarg", "enable_thinking=false"]
+    code, output = collect(data, "--engine", "transformers", "--positions", "12", *variable)
+    assert code == 0, output
+    manifest = json.loads((data.parent / "out" / "manifest.json").read_text())
+    assert manifest["chat_template_kwargs"] == {"enable_thinking": False}
+    code, output = collect(data, "--engine", "transformers", "--positions", "12")
+    assert code == 2
+    assert "was collected with chat_template_kwargs.enable_thinking False, and this is None" in output
+    for wrong, says in (
+        ([*variable, "--plain"], "--plain leaves out: give one of them"),
+        (["--chat-template-kwarg", "thinking"], "write NAME=VALUE, such as enable_thinking=false"),
+        (["--chat-template-kwarg", "tokenize=true"], "'tokenize', which is no variable of a template"),
+    ):
+        code, output = collect(data, *wrong)
+        assert code == 2
+        assert says in output

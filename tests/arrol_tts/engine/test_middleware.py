@@ -197,7 +197,9 @@ def test_the_launcher_fills_in_what_is_not_given() -> None:
     assert options["--scheduler-cls"].endswith(".QualityHeadScheduler")
     assert json.loads(options["--additional-config"]) == {"arrol": {"head": str(POCKET_HEAD), "top_k": 5}}
     assert "--dtype" not in arguments
-    assert arguments[-5:] == ["--enforce-eager", "--no-async-scheduling", "--port", "9", "--dtype=bfloat16"]
+    flags = ["--enable-prompt-tokens-details", "--enforce-eager", "--no-async-scheduling"]
+    assert sorted(arguments[-6:-3]) == flags
+    assert arguments[-3:] == ["--port", "9", "--dtype=bfloat16"]
 
 
 def test_the_launcher_schedules_asynchronously_on_gpus() -> None:

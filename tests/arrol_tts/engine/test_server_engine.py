@@ -6,7 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -81,6 +81,16 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.reply(404, {})
 
+    def stream(self, chunks: Iterable[dict[str, Any]]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        self.close_connection = True
+        for chunk in chunks:
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+            self.wfile.flush()
+        self.wfile.write(b"data: [DONE]\n\n")
+
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.path == "/tokenize":
@@ -91,6 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
         status, content = self.server.answer(request)
         if status == 0:  # hang up
             self.close_connection = True
+            return
+        if isinstance(content, Iterator):
+            self.stream(content)
             return
         self.reply(status, content)
 
@@ -382,6 +395,81 @@ def test_a_reason_to_stop_cancels_what_a_question_still_has_running(start: Start
         (1, "stop", ""),
         (0, "cancelled", "1 is enough"),
         (2, "cancelled", "1 is enough"),
+    ]
+
+
+def chunk(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"choices": [{"delta": delta, "finish_reason": finish_reason}]}
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_a_cancelled_trace_counts_what_it_had_written(start: Start, with_ids: bool) -> None:
+    written, enough = threading.Event(), threading.Event()
+
+    def whole() -> Iterator[dict[str, Any]]:
+        written.wait(5)
+        yield chunk(content="7", finish_reason="stop")
+        yield {"choices": [], "usage": {"completion_tokens": 1, "prompt_tokens": 9}}
+
+    def slow() -> Iterator[dict[str, Any]]:
+        ids = {"prompt_token_ids": [1, 2, 3]} if with_ids else {}
+        yield chunk(role="assistant") | ids
+        for i, piece in enumerate(("so ", "it ")):
+            yield chunk(reasoning=piece) | ids
+            if with_ids:  # more tokens than pieces
+                yield {"choices": [{"delta": {}, "token_ids": [i, i, i]}]}
+        time.sleep(0.3)
+        written.set()
+        enough.wait(5)
+
+    def answer(request: dict[str, Any]) -> Answer:
+        assert request["stream"] is True
+        return 200, whole() if request["seed"] == SAMPLING.seed_of("q0", 0) else slow()
+
+    server = start(answer)
+    engine = ServerEngine(server.url)
+    voter = WeightedVoter(engine, method="majority", extract=str)
+    result = voter.solve("question 0", n=2, max_tokens=64, consensus=Consensus(share=0.6, min_votes=1))
+    enough.set()
+    voter.close()
+    stopped, cancelled = result.traces
+    assert (stopped.answer, stopped.num_tokens, stopped.prompt_tokens) == ("7", 1, 9)
+    assert (cancelled.finish_reason, cancelled.reasoning, cancelled.text) == ("cancelled", "so it", "")
+    assert (cancelled.num_tokens, cancelled.prompt_tokens) == ((6, 3) if with_ids else (2, None))
+    assert result.tokens.generated == 1 + cancelled.num_tokens
+
+
+def test_nothing_is_streamed_that_nobody_watches_or_may_call_off(start: Start) -> None:
+    server = start(lambda request: (200, completion()))
+    sample(server.url)
+    assert not any("stream" in request for request in server.requests)
+
+
+def test_a_streamed_reply_is_put_together_with_its_reasoning_calls_and_usage(start: Start) -> None:
+    def chunks() -> Iterator[dict[str, Any]]:
+        yield chunk(role="assistant", reasoning_content="let me ")
+        yield chunk(reasoning_content="add")
+        yield chunk(tool_calls=[{"index": 0, "id": "c0", "function": {"name": "add", "arguments": '{"a":'}}])
+        yield chunk(tool_calls=[{"index": 0, "function": {"arguments": " 2}"}}])
+        yield chunk(tool_calls=[{"index": 1, "id": "c1", "function": {"name": "sub", "arguments": "{}"}}])
+        yield chunk(finish_reason="tool_calls")
+        details = {"cached_tokens": 4}
+        yield {
+            "choices": [],
+            "usage": {"completion_tokens": 20, "prompt_tokens": 9, "prompt_tokens_details": details},
+        }
+
+    server = start(lambda request: (200, chunks()))
+    engine = ServerEngine(server.url)
+    *_, trace = engine.stream(QUESTIONS[:1], Sampling(n=1, max_tokens=64))
+    engine.close()
+    assert isinstance(trace, Trace)
+    assert (trace.reasoning, trace.text, trace.finish_reason) == ("let me add", "", "stop")
+    assert (trace.num_tokens, trace.prompt_tokens, trace.cached_tokens) == (20, 9, 4)
+    assert trace.tool_calls is not None
+    assert [call["function"] for call in trace.tool_calls] == [
+        {"name": "add", "arguments": '{"a": 2}'},
+        {"name": "sub", "arguments": "{}"},
     ]
 
 

@@ -20,6 +20,9 @@ USED: Mapping[str, str] = {
     "vllm.config.vllm": "VllmConfig: additional_config model_config parallel_config scheduler_config",
     "vllm.distributed.parallel_state": "get_tp_group",
     "vllm.engine.arg_utils": "EngineArgs: create_engine_config",
+    "vllm.entrypoints.openai.chat_completion.protocol": "ChatCompletionRequest: to_sampling_params",
+    "vllm.parser.abstract_parser": "Parser: __init__ adjust_request parse",
+    "vllm.parser.parser_manager": "ParserManager: get_parser",
     "vllm.model_executor.layers.utils": "dispatch_cpu_unquantized_gemm",
     "vllm.model_executor.layers.vocab_parallel_embedding": "ParallelLMHead",
     "vllm.tokenizers.registry": "cached_tokenizer_from_config",
@@ -39,7 +42,9 @@ USED: Mapping[str, str] = {
         "LLMEngine: __init__ add_request abort_request step has_unfinished_requests collective_rpc "
         "reset_prefix_cache get_tokenizer output_processor engine_core"
     ),
-    "vllm.v1.engine.output_processor": "OutputProcessor: request_states; RequestState: detokenizer",
+    "vllm.v1.engine.output_processor": (
+        "OutputProcessor: request_states; RequestState: detokenizer num_cached_tokens"
+    ),
     "vllm.v1.executor.abstract": "Executor: get_class shutdown",
     "vllm.v1.outputs": "AsyncModelRunnerOutput: get_output; ModelRunnerOutput: req_ids req_id_to_index",
     "vllm.v1.request": (

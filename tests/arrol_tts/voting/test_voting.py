@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,17 @@ def test_a_pruned_trace_longer_than_the_mean_saves_nothing() -> None:
 
 def test_no_finished_trace_gives_no_estimate() -> None:
     assert vote([trace(0, None, finish_reason="pruned")]).tokens == TokenLedger(10, 1, 0)
+
+
+def test_the_ledger_sums_the_prompt_tokens_that_are_known_and_those_that_the_cache_spared() -> None:
+    traces = [
+        replace(trace(0, "1"), prompt_tokens=40, cached_tokens=0),
+        replace(trace(1, "1"), prompt_tokens=40, cached_tokens=32),
+        trace(2, None, finish_reason="cancelled"),  # it never began
+    ]
+    tokens = vote(traces).tokens
+    assert (tokens.prompt, tokens.cached) == (80, 32)
+    assert (vote(traces[2:]).tokens.prompt, vote(traces[2:]).tokens.cached) == (None, None)
 
 
 # Methods

@@ -124,6 +124,20 @@ def test_show_prompt_is_what_the_model_gets() -> None:
     assert re.fullmatch(r"\S*[-0-9+*]+\n+", result.output.replace(" ", "")), result.output
 
 
+def test_samples_of_another_system_prompt_are_not_mixed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--limit", "1", "--n", "1", "--engine", "transformers", "--stopping", "none", "--max-tokens", "4"]
+    command = ["run", "pocket", *options, "--out", str(out)]
+    result = invoke(*command, "--system", "Be brief.")
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "manifest.json").read_text())["system"] == "Be brief."
+    result = invoke(*command, columns=300)
+    assert result.exit_code == 2
+    assert "holds traces with system 'Be brief.', and this run has None" in result.output
+    result = invoke(*command, "--system", " ", columns=300)
+    assert "system is ' '; it must be a text, or left out" in result.output
+
+
 def test_a_recipe_gives_settings_and_options_come_first(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(

@@ -40,6 +40,15 @@ def test_the_heads_own_prompt_gets_the_question_alone() -> None:
     assert [message["content"] for message in question.messages] == ["Think.", "Q: What is 2+2?"]
 
 
+def test_a_system_prompt_takes_the_place_of_the_heads_and_comes_before_every_style() -> None:
+    config = head([{"role": "system", "content": "Think."}, {"role": "user", "content": "Q: {question}"}])
+    for style in ("head", "chat", "few-shot"):
+        chosen = choose_style(style, CHATTY, config, system="Be brief.")
+        first, last = chosen.question(BENCHMARK, PROBLEM, config).conversation
+        assert (first["role"], first["content"]) == ("system", "Be brief.")
+        assert "What is 2+2?" in last["content"]
+
+
 @pytest.mark.parametrize(
     ("name", "tokenizer", "prompt", "chosen"),
     [

@@ -1,0 +1,36 @@
+"""The answer of a trace: read off its text, or the tools that it calls."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from arrol_tts.trace import Trace
+
+
+def answer_of(trace: Trace, extract: Callable[[str], str | None]) -> str | None:
+    """The answer of a trace that ended by itself.
+
+    Args:
+        trace: its tool calls, as JSON, are an answer themselves: ``[{"name": ..., "arguments": {...}}]``.
+        extract: reads it off the text of any other.
+
+    Returns:
+        None when there is none, as in a trace that ended inside its thinking.
+    """
+    if trace.tool_calls:
+        return json.dumps([_called(call) for call in trace.tool_calls], ensure_ascii=False)
+    if trace.reasoning is not None and not trace.text.strip():
+        return None
+    return extract(trace.text)
+
+
+def _called(call: dict[str, Any]) -> dict[str, Any]:
+    """What of a call counts when calls are compared: not its id."""
+    function = call.get("function", {})
+    arguments = function.get("arguments") or "{}"
+    with contextlib.suppress(ValueError):  # a model may write what is no JSON
+        arguments = json.loads(arguments)
+    return {"name": function.get("name"), "arguments": arguments}
