@@ -116,6 +116,7 @@ def test_the_server_gives_what_the_engine_in_this_process_gives(
             theirs.num_tokens,
             theirs.finish_reason,
         )
+        assert (ours.prompt_tokens, ours.cached_tokens) == (theirs.prompt_tokens, theirs.cached_tokens)
         assert ours.scores == pytest.approx(theirs.scores, abs=1e-4)
         assert ours.confidence is not None
         assert theirs.confidence is not None
@@ -175,6 +176,25 @@ def test_a_cancelled_trace_of_a_stream_keeps_what_it_had_written(engine: ServerE
     assert cancelled
     assert all(trace.detail == "enough" for trace in cancelled)
     assert sum(trace.num_tokens > 10 and len(trace.text) > 10 for trace in cancelled) >= len(cancelled) - 1
+
+
+def test_a_cancelled_trace_counts_what_it_had_written_though_nobody_watched(
+    first: Server, engine: ServerEngine
+) -> None:
+    before = gauge(first, "generation_tokens_total")
+    traces = list(engine.sample(QUESTIONS[:1], LONG, PRUNED, stop_question=lambda _: "enough"))
+    cancelled = [trace for trace in traces if trace.finish_reason == "cancelled"]
+    assert cancelled
+    assert all(trace.prompt_tokens == traces[0].prompt_tokens for trace in cancelled)
+    assert all(trace.num_tokens == len(trace.token_ids or ()) > AT for trace in cancelled)
+    list(engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=1)))  # the gauges are written with a step
+    for _ in range(100):
+        written = gauge(first, "generation_tokens_total") - before
+        if written >= sum(trace.num_tokens for trace in traces):
+            break
+        time.sleep(0.1)
+    # The server goes on for a few steps until it hears of it.
+    assert 0 <= written - sum(trace.num_tokens for trace in traces) < 40 * len(cancelled)
 
 
 def test_log_probabilities_come_over_http(engine: ServerEngine, vllm_engine: VLLMEngine) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from arrol_tts import WeightedVoter
@@ -19,6 +20,7 @@ from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
 from arrol_tts.stopping import TraceSpec
 from arrol_tts.thinking import split_thinking
 from arrol_tts.trace import Trace
+from tests.arrol_tts.engine.serving import PLUG_IN, Server, serving
 from tests.arrol_tts.engine.spelled_model import thinking_model
 
 TEXT = next(itertools.islice(questions("test"), 1)).text
@@ -117,6 +119,55 @@ def test_a_decoder_leaves_out_other_special_tokens(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(thinking_model(tmp_path / "m", "[THINK]", "[/THINK]", special=True))
     assert Decoder(tokenizer)([2, 3, 11, 20, 12, 1]) == "[THINK]2[/THINK]3"
     assert Decoder(tokenizer)([11, 1, 12]) == "23"
+
+
+# --- over HTTP ---
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Server]:
+    """A server that gives the thinking apart."""
+    pytest.importorskip("vllm")
+    options = ("--model", str(model), "--dtype=float32", "--reasoning-parser", "deepseek_r1")
+    yield from serving(tmp_path_factory, "apart", *PLUG_IN, *options)
+
+
+def test_a_server_that_gives_the_thinking_apart_gives_the_traces_of_the_engine_here(
+    apart: Server, model: Path
+) -> None:
+    from arrol_tts.engine.server_engine import ServerEngine
+
+    served, here = ServerEngine(apart.url), TransformersEngine(model, head=POCKET_HEAD)
+    raw = httpx.post(
+        f"{apart.url}/v1/chat/completions",
+        json={"messages": [{"role": "user", "content": TEXT}], "temperature": 0, "max_tokens": 256},
+        timeout=60,
+    ).json()["choices"][0]["message"]
+    assert raw["reasoning"]
+    spec = TraceSpec(score_at=(8,), score_finish=True)
+    for sampling in (GREEDY, replace(GREEDY, max_tokens=12), replace(GREEDY, stop=("=", "wer"))):
+        ours, theirs = one(here, sampling, spec=spec), one(served, sampling, spec=spec)
+        *_, streamed = served.stream([QUESTION], sampling, spec)
+        for trace in (theirs, streamed):
+            assert (trace.reasoning, trace.text, trace.token_ids) == (ours.reasoning, ours.text, ours.token_ids)
+            assert (trace.num_tokens, trace.finish_reason) == (ours.num_tokens, ours.finish_reason)
+            assert trace.prompt_tokens == ours.prompt_tokens
+            assert trace.scores == pytest.approx(ours.scores, abs=1e-3)
+    served.close()
+
+
+def test_a_server_says_whether_its_prompts_end_inside_a_thinking(apart: Server) -> None:
+    from arrol_tts.engine.server_engine import ServerEngine
+
+    engine = ServerEngine(apart.url)
+    for thinks in (True, False):
+        one(
+            engine,
+            replace(GREEDY, max_tokens=4),
+            replace(QUESTION, chat_template_kwargs={"enable_thinking": thinks}),
+        )
+    assert list(engine._opened.values()) == [True, False]
+    engine.close()
 
 
 # --- vLLM's own parsers ---
