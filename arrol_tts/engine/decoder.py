@@ -25,7 +25,8 @@ class Decoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        names, numbers = (getattr(tokenizer, f"all_special_{name}", ()) for name in ("tokens", "ids"))
+        special = dict(zip(names, numbers, strict=True))
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special |= {str(token): number for number, token in added.items() if token.special}
         kept = [tokens for tokens in DELIMITER_TOKENS if special.keys() >= set(tokens)]

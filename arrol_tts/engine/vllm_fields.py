@@ -8,6 +8,9 @@ from arrol_tts.errors import InputError
 from arrol_tts.messages import text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from arrol_tts.engine.decoder import Decoder
     from arrol_tts.engine.request import Question
     from arrol_tts.trace import Trace
 
@@ -46,6 +49,7 @@ class ChatFields:
                 "tools need the parser of the model's calls: load the engine with tool_parser=, a name of vLLM's "
                 "such as 'hermes' (for Qwen2.5) or 'llama3_json'"
             )
+        self._tokenizer = tokenizer
         try:
             asked = [{**message, "content": text_of(message)} for message in question.conversation]
             self._request: Any = ChatCompletionRequest.model_validate({"messages": asked, **fields})
@@ -62,6 +66,13 @@ class ChatFields:
     def sampling(self) -> dict[str, Any]:
         """Arguments of vLLM's SamplingParams."""
         return {name: getattr(self._params, name) for name in SAMPLED}
+
+    def text(self, decoder: Decoder, token_ids: Sequence[int]) -> str:
+        """What was written, with the special tokens that a parser of calls may look for."""
+        if self._parser is None or self._request.skip_special_tokens:
+            return decoder(token_ids)
+        ended = bool(token_ids) and token_ids[-1] in self._tokenizer.all_special_ids
+        return str(self._tokenizer.decode(list(token_ids[:-1] if ended else token_ids)))
 
     def read_calls(self, trace: Trace) -> None:
         """Take the calls of tools out of a trace's text."""

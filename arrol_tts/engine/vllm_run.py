@@ -136,19 +136,20 @@ class VLLMRun(Run):
 
     def _read(self, ended: _Ended) -> Trace:
         running, log, prepared = ended.trace, ended.log, ended.trace.prepared
+        fields = prepared.fields
         if not isinstance(log, TraceLog):
             log = TraceLog.from_wire({"scores": (), **log}, running.spec)
         trace = log.to_trace(
             running.question.id,
             running.sample_id,
-            self._decoder(ended.token_ids),
+            self._decoder(ended.token_ids) if fields is None else fields.text(self._decoder, ended.token_ids),
             ended.token_ids,
             ended.finish_reason,
             ended.detail,
             opened=prepared.opened,
         )
-        if prepared.fields is not None:
-            prepared.fields.read_calls(trace)
+        if fields is not None:
+            fields.read_calls(trace)
         trace.prompt_tokens, trace.cached_tokens = len(prepared.prompt), ended.cached_tokens
         return trace
 
