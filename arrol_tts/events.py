@@ -18,7 +18,7 @@ class Progress:
         question_id: its question.
         sample_id: its number.
         num_tokens: generated tokens so far.
-        text: what was written since the last Progress of this trace.
+        text: what was written since the last Progress of this trace, thinking included.
         scores: ``{position: score}`` of the head since then.
     """
 

@@ -138,7 +138,7 @@ class ServerEngine(Engine):
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
         self._left = asyncio.Event()
-        self._opened: dict[str, bool] = {}
+        self._opened: dict[str, asyncio.Task[bool]] = {}
 
     @property
     def heads(self) -> Collection[str]:
@@ -341,7 +341,8 @@ class ServerEngine(Engine):
         except asyncio.CancelledError:
             if question.id not in run.stopped:
                 raise
-            opened = self._opened.get(_template_of(question), False)
+            known = self._opened.get(_template_of(question))
+            opened = known is not None and known.done() and not known.cancelled() and known.result()
             run.give_up(question, [i for i in everything if i not in answered], opened=opened)
 
     async def _answer_all(
@@ -413,9 +414,15 @@ class ServerEngine(Engine):
         """Whether a question's prompt ends inside a thinking; vLLM's servers know what their template makes."""
         if not self._chats(question):
             return question.token_ids is None and opens_thinking(plain_text(question.messages))
+        if not server.is_vllm:
+            return False
         key = _template_of(question)
-        if not server.is_vllm or key in self._opened:
-            return self._opened.get(key, False)
+        if key not in self._opened:
+            self._opened[key] = self._loop.create_task(self._ask_template(server, question))
+        # Others wait for it too: one trace that is cancelled does not end it.
+        return await asyncio.shield(self._opened[key])
+
+    async def _ask_template(self, server: _Server, question: Question) -> bool:
         asked = {
             "model": self.model,
             "messages": [{"role": "user", "content": "?"}],
@@ -424,10 +431,12 @@ class ServerEngine(Engine):
         }
         try:
             response = await self._client.post(f"{server.url}/tokenize", json=asked)
-            self._opened[key] = opens_thinking("".join(response.json()["token_strs"]))
-        except (httpx.HTTPError, ValueError, LookupError, TypeError):
-            self._opened[key] = False  # it has no such endpoint, or says nothing that can be read
-        return self._opened[key]
+            return opens_thinking("".join(response.json()["token_strs"]))
+        except httpx.TransportError:
+            del self._opened[_template_of(question)]  # the next one asks again
+            return False
+        except (ValueError, LookupError, TypeError):
+            return False  # it has no such endpoint, or says nothing that can be read
 
     def _chats(self, question: Question) -> bool:
         return self._chat and question.chat and question.token_ids is None

@@ -172,7 +172,8 @@ def with_earlier_layers(
         dtype = (manifest.engine or {}).get("dtype", "float32")
         model = AutoModelForCausalLM.from_pretrained(manifest.model, dtype=getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(manifest.model)
-        prompt = Prompt.from_messages(manifest.prompt, chat=manifest.chat)
+        variables = manifest.chat_template_kwargs
+        prompt = Prompt.from_messages(manifest.prompt, chat=manifest.chat, chat_template_kwargs=variables)
         prompts = [
             prompt_ids(tokenizer, prompt.ask(name, questions[name]))
             for name in (trace.question_id for trace in states.traces[:: states.n])

@@ -166,7 +166,7 @@ def test_a_server_says_whether_its_prompts_end_inside_a_thinking(apart: Server) 
             replace(GREEDY, max_tokens=4),
             replace(QUESTION, chat_template_kwargs={"enable_thinking": thinks}),
         )
-    assert list(engine._opened.values()) == [True, False]
+    assert [opened.result() for opened in engine._opened.values()] == [True, False]
     engine.close()
 
 

@@ -198,7 +198,7 @@ def test_leaving_a_stream_between_waves_aborts_it(vllm_engine: VLLMEngine) -> No
 def test_a_wave_for_an_engine_that_is_gone_or_refuses_it_is_an_error() -> None:
     pytest.importorskip("vllm")
     from arrol_tts.engine.vllm_loop import VLLMLoop
-    from arrol_tts.engine.vllm_run import VLLMRun
+    from arrol_tts.engine.vllm_run import Prepared, VLLMRun
 
     class Refusing:
         def add_request(self, *_: Any) -> None:
@@ -206,7 +206,9 @@ def test_a_wave_for_an_engine_that_is_gone_or_refuses_it_is_an_error() -> None:
 
     request = Request.of([Question("q0", token_ids=(1, 2))], Sampling(n=1))
     loop = VLLMLoop(Refusing, lambda _: None)  # type: ignore[arg-type]
-    refused, late = (VLLMRun(loop, None, None, in_process=True) for _ in range(2))
+    ready = Prepared([1, 2], opened=False, fields=None)
+    decoder: Any = None  # nothing ends
+    refused, late = (VLLMRun(loop, decoder, lambda _: ready, None, in_process=True) for _ in range(2))
     refused.add(request)
     with pytest.raises(ValueError, match="no more today"):
         next(refused)
