@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from arrol_tts.engine.request import never_stop
 from arrol_tts.events import Ended, Event, Progress, Voted
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arrol_tts.plan import Plan
     from arrol_tts.voting import VoteResult
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -136,6 +137,34 @@ class Asking(Iterator[Progress | Trace]):
         if why:
             self._clear.add(trace.question_id)
         return why
+
+
+class Outcome(Iterator[Trace | T], Generic[T]):
+    """What comes of a call once its traces have ended; before it the traces, for those who want them.
+
+    Args:
+        asking: the call.
+        outcome: works it out.
+        traces: whether the traces are wanted.
+    """
+
+    def __init__(self, asking: Asking, outcome: Callable[[Asking], T], *, traces: bool) -> None:
+        self._asking, self._outcome, self._traces = asking, outcome, traces
+        self._is_over = False
+
+    def __next__(self) -> Trace | T:
+        for item in self._asking:
+            if self._traces and isinstance(item, Trace):
+                return item
+        if self._is_over:
+            raise StopIteration
+        self._is_over = True
+        return self._outcome(self._asking)
+
+    def close(self) -> None:
+        """Abort the sampling."""
+        self._is_over = True
+        self._asking.close()
 
 
 class EventStream(Iterator[Event]):

@@ -219,7 +219,10 @@ class WeightedVoter:
     ) -> VoteResult:
         """``solve`` for asyncio: other tasks run meanwhile, and cancelling it aborts the sampling."""
         method = self.method if method is None else method
-        return (await self._avotes(lambda: self._ask("asolve", [question], n, options, method), method))[0]
+        results = await _outcome(
+            lambda: self._ask("asolve", [question], n, options, method), lambda asking: self._votes(asking, method)
+        )
+        return results[0]
 
     async def asolve_many(
         self,
@@ -232,8 +235,10 @@ class WeightedVoter:
     ) -> list[VoteResult]:
         """``solve_many`` for asyncio; several calls at once share the engine's batches."""
         method = self.method if method is None else method
-        return await self._avotes(
-            lambda: self._ask("asolve_many", questions, n, options, method), method, on_trace
+        return await _outcome(
+            lambda: self._ask("asolve_many", questions, n, options, method),
+            lambda asking: self._votes(asking, method),
+            on_trace,
         )
 
     def stream(
@@ -302,8 +307,7 @@ class WeightedVoter:
             InputError: for an empty question, n < 1, an unknown option or a detection position beyond max_tokens;
                 before anything is generated.
         """
-        asking = _exhausted(self._ask("sample", questions, n, options, None), on_trace)
-        return {question_id: asking.group(question_id) for question_id in asking.question_ids}
+        return _groups(_exhausted(self._ask("sample", questions, n, options, None), on_trace))
 
     async def asample(
         self,
@@ -314,8 +318,7 @@ class WeightedVoter:
         **options: Unpack[SampleOptions],
     ) -> dict[str, list[Trace]]:
         """``sample`` for asyncio; several calls at once share the engine's batches."""
-        asking = await _aexhausted(lambda: self._ask("asample", questions, n, options, None), on_trace)
-        return {question_id: asking.group(question_id) for question_id in asking.question_ids}
+        return await _outcome(lambda: self._ask("asample", questions, n, options, None), _groups, on_trace)
 
     def vote(self, traces: Sequence[Trace], method: str | Method | None = None, **options: Any) -> VoteResult:
         """Vote over traces of one question, made here or anywhere.
@@ -349,14 +352,6 @@ class WeightedVoter:
         chosen = self.method if method is None else method
         asking = self._ask(call, questions, n, options, chosen, every)
         return EventStream(asking, lambda question_id: self._result(asking, question_id, chosen))
-
-    async def _avotes(
-        self, ask: Callable[[], Asking], method: str | Method, on_trace: OnTrace | None = None
-    ) -> list[VoteResult]:
-        """The votes over what a call brings; neither making it nor voting holds up the event loop."""
-        from asyncio import to_thread
-
-        return await to_thread(self._votes, await _aexhausted(ask, on_trace), method)
 
     def _votes(self, asking: Asking, method: str | Method) -> list[VoteResult]:
         return [self._result(asking, question_id, method) for question_id in asking.question_ids]
@@ -452,18 +447,25 @@ def _exhausted(asking: Asking, on_trace: OnTrace | None = None) -> Asking:
     return asking
 
 
-async def _aexhausted(ask: Callable[[], Asking], on_trace: OnTrace | None = None) -> Asking:
-    made: list[Asking] = []
+async def _outcome(
+    ask: Callable[[], Asking], outcome: Callable[[Asking], T], on_trace: OnTrace | None = None
+) -> T:
+    """What comes of a call; neither making it nor working the outcome out holds up the event loop."""
+    from arrol_tts.streams import Outcome
 
-    def make() -> Asking:
-        made.append(ask())
-        return made[0]
-
-    async with contextlib.aclosing(_in_thread(make)) as items:
+    found: list[T] = []
+    items = _in_thread(lambda: Outcome(ask(), outcome, traces=on_trace is not None))
+    async with contextlib.aclosing(items):
         async for item in items:
-            if on_trace is not None and isinstance(item, Trace):
+            if not isinstance(item, Trace):
+                found.append(item)
+            elif on_trace is not None:
                 on_trace(item)
-    return made[0]
+    return found[0]
+
+
+def _groups(asking: Asking) -> dict[str, list[Trace]]:
+    return {question_id: asking.group(question_id) for question_id in asking.question_ids}
 
 
 def _extract_answer(text: str) -> str | None:

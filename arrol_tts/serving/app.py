@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from arrol_tts.engine.server_engine import ServerEngine
@@ -21,6 +21,7 @@ from arrol_tts.serving.connection import (
     ClientLeftError,
     EventResponse,
     error_response,
+    json_response,
     read_body,
     unless_left,
 )
@@ -73,7 +74,7 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
     @app.get("/health")
     async def health() -> Response:
         trouble = await asyncio.to_thread(runner.engine.trouble)
-        return JSONResponse({"status": trouble or "ok"}, 503 if trouble else 200)
+        return json_response({"status": trouble or "ok"}, 503 if trouble else 200)
 
     @app.get("/metrics")
     async def figures() -> Response:
@@ -83,14 +84,14 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
     async def models(request: Request) -> Response:
         caller(request)
         cards = [card(name) for name in models_of(settings, runner.config)]
-        return JSONResponse({"object": "list", "data": cards})
+        return json_response({"object": "list", "data": cards})
 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
         caller(request)
         if name not in models_of(settings, runner.config):
             raise ApiError(404, f"the model {name!r:.200} does not exist", param="model", code="model_not_found")
-        return JSONResponse(card(name))
+        return json_response(card(name))
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -124,7 +125,7 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
             created=int(time.time()),
             model=fields.model or settings.model,
             kind=job.kind,
-            n=fields.n,
+            n=fields.choices,
             seed=job.choice.seed,
             traces=job.choice.traces,
         )
@@ -132,7 +133,7 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
             include_usage = bool(fields.stream_options and fields.stream_options.include_usage)
             return EventResponse(stream(job, replier, include_usage))
         results = await unless_left(request.receive, runner.solve(job))
-        return JSONResponse(replier.whole(results))
+        return json_response(replier.whole(results))
 
     async def stream(job: Job, replier: Replier, include_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
         is_open = False

@@ -85,7 +85,7 @@ def choose(request: CommonFields, settings: Settings, config: QualityHeadConfig 
     chosen = named | given
     n = _n_of(chosen.get("n", min(defaults.n, settings.max_n)), settings)
     method = _method_of(chosen.get("method", defaults.method), config, is_default="method" not in chosen)
-    if request.n < 1 or request.n > settings.max_choices:
+    if not 1 <= request.choices <= settings.max_choices:
         raise bad_field("n", f"it is {request.n}; it must be from 1 to {settings.max_choices} different answers")
     sampling = _sampling(request, settings, config, seed)
     options: SampleOptions = {**sampling, **_pruning(chosen, defaults.keep, sampling["max_tokens"] or 1, config)}
@@ -194,7 +194,7 @@ def _sampling(
             raise bad_field("max_tokens", "max_completion_tokens says otherwise: leave one out")
         given["max_tokens"] = request.max_completion_tokens
     if "max_tokens" not in given:
-        own = config.sampling.get("max_tokens", settings.max_tokens) if config else settings.max_tokens
+        own = (config.sampling if config else {}).get("max_tokens", Sampling().max_tokens)
         given["max_tokens"] = min(int(own), settings.max_tokens)
     if not 1 <= given["max_tokens"] <= settings.max_tokens:
         raise bad_field(

@@ -84,8 +84,11 @@ def main(
     from arrol_tts.serving.app import make_app
     from arrol_tts.serving.spans import export_spans
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("arrol_tts.serving").setLevel(logging.INFO)
+    # oneDNN keeps a compiled kernel for every batch size that comes up, by default so many that memory grows for
+    # hours.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
         keys = read_keys(api_keys)
         vote = VoteDefaults(
@@ -111,8 +114,17 @@ def main(
     )  # fmt: skip
     runner = Runner(loaded, config, FairQueue(max_running, max_waiting), fitted)
     try:
+        if server is None:
+            runner.warm_up()
         typer.echo(f"{settings.model} on http://{host}:{port}/v1", err=True)
-        uvicorn.run(make_app(runner, settings), host=host, port=port, access_log=False, log_level="warning")
+        uvicorn.run(
+            make_app(runner, settings),
+            host=host,
+            port=port,
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=5,
+        )
     finally:
         loaded.close()
         end_spans()

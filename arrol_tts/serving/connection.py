@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from arrol_tts.serving.errors import ApiError, api_error
-from arrol_tts.serving.replies import frame
+from arrol_tts.serving.replies import encoded, frame
 
 BODY_SECONDS = 60.0
 """A client that takes longer to send its request is not waited for."""
@@ -24,6 +23,9 @@ COMMIT_SECONDS = 1.0
 
 QUIET_SECONDS = 10.0
 """After so long without an event comes a comment, which keeps proxies from closing the connection."""
+
+SEND_SECONDS = 60.0
+"""A client that does not read for so long has left: it would hold its place in the queue."""
 
 T = TypeVar("T")
 
@@ -117,6 +119,8 @@ class EventResponse(Response):
                 except StopAsyncIteration:
                     await _send_part(send, b"data: [DONE]\n\n", more=False)
                     return
+                except ClientLeftError:
+                    raise
                 except Exception as error:
                     logging.getLogger(__name__).error("a stream failed", exc_info=error)
                     await _send_part(send, frame(api_error(error).body), more=False)
@@ -126,9 +130,14 @@ class EventResponse(Response):
             await _end(following)
 
 
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A reply of JSON."""
+    return Response(encoded(content), status, headers, "application/json")
+
+
 def error_response(error: ApiError) -> Response:
     """An error in OpenAI's form."""
-    return Response(json.dumps(error.body), error.status, error.headers, "application/json")
+    return json_response(error.body, error.status, error.headers)
 
 
 async def _left(receive: Receive) -> None:
@@ -148,4 +157,8 @@ def _next(chunks: AsyncGenerator[dict[str, Any], None]) -> asyncio.Future[dict[s
 
 
 async def _send_part(send: Send, part: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": part, "more_body": more})
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+    except TimeoutError:
+        raise ClientLeftError from None

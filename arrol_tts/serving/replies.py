@@ -247,7 +247,12 @@ def usage_of(results: Sequence[VoteResult]) -> dict[str, Any]:
 
 def frame(chunk: dict[str, Any]) -> bytes:
     """A chunk as a server-sent event."""
-    return b"data: " + json.dumps(chunk, ensure_ascii=True, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + encoded(chunk) + b"\n\n"
+
+
+def encoded(content: Any) -> bytes:
+    """JSON in ASCII: what models write need not be encodable, such as half of a surrogate pair."""
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _sample(trace: Trace, whole: bool) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class CommonFields(_Fields):
     """Accepted, because clients send them, and without meaning here."""
 
     model: str | None = None
-    n: int = 1
+    n: int | None = None
     stream: bool | None = None
     stream_options: StreamFields | None = None
     temperature: float | None = None
@@ -92,6 +92,11 @@ class CommonFields(_Fields):
     safety_identifier: Any = None
     prompt_cache_key: Any = None
     arrol: VoteFields = VoteFields()
+
+    @property
+    def choices(self) -> int:
+        """Different answers in the reply at most."""
+        return 1 if self.n is None else self.n
 
 
 class ChatFields(CommonFields):

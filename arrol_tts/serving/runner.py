@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from arrol_tts.answers import answers_equal
 from arrol_tts.events import Ended, Event, Voted
 from arrol_tts.prompts import Prompt
 from arrol_tts.serving.choice import Choice
@@ -65,6 +66,11 @@ class Runner:
     config: QualityHeadConfig | None
     queue: FairQueue
     calibration: AnswerCalibration | None = None
+
+    def warm_up(self) -> None:
+        """Ask something once: the first time is slow."""
+        answers_equal("1/2", "0.5")
+        WeightedVoter(self.engine, config=self.config, method="majority").solve("2+3*4", 2, max_tokens=2, keep=1.0)
 
     async def solve(self, job: Job) -> list[VoteResult]:
         """The votes on all prompts of a request, in order; cancelling it ends its samples.

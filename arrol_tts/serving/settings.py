@@ -33,7 +33,7 @@ class Settings(BaseModel):
         model: the name that clients ask for.
         vote: defaults of the votes.
         max_n: samples of a request at most.
-        max_tokens: generated tokens of a sample at most, and where neither request nor head say how many.
+        max_tokens: generated tokens of a sample at most.
         max_choices: ``n`` of a request at most: different answers in a reply.
         max_prompts: prompts of a request for completions at most.
         max_body: bytes of a request at most.

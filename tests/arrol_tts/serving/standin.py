@@ -45,7 +45,7 @@ class StandIn:
             }
             if not body.get("stream"):
                 choice = {"message": message, "finish_reason": finish}
-                return JSONResponse({"choices": [choice], "usage": usage})
+                return Response(json.dumps({"choices": [choice], "usage": usage}), media_type="application/json")
             return StreamingResponse(written(message, finish, usage), media_type="text/event-stream")
 
         async def written(message: dict[str, Any], finish: str, usage: Any) -> AsyncIterator[str]:

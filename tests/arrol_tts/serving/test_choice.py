@@ -83,6 +83,11 @@ def test_the_list_of_models_has_the_methods_that_can_vote_here() -> None:
     assert "pocket@deepconf-32" in models_of(SETTINGS, None)
 
 
+def test_without_a_head_answers_are_as_long_as_by_default_and_within_the_limit() -> None:
+    assert chosen(config=None).options["max_tokens"] == 1024
+    assert chosen(config=None, settings=Settings(model="pocket", max_tokens=99)).options["max_tokens"] == 99
+
+
 def test_without_a_head_the_majority_votes() -> None:
     assert chosen(config=None).method == "majority"
 

@@ -170,6 +170,14 @@ def test_no_server_left_is_a_503_until_one_is_back(begin: Begin) -> None:
     assert endpoint.post({}).status_code == 200
 
 
+def test_half_a_character_comes_through(begin: Begin) -> None:
+    endpoint, _ = begin(says("\ud83d is 7"))
+    for stream in (False, True):
+        response = endpoint.post({"arrol": {"n": 1}, "stream": stream})
+        assert response.status_code == 200
+        assert "\\ud83d is 7" in response.text
+
+
 def test_what_the_server_refuses_is_a_400_with_its_words(begin: Begin) -> None:
     endpoint, _ = begin(lambda _body: 400)
     response = endpoint.post({"tools": [TOOL]})
