@@ -64,12 +64,12 @@ class Metrics:
         for result in job.results:
             self._generated.labels(*labels).inc(result.tokens.generated)
             self._saved.labels(*labels).inc(result.tokens.saved)
+            self._prompt.labels(*labels).inc(result.tokens.prompt or 0)
+            self._cached.labels(*labels).inc(result.tokens.cached or 0)
             self._confidence.labels(*labels).observe(result.confidence)
             self._abstained.labels(*labels).inc(result.abstained)
             for trace in result.traces:
                 self._samples.labels(*labels, trace.finish_reason).inc()
-                self._prompt.labels(*labels).inc(trace.prompt_tokens or 0)
-                self._cached.labels(*labels).inc(trace.cached_tokens or 0)
 
     def page(self) -> bytes:
         """In Prometheus's text format."""

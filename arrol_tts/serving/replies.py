@@ -163,6 +163,8 @@ def vote_of(result: VoteResult, *, traces: bool = False) -> dict[str, Any]:
         "method": result.method,
         "table": _table(result),
         "tokens": {
+            "prompt": result.tokens.prompt,
+            "cached": result.tokens.cached,
             "generated": result.tokens.generated,
             "saved": result.tokens.saved,
             "pruned_traces": result.tokens.pruned_traces,
@@ -231,15 +233,14 @@ class Forming:
 
 def usage_of(results: Sequence[VoteResult]) -> dict[str, Any]:
     """What all samples cost together."""
-    traces = [trace for result in results for trace in result.traces]
-    prompt = sum(trace.prompt_tokens or 0 for trace in traces)
+    prompt = sum(result.tokens.prompt or 0 for result in results)
     completion = sum(result.tokens.generated for result in results)
     usage: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
     }
-    cached = [trace.cached_tokens for trace in traces if trace.cached_tokens is not None]
+    cached = [result.tokens.cached for result in results if result.tokens.cached is not None]
     if cached:
         usage["prompt_tokens_details"] = {"cached_tokens": sum(cached)}
     return usage

@@ -34,9 +34,8 @@ class Span:
             if job.waited is not None:
                 found["arrol.queue_seconds"] = job.waited
         if job is not None and job.results:
-            traces = [trace for result in job.results for trace in result.traces]
             found |= {
-                "gen_ai.usage.input_tokens": sum(trace.prompt_tokens or 0 for trace in traces),
+                "gen_ai.usage.input_tokens": sum(result.tokens.prompt or 0 for result in job.results),
                 "gen_ai.usage.output_tokens": sum(result.tokens.generated for result in job.results),
                 "arrol.tokens_saved": sum(result.tokens.saved for result in job.results),
                 "arrol.pruned_traces": sum(result.tokens.pruned_traces for result in job.results),

@@ -186,6 +186,19 @@ def test_a_prompt_too_long_for_the_model_is_a_400(endpoint: Endpoint) -> None:
         assert "exceeds the model's 512" in response.json()["error"]["message"]
 
 
+def test_what_the_model_that_is_loaded_here_cannot_take_is_named(endpoint: Endpoint) -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    for body, param in (
+        ({"tools": [tool]}, "tools"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"messages": [{"role": "user", "content": [image]}]}, "messages[0].content[0]"),
+        ({"arrol": {"system": "x"}, "messages": [{"role": "system", "content": "y"}, *said("1")]}, "arrol.system"),
+    ):
+        response = endpoint.post(body)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
 def test_an_error_is_in_openais_form_and_names_the_field(endpoint: Endpoint) -> None:
     response = endpoint.post({"arrol": {"keep": 2.0}})
     assert response.status_code == 400

@@ -105,6 +105,25 @@ def test_a_full_queue_is_a_429_and_keys_take_turns() -> None:
     server.kill()
 
 
+def test_who_leaves_while_waiting_is_not_waited_for() -> None:
+    gate = threading.Event()
+    server = StandIn(lambda _body: {"content": "7"} if gate.wait(30) else 500)
+    engine = ServerEngine(server.url)
+    with serving(engine, None, model="m", max_running=1) as endpoint, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(endpoint.post, {})
+        assert eventually(lambda: endpoint.figure("arrol_requests_running") == 1)
+        url, asked = f"{endpoint.url}/v1/chat/completions", {"messages": said("1+1")}
+        for stream in (False, True):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(url, json=asked | {"stream": stream}, timeout=0.2)
+            assert eventually(lambda: endpoint.figure("arrol_requests_waiting") == 0)
+        gate.set()
+        assert first.result().status_code == 200
+        assert len(server.requests) == 2
+    engine.close()
+    server.kill()
+
+
 def test_figures_count_what_was_asked_and_what_it_cost(endpoint: Endpoint) -> None:
     names = [
         "arrol_requests_total", "arrol_samples_total", "arrol_tokens_generated_total", "arrol_confidence_count",

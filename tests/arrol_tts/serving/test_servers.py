@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from arrol_tts.calibration import AnswerCalibration
 from arrol_tts.engine import server_engine
 from arrol_tts.engine.server_engine import ServerEngine
 from tests.arrol_tts.serving.endpoint import Endpoint, said, serving
@@ -29,7 +31,7 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
         ends.extend(server.kill for server in servers)
         engine = ServerEngine([server.url for server in servers], retries=1)
         ends.append(engine.close)
-        context = serving(engine, None, model="m", **settings)
+        context = serving(engine, None, **{"model": "m", **settings})
         endpoint = context.__enter__()
         ends.append(lambda: context.__exit__(None, None, None))
         return endpoint, servers
@@ -168,6 +170,14 @@ def test_no_server_left_is_a_503_until_one_is_back(begin: Begin) -> None:
     assert response.headers["retry-after"] == "5"
     is_up[0] = True
     assert endpoint.post({}).status_code == 200
+
+
+def test_a_calibrated_vote_gives_the_probability_that_it_is_right(begin: Begin) -> None:
+    calibration = AnswerCalibration("majority", (0.0, 0.0, 0.0, 0.0), -1.0, (), ())
+    endpoint, _ = begin(says("7"), calibration=calibration)
+    reply = endpoint.post({}).json()
+    assert reply["arrol"]["confidence"] == pytest.approx(1 / (1 + math.e))
+    assert endpoint.post({"arrol": {"min_confidence": 0.3}}).json()["arrol"]["abstained"]
 
 
 def test_half_a_character_comes_through(begin: Begin) -> None:
