@@ -184,6 +184,9 @@ def head(
         n=n,
     )
     options = HeadOptions(
+        # With so many traces a gate pays: it tells right from wrong across questions better (AUROC .980, the plain
+        # mean .966), which is what ends waves early.
+        pooling="gated",
         positions=(16, 32),
         sizes=(0, 128),
         weight_decays=(0.05,),
