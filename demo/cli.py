@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from arrol_tts.head_config import resolve_head
+from arrol_tts.errors import InputError
+from arrol_tts.head_config import read_head_config, resolve_head
 from arrol_tts.pocket import POCKET_HEAD, task
 from arrol_tts.voter import WeightedVoter
 
 from .choices import Choices
+from .endpoint import Endpoint
 from .live import LiveRunner
 from .recording import Recordings, read_recordings
+from .request import Served
 from .views import last_evaluation
 
 ABOUT_POCKET = (
@@ -44,6 +49,9 @@ ENVIRONMENT = {
 }
 """Set where the user has not; before Gradio and torch are imported."""
 
+DEFAULT_ENDPOINT = "http://127.0.0.1:8001"
+"""Where ``arrol-serve`` listens unless it is told otherwise."""
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -52,7 +60,11 @@ def main(
     head: Annotated[str, typer.Option(help="quality head: folder or hub id")] = "pocket",
     model: Annotated[str | None, typer.Option(help="language model instead of the head's own")] = None,
     server: Annotated[
-        list[str] | None, typer.Option(help="URL of a server started with this head (docs/serving.md); repeatable")
+        list[str] | None,
+        typer.Option(
+            help="URL of an arrol-serve (docs/apps.md), or of a vLLM server started with this head "
+            "(docs/serving.md), which is repeatable"
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option(help="system prompt, in place of the head's own")] = None,
     traces: Annotated[
@@ -77,8 +89,12 @@ def main(
             opened = read_recordings(traces) if traces is not None else []
             folder = resolve_head(head)
             is_pocket = folder == POCKET_HEAD and model is None
-            engine_options: dict[str, Any] = {"max_model_len": 512} if is_pocket and server is None else {}
-            voter = WeightedVoter.from_pretrained(head, model=model, server=server, **engine_options)
+            endpoint = None if traces is not None else find_endpoint(server or ())
+            if endpoint is not None:
+                voter = WeightedVoter(config=read_head_config(folder))  # it votes, and samples nothing
+            else:
+                engine_options: dict[str, Any] = {"max_model_len": 512} if is_pocket and server is None else {}
+                voter = WeightedVoter.from_pretrained(head, model=model, server=server, **engine_options)
             if system is not None:
                 voter.prompt = voter.prompt.with_system(system)
             evaluation = last_evaluation(head, folder, runs)
@@ -113,6 +129,9 @@ def main(
                 score_every=max(1, position // 4),
                 reference=pocket_reference if is_pocket else lambda _question: None,
                 on_end=lambda state: reliability.add(state.traces),
+                endpoint=endpoint,
+                system=system,
+                served=served(endpoint, head, model, server or ()),
             )
             # The page opens at once; the first question waits for the model if it has to.
             threading.Thread(target=site.runner.warm_up, name="arrol-load", daemon=True).start()
@@ -125,6 +144,27 @@ def main(
             _fail(f"{error}; choose another --port")
         finally:
             voter.close()
+
+
+def find_endpoint(servers: Sequence[str]) -> Endpoint | None:
+    """The ``arrol-serve`` among the servers that were named, None when there is none.
+
+    Raises:
+        InputError: when others were named beside it, or it refuses the key.
+    """
+    found = [Endpoint.find(url, os.environ.get("ARROL_SERVER_KEY", "")) for url in servers]
+    if any(found) and len(found) > 1:
+        raise InputError("name one arrol-serve alone: it shares the work among servers itself")
+    return found[0] if found else None
+
+
+def served(endpoint: Endpoint | None, head: str, model: str | None, servers: Sequence[str]) -> Served:
+    """Where an app asks for what the page shows: the endpoint, or the one that a command would start."""
+    if endpoint is not None:
+        return Served(endpoint.url, endpoint.model)
+    options = [*(["--model", model] if model else ()), *(word for url in servers for word in ("--server", url))]
+    start = shlex.join(["arrol-serve", head, *options])
+    return Served(DEFAULT_ENDPOINT, start=start)
 
 
 def pocket_reference(question: str) -> str:

@@ -90,6 +90,7 @@ function makeRun() {
     note: make("p", "note"),
     grid: make("div", "grid"),
     chart: make("figure", "scores"),
+    request: make("details", "request"),
     cards: new Map(),
     seen: {},
   };
@@ -103,7 +104,8 @@ function makeRun() {
     meters.append(box);
   }
   view.note.setAttribute("role", "status");
-  section.append(view.label, meters, view.tally, view.note, view.grid, view.chart);
+  view.request.append(make("summary", "", "The same answer from an app"), make("pre"));
+  section.append(view.label, meters, view.tally, view.note, view.request, view.grid, view.chart);
   return view;
 }
 
@@ -117,6 +119,8 @@ function drawRun(view, run) {
   const counts = Object.entries(run.counts).filter(([, count]) => count);
   say(view.meters.traces, counts.map(([name, count]) => count + " " + name).join(", "));
   say(view.note, run.note);
+  view.request.hidden = !run.request;
+  say(view.request.lastChild, run.request);
   drawTally(view, run.tally);
   for (const trace of run.traces) {
     if (!view.cards.has(trace.sample)) {

@@ -59,6 +59,7 @@ class RunState:
         at: detection position, None when nothing is pruned there.
         reference: the right answer, None when it is not known.
         timed: whether the time since it was made means something.
+        request: what an app would send for the same answer, in words; "" where nothing would do.
     """
 
     def __init__(
@@ -70,8 +71,9 @@ class RunState:
         at: int | None = None,
         reference: str | None = None,
         timed: bool = True,
+        request: str = "",
     ) -> None:
-        self.label, self.at, self.reference = label, at, reference
+        self.label, self.at, self.reference, self.request = label, at, reference, request
         self.views = {sample_id: TraceView() for sample_id in samples}
         self.question_id = ""
         self.phase = "waiting"
@@ -151,6 +153,7 @@ class RunState:
             "phase": self.phase,
             "note": self._summary() if over else self.note,
             "reference": self.reference,
+            "request": self.request,
             "tokens": sum(view.num_tokens for view in self.views.values()),
             "saved": ledger.saved if ledger else 0,
             "seconds": round(seconds, 1) if self._timed else None,

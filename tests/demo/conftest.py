@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,21 +36,48 @@ def pocket_voter(vllm_engine: VLLMEngine) -> WeightedVoter:
 
 
 @pytest.fixture(scope="session")
+def endpoint(vllm_engine: VLLMEngine) -> Iterator[str]:
+    """The address of an ``arrol-serve`` on the same engine."""
+    pytest.importorskip("fastapi", reason="the endpoint is not installed: pip install 'arrol[serve]'")
+    from arrol_tts.head_config import read_head_config
+    from arrol_tts.pocket import POCKET_HEAD
+    from tests.arrol_tts.serving.endpoint import serving
+
+    with serving(vllm_engine, read_head_config(POCKET_HEAD)) as endpoint:
+        yield endpoint.url
+
+
+@pytest.fixture(scope="session")
 def runner(pocket_voter: WeightedVoter) -> LiveRunner:
     from demo.cli import pocket_reference
     from demo.live import LiveRunner
     from demo.recording import Recordings
+    from demo.request import Served
 
-    runner = LiveRunner(pocket_voter, Recordings(), max_tokens=256, score_every=8, reference=pocket_reference)
+    runner = LiveRunner(
+        pocket_voter,
+        Recordings(),
+        max_tokens=256,
+        score_every=8,
+        reference=pocket_reference,
+        served=Served("http://127.0.0.1:8001", start="arrol-serve pocket"),
+    )
     runner.warm_up()
     return runner
 
 
 @pytest.fixture(scope="session")
 def server(runner: LiveRunner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with page_of(runner, tmp_path_factory) as server:
+        yield server
+
+
+@contextmanager
+def page_of(runner: LiveRunner, folders: pytest.TempPathFactory) -> Iterator[Server]:
+    """The page over a runner, until the block ends."""
     pytest.importorskip("gradio", reason="the demo is not installed: pip install 'arrol[demo]'")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        patch.setenv("GRADIO_TEMP_DIR", str(folders.mktemp("uploads")))
         from arrol_tts.pocket import POCKET_HEAD
         from demo.app import Site, build, launch_options
         from demo.cli import ABOUT_POCKET, POCKET_EXAMPLES
@@ -62,7 +90,7 @@ def server(runner: LiveRunner, tmp_path_factory: pytest.TempPathFactory) -> Iter
             about=ABOUT_POCKET,
             examples=POCKET_EXAMPLES,
             max_running=2,
-            evaluation=last_evaluation("pocket", POCKET_HEAD, tmp_path_factory.mktemp("runs")),
+            evaluation=last_evaluation("pocket", POCKET_HEAD, folders.mktemp("runs")),
         )
         runner.on_end = lambda state: site.reliability.add(state.traces)
         page = build(site)

@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
 
 from arrol_tts.recorded import read_traces
-from tests.demo.conftest import ANSWER, QUESTION, Server
+from arrol_tts.voter import WeightedVoter
+from demo.endpoint import Endpoint
+from demo.recording import Recordings
+from demo.request import Served
+from tests.demo.conftest import ANSWER, QUESTION, Server, page_of
+
+if TYPE_CHECKING:
+    from demo.live import LiveRunner
 
 pytest.importorskip("playwright", reason="Playwright is not installed: pip install 'arrol[dev]'")
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -149,6 +159,66 @@ def test_two_settings_side_by_side(open_page: OpenPage) -> None:
     assert tokens[0] < tokens[1]
     expect(page.locator(".run").nth(1).locator(".label")).to_contain_text("nothing pruned")
     picture(page, "compare")
+
+
+def answer_of(note: str, endpoint: str) -> str:
+    """What the last command of a note is answered, sent to an endpoint that runs."""
+    command = shlex.split(note.splitlines()[-1].replace("http://127.0.0.1:8001", endpoint))
+    done = subprocess.run([*command, "--silent", "--fail"], check=True, capture_output=True, timeout=120)
+    return str(json.loads(done.stdout)["arrol"]["answer"])
+
+
+def shown_answer(page: Page) -> str:
+    """The quality head's, as the page shows it."""
+    return page.locator('.vote[data-method="Quality head"] h4 .answer').inner_text().split()[0]
+
+
+def test_the_note_holds_the_request_that_an_app_sends_for_the_same_answer(
+    open_page: OpenPage, endpoint: str
+) -> None:
+    page = open_page({"q": QUESTION, "n": 16, "seed": 4})
+    wait_for_end(page)
+    note = page.locator(".request")
+    note.locator("summary").click()
+    words = note.locator("pre").inner_text()
+    assert words.startswith("arrol-serve pocket\ncurl http://127.0.0.1:8001/v1/chat/completions --json ")
+    assert answer_of(words, endpoint) == shown_answer(page)
+    picture(page, "request")
+
+
+def test_a_rule_that_an_endpoint_lacks_has_no_note(open_page: OpenPage) -> None:
+    page = open_page({"q": QUESTION, "n": 4, "rule": "bar"})
+    wait_for_end(page)
+    expect(page.locator(".request")).to_be_hidden()
+
+
+def test_the_page_on_an_endpoint(
+    browser: Browser, runner: LiveRunner, endpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    found = Endpoint.find(endpoint)
+    assert found is not None
+    remote = replace(
+        runner,
+        voter=WeightedVoter(config=runner.voter.config),  # which has no engine
+        recordings=Recordings(),
+        endpoint=found,
+        served=Served(found.url, found.model),
+    )
+    with page_of(remote, tmp_path_factory) as server, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(server.url + "?" + urlencode({"q": QUESTION, "n": 32}))
+        wait_for_end(page)
+        last = statuses(page)
+        assert (len(last), last.count("pruned")) == (32, 16)
+        assert last.count("right") + last.count("wrong") == 16
+        expect(page.locator(".card[data-status=right] .text").first).to_contain_text("answer 13")
+        expect(page.locator(".card[data-status=pruned] .end").first).to_contain_text("token 32")
+        expect(page.locator(".scores svg")).to_be_visible()
+        assert shown_answer(page) == ANSWER
+        note = page.locator(".request")
+        note.locator("summary").click()
+        assert answer_of(note.locator("pre").inner_text(), endpoint) == ANSWER
+        picture(page, "endpoint")
 
 
 @pytest.mark.usefixtures("long_runs")

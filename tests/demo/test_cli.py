@@ -88,6 +88,17 @@ def test_mistakes_end_it_with_a_message(monkeypatch: pytest.MonkeyPatch, argumen
     assert says in done.stderr
 
 
+def test_the_command_that_would_serve_the_same_is_shown() -> None:
+    from demo.cli import served
+    from demo.endpoint import Endpoint
+
+    shown = served(None, "my head", "org/model", ["http://a:1", "http://b:2"])
+    assert shown.start == "arrol-serve 'my head' --model org/model --server http://a:1 --server http://b:2"
+    assert (shown.url, shown.model) == ("http://127.0.0.1:8001", "")
+    there = served(Endpoint("http://c:3", "m"), "pocket", None, ["http://c:3"])
+    assert (there.url, there.model, there.start) == ("http://c:3", "m", "")
+
+
 def test_a_port_that_is_taken_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "traces.jsonl").write_text(json.dumps({"question_id": "2+3", "text": "5", "answer": "5"}))
     with socket.create_server(("127.0.0.1", 0)) as taken:
