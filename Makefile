@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,demo,serve,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval demo demo-real test test-slow test-vllm test-vllm-symbols lint bench-demo bench-engine bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-candidates reproduce pocket clean
+.PHONY: setup eval demo demo-real test test-slow test-vllm test-vllm-symbols lint bench-demo bench-engine bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-candidates bench-serve reproduce pocket clean
 
 setup: $(READY)
 
@@ -81,6 +81,10 @@ bench-equality: setup
 # Needs Chromium, from the system.
 bench-demo: setup
 	$(BIN)/python -m evals.bench.demo
+
+# What the endpoint adds to a vote, and a crowd of clients; some twenty minutes on two cores that do nothing else.
+bench-serve: setup
+	$(BIN)/python -m evals.bench.serve
 
 # About an hour and a half on two cores that do nothing else; goes on where it was cut.
 bench-rl: setup
