@@ -111,6 +111,11 @@ def test_recorded_traces_are_voted_over(installed: Path, empty: Path) -> None:
     assert {report["method"]: report["accuracy"] for report in told["methods"]}["majority"] == 1.0
 
 
+def test_the_endpoint_is_a_command(installed: Path, empty: Path) -> None:
+    pytest.importorskip("fastapi")
+    assert "--min-confidence" in run(installed, "arrol-serve", "--help", folder=empty)
+
+
 @pytest.mark.slow
 def test_the_pocket_benchmark_runs(installed: Path, empty: Path) -> None:
     pytest.importorskip("vllm")

@@ -137,11 +137,15 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
 
     async def stream(job: Job, replier: Replier, include_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
         is_open = False
-        async for forming in runner.watch(job):
-            if not is_open:
-                yield replier.opening()
-                is_open = True
-            yield replier.progress(forming)
+        try:
+            async for forming in runner.watch(job):
+                if not is_open:
+                    yield replier.opening()
+                    is_open = True
+                yield replier.progress(forming)
+        except Exception as error:
+            job.failure = api_error(error).status
+            raise
         if not is_open:
             yield replier.opening()
         for chunk in replier.closing(job.results, include_usage=include_usage):

@@ -23,7 +23,8 @@ from arrol_tts.waves import Waves
 WAVES = ("start", "step", "certainty")
 MAX_SEED = 1 << 31
 OF_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
-PASSED_ON = (*OF_TOOLS, "response_format", "logit_bias", "reasoning_effort")
+OF_VLLM = ("structured_outputs", "bad_words", "allowed_token_ids", "ignore_eos")
+PASSED_ON = (*OF_TOOLS, *OF_VLLM, "response_format", "logit_bias", "reasoning_effort")
 """Fields of a chat that the request for each sample has as they are."""
 
 

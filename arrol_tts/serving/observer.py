@@ -59,8 +59,8 @@ class Observer:
                 raise
             finally:
                 job: Job | None = state.get("job")
-                if job is not None and not job.results and status == 200:
-                    status = LEFT  # in the middle of a stream
+                if job is not None and not job.results and status == 200:  # in the middle of a stream
+                    status = job.failure or LEFT
                 seconds = time.perf_counter() - began
                 self._metrics.count(job, status, seconds)
                 spanned.describe(job, self._settings.model, status)

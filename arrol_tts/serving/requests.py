@@ -111,6 +111,10 @@ class ChatFields(CommonFields):
     logit_bias: dict[str, float] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
 

@@ -40,6 +40,7 @@ class Job:
         began: when it came, by `time.perf_counter`.
         waited: seconds until it was its turn.
         results: of the votes, once they are over.
+        failure: status of HTTP that would have told of an error, had the stream not begun.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Job:
     began: float = field(default_factory=time.perf_counter)
     waited: float | None = None
     results: list[VoteResult] = field(default_factory=list)
+    failure: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ import sys, time
 began = time.perf_counter()
 import arrol_tts
 seconds = time.perf_counter() - began
-heavy = sorted({"torch", "vllm", "transformers", "sklearn", "pyarrow", "sympy", "numpy"} & set(sys.modules))
+names = "torch vllm transformers sklearn pyarrow sympy numpy fastapi pydantic".split()
+heavy = sorted(set(names) & set(sys.modules))
 print(seconds, ",".join(heavy))
 """
 

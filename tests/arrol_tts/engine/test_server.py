@@ -360,6 +360,31 @@ def test_scores_by_a_head_that_the_server_does_not_have_are_refused_here(engine:
         engine.sample(QUESTIONS[:1], SAMPLING, replace(SCORED, head="other"))
 
 
+def test_the_endpoint_before_servers_answers_as_the_voter_and_ends_what_nobody_waits_for(
+    first: Server, second: Server
+) -> None:
+    pytest.importorskip("fastapi")
+    from tests.arrol_tts.serving.endpoint import eventually
+    from tests.arrol_tts.serving.endpoint import serving as endpoint_of
+
+    engine = ServerEngine([first.url, second.url], head=POCKET_HEAD)
+    config, question = read_head_config(POCKET_HEAD), QUESTIONS[0].text
+    result = WeightedVoter(engine, config=config).solve(question, 16, seed=3)
+    with endpoint_of(engine, config) as endpoint:
+        asked = {"messages": [{"role": "user", "content": question}], "arrol": {"n": 16}, "seed": 3}
+        for stream in (False, True):
+            response = endpoint.post(asked | {"stream": stream, "stream_options": {"include_usage": True}})
+            assert f'"answer":"{result.answer}"' in response.text
+            assert f'"total_tokens":{(result.tokens.prompt or 0) + result.tokens.generated}' in response.text
+        long = {"min_tokens": 400, "max_tokens": 440, "arrol": {"n": 24, "keep": 1.0}}
+        with pytest.raises(httpx.ReadTimeout):
+            endpoint.post(asked | long, timeout=1.0)
+        assert eventually(
+            lambda: gauge(first, "num_requests_running") + gauge(second, "num_requests_running") == 0
+        )
+    engine.close()
+
+
 def requests_of(server: Server) -> float:
     return gauge(server, "num_requests_running") + gauge(server, "num_requests_waiting")
 

@@ -36,7 +36,7 @@ class Endpoint:
         if isinstance(body, dict):
             asked = {"prompt": QUESTION} if path == "/v1/completions" else {"messages": said(QUESTION)}
             body = asked | {"arrol": {"n": 2}} | body
-        return httpx.post(self.url + path, json=body, timeout=120, **options)
+        return httpx.post(self.url + path, json=body, **{"timeout": 120, **options})
 
     def figure(self, name: str) -> float:
         """A figure of /metrics, summed over its labels."""

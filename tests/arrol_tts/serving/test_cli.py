@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +16,8 @@ from arrol_tts.calibration import AnswerCalibration
 from arrol_tts.errors import InputError
 from arrol_tts.pocket import POCKET_MODEL
 from arrol_tts.serving.cli import app, name_of, read_calibration, read_keys
+from tests.arrol_tts.serving.command import arrol_serve
+from tests.arrol_tts.serving.standin import StandIn
 
 CALIBRATION = AnswerCalibration("majority", (1.0, 0.0, 0.0, 0.0), 0.0, (), ())
 
@@ -86,3 +92,31 @@ def test_a_folder_is_called_by_its_name_and_anything_else_as_it_is(tmp_path: Pat
     assert name_of(str(POCKET_MODEL)) == "pocket"
     assert name_of(str(tmp_path / "mine@2")) == "mine-2"
     assert name_of("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+
+
+def test_the_command_serves_before_a_server_and_ends_when_it_is_told(tmp_path: Path) -> None:
+    gate, log, keys = threading.Event(), tmp_path / "log", tmp_path / "keys"
+    keys.write_text("ann key-of-ann\n")
+    server = StandIn(lambda _body: {"content": "7"} if gate.wait(30) else 500)
+    headers = {"authorization": "Bearer key-of-ann"}
+    asked = {"messages": [{"role": "user", "content": "3+4"}], "arrol": {"n": 2}}
+    with ThreadPoolExecutor(1) as pool:
+        with arrol_serve(log, "--server", server.url, "--api-keys", str(keys), "--n", "4") as url:
+            assert httpx.post(f"{url}/v1/chat/completions", json=asked).status_code == 401
+            models = httpx.get(f"{url}/v1/models", headers=headers).json()["data"]
+            assert [models[0]["id"], models[1]["id"]] == ["m", "m@majority-4"]
+            gate.set()
+            first = httpx.post(f"{url}/v1/chat/completions", json=asked, headers=headers, timeout=60)
+            assert first.json()["arrol"]["answer"] == "7"
+            gate.clear()
+            second = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=asked, headers=headers, timeout=60)
+            while len(server.requests) < 4:
+                time.sleep(0.05)
+            told = time.monotonic()
+        assert time.monotonic() - told < 20
+        assert isinstance(second.exception(), httpx.TransportError)
+    gate.set()
+    server.kill()
+    lines = [json.loads(line[line.index("{") :]) for line in log.read_text().splitlines() if '"path"' in line]
+    assert [(line["status"], line.get("key")) for line in lines[:3]] == [(401, None), (200, None), (200, "ann")]
+    assert lines[2]["tokens"] == 10
