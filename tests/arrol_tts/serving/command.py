@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,17 @@ import httpx
 START_SECONDS = 300.0
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A process that answers."""
+
+    url: str
+    process: int
+
+
 @contextmanager
-def arrol_serve(log: Path, *arguments: str) -> Iterator[str]:
-    """Its address, until the block ends.
+def arrol_serve(log: Path, *arguments: str) -> Iterator[Serving]:
+    """A process, until the block ends.
 
     Args:
         log: where to write what it says.
@@ -37,7 +46,7 @@ def arrol_serve(log: Path, *arguments: str) -> Iterator[str]:
             assert process.poll() is None, f"it did not start:\n{log.read_text()[-4000:]}"
             assert time.monotonic() < until, f"it does not answer:\n{log.read_text()[-4000:]}"
             time.sleep(0.2)
-        yield url
+        yield Serving(url, process.pid)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -18,10 +19,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the endpoint is not installed: pip install 'arrol[serve]'")
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'arrol[cpu]'")
-import httpx
-
 from arrol_tts.pocket import questions
-from tests.arrol_tts.serving.command import arrol_serve
+from evals.bench.crowd import Crowd, come_and_go
+from tests.arrol_tts.serving.command import Serving, arrol_serve
+from tests.paths import ROOT
 
 QUESTION, ANSWER = "9+9*4-4-3-5-4*5", "13"
 """A pocket question that the majority gets wrong, with seed 0 and nothing pruned."""
@@ -40,14 +41,19 @@ QUIET = {
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("clients")
-    with pytest.MonkeyPatch.context() as patch, arrol_serve(folder / "serve.log", "pocket") as url:
+    with pytest.MonkeyPatch.context() as patch, arrol_serve(folder / "serve.log", "pocket") as serving:
         for name, value in QUIET.items():
             patch.setenv(name, value)
         patch.setenv("DSPY_CACHEDIR", str(folder / "dspy"))
         patch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
-        yield f"{url}/v1"
+        yield serving
+
+
+@pytest.fixture
+def url(serving: Serving) -> str:
+    return f"{serving.url}/v1"
 
 
 @pytest.fixture(autouse=True)
@@ -258,6 +264,32 @@ def test_lm_evaluation_harness(url: str, tmp_path: Path) -> None:
     assert found["results"]["pocket_endpoint"]["exact_match,last-number"] >= 2 / 3
 
 
+# --- the page that shows them ---------------------------------------------------------------------
+
+BLOCKS = re.findall(r"```(python|sh)\n(.*?)```", (ROOT / "docs" / "apps.md").read_text(), re.DOTALL)
+
+
+def shown(url: str, language: str, *words: str) -> str:
+    """The code of the page that has these words, for this server."""
+    (code,) = (text for kind, text in BLOCKS if kind == language and all(word in text for word in words))
+    return code.replace("http://127.0.0.1:8001/v1", url)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("client", ["from openai", "langchain_openai", "litellm"])
+def test_what_the_page_shows_works(url: str, client: str) -> None:
+    found: dict[str, Any] = {}
+    exec(compile(shown(url, "python", client), "docs/apps.md", "exec"), found)
+    if client == "from openai":
+        exec(compile(shown(url, "python", "stream=True"), "docs/apps.md", "exec"), found)
+    if client != "langchain_openai":
+        assert found["reply"].choices[0].message.content
+
+
+def test_the_command_of_the_page_works(url: str) -> None:
+    done = subprocess.run(shown(url, "sh", "curl"), shell=True, check=True, capture_output=True, timeout=120)
+    assert len(json.loads(done.stdout)["arrol"]["samples"]) == 16
+
+
 # --- anything that speaks HTTP --------------------------------------------------------------------
 
 
@@ -268,7 +300,16 @@ def test_curl(url: str) -> None:
     assert reply["arrol"]["answer"] == ANSWER
 
 
-def test_all_of_them_are_counted_and_nothing_is_left_running(url: str) -> None:
-    page = httpx.get(url.removesuffix("v1") + "metrics", timeout=60).text.splitlines()
-    found = {name: value for name, _, value in (line.rpartition(" ") for line in page)}
-    assert found["arrol_requests_running"] == found["arrol_requests_waiting"] == "0.0"
+def test_a_crowd_that_comes_and_goes_leaves_nothing_behind(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.bench.crowd.PATIENCE", 0.5)
+    monkeypatch.setattr("evals.bench.crowd.PAUSE", 0.5)
+    monkeypatch.setattr("evals.bench.crowd.IDLE_SECONDS", 1.0)
+    crowd = Crowd(clients=24, seconds=4.0, warm_seconds=0.0)
+    found = asyncio.run(come_and_go(crowd, serving.url, serving.process))
+    assert found["error_messages"] == []
+    assert found["vanished_requests"] > 0
+    assert found["answered_requests"] > 0
+    assert (found["left_running"], found["left_waiting"]) == (0.0, 0.0)
+    assert found["busy_share_afterwards"] < 0.2
