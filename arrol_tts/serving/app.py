@@ -25,7 +25,7 @@ from arrol_tts.serving.connection import (
     read_body,
     unless_left,
 )
-from arrol_tts.serving.errors import ApiError, api_error, bad_field
+from arrol_tts.serving.errors import ApiError, api_error, bad_field, log_failure
 from arrol_tts.serving.messages import check_messages, check_response_format, check_tools
 from arrol_tts.serving.metrics import Metrics
 from arrol_tts.serving.observer import LEFT, Observer
@@ -152,7 +152,10 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
             yield chunk
 
     async def on_error(_request: Request, error: Exception) -> Response:
-        return error_response(api_error(error, FIELDS))
+        answered = api_error(error, FIELDS)
+        if answered.status >= 500:
+            log_failure(error)
+        return error_response(answered)
 
     async def on_http_error(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -164,7 +167,6 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
     app.add_exception_handler(ArrolError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(ClientLeftError, on_left)
-    app.add_exception_handler(Exception, on_error)
     return app
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from arrol_tts.serving.errors import ApiError, api_error
+from arrol_tts.serving.errors import ApiError, api_error, log_failure
 from arrol_tts.serving.replies import encoded, frame
 
 BODY_SECONDS = 60.0
@@ -122,7 +121,7 @@ class EventResponse(Response):
                 except ClientLeftError:
                     raise
                 except Exception as error:
-                    logging.getLogger(__name__).error("a stream failed", exc_info=error)
+                    log_failure(error)
                     await _send_part(send, frame(api_error(error).body), more=False)
                     return
                 following = _next(self._chunks)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +72,13 @@ def api_error(error: Exception, fields: Mapping[str, str] | None = None) -> ApiE
         return ApiError(503, str(error), code="engine_unavailable", headers={"retry-after": "5"})
     # What went wrong is in the server's log, and none of the client's business.
     return ApiError(500, "the server failed; its log says more", code="internal_error")
+
+
+def log_failure(error: Exception) -> None:
+    """Note what the server is to blame for, in one line: what it is about may be anybody's text."""
+    known = isinstance(error, ArrolError)
+    words = str(error) if known else "".join(traceback.format_exception(error))
+    logging.getLogger("arrol_tts.serving").error("%s", json.dumps(words))
 
 
 def _type_of(status: int) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from arrol_tts.serving.connection import error_response
+from arrol_tts.serving.errors import api_error, log_failure
 from arrol_tts.serving.metrics import Metrics
 from arrol_tts.serving.runner import Job
 from arrol_tts.serving.settings import Settings
@@ -54,9 +56,10 @@ class Observer:
         with span(f"{scope['method']} {scope['path']:.100}", Headers(scope=scope)) as spanned:
             try:
                 await self._app(scope, receive, note)
-            except Exception:
-                status = 500
-                raise
+            except Exception as error:
+                log_failure(error)
+                if status == LEFT:  # nothing was sent
+                    await error_response(api_error(error))(scope, receive, note)
             finally:
                 job: Job | None = state.get("job")
                 if job is not None and not job.results and status == 200:  # in the middle of a stream

@@ -156,6 +156,24 @@ def test_the_access_log_has_no_contents(endpoint: Endpoint, caplog: pytest.LogCa
     assert not any("\n" in record.getMessage() or "\x1b" in record.getMessage() for record in caplog.records)
 
 
+def test_what_the_server_is_to_blame_for_is_a_line_of_its_log_and_not_the_clients(
+    engine: ServerEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: Any, **_options: Any) -> None:
+        raise RuntimeError("somebody's text\nwith a line of its own")
+
+    monkeypatch.setattr("arrol_tts.serving.runner.WeightedVoter", broken)
+    with serving(engine, None, model="m") as endpoint:
+        for stream in (False, True):
+            response = endpoint.post({"stream": stream})
+            assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+            assert "somebody" not in response.text
+        assert endpoint.figure('arrol_requests_total{method="majority",model="m",status="500"}') == 2
+    failures = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(failures) == 2
+    assert all("RuntimeError: somebody's text" in line and "\n" not in line for line in failures)
+
+
 def test_the_access_log_has_contents_when_it_shall(engine: ServerEngine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with serving(engine, None, model="m", log_contents=True) as endpoint:
