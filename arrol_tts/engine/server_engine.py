@@ -126,6 +126,7 @@ class ServerEngine(Engine):
             self._probe(server)
         first = self._alive()[0]
         self.hidden_size: int = first.info["hidden_size"] if first.info else 0
+        self._probing = threading.Lock()
         # Requests run on a loop of their own, so that callers need not be asynchronous.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="arrol-servers", daemon=True)
@@ -194,9 +195,21 @@ class ServerEngine(Engine):
         return ""
 
     def _probe_failed(self) -> None:
-        for server in self._servers:
-            if server.failure:  # it may be back
+        """Ask servers that were given up whether they are back; nobody waits for it while others are there."""
+        failed = [server for server in self._servers if server.failure]
+        if len(failed) == len(self._servers):
+            for server in failed:
                 self._probe(server)
+        elif failed and self._probing.acquire(blocking=False):
+            threading.Thread(target=self._probe_aside, args=(failed,), name="arrol-probe", daemon=True).start()
+
+    def _probe_aside(self, failed: Sequence[_Server]) -> None:
+        try:
+            for server in failed:
+                with contextlib.suppress(InputError):  # another one has come in its place
+                    self._probe(server)
+        finally:
+            self._probing.release()
 
     def _start(self, request: Request) -> Run:
         return ServerRun(self._loop, request, self._ask)

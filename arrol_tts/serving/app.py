@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from arrol_tts.engine.server_engine import ServerEngine
 from arrol_tts.errors import ArrolError
-from arrol_tts.serving.choice import MAX_SEED, choose, models_of
+from arrol_tts.serving.choice import MAX_SEED, Choice, choose, models_of
 from arrol_tts.serving.connection import (
     ClientLeftError,
     EventResponse,
@@ -115,7 +116,7 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
         prompts = {f"q{i}": prompt for i, prompt in enumerate(fields.prompt)}
         return await answer(request, Job(key, "text", prompts, _choose(fields)), fields)
 
-    def _choose(fields: CommonFields) -> Any:
+    def _choose(fields: CommonFields) -> Choice:
         return choose(fields, settings, runner.config, seed=random.randrange(MAX_SEED))
 
     async def answer(request: Request, job: Job, fields: CommonFields) -> Response:
@@ -138,11 +139,12 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
     async def stream(job: Job, replier: Replier, include_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
         is_open = False
         try:
-            async for forming in runner.watch(job):
-                if not is_open:
-                    yield replier.opening()
-                    is_open = True
-                yield replier.progress(forming)
+            async with aclosing(runner.watch(job)) as votes:
+                async for forming in votes:
+                    if not is_open:
+                        yield replier.opening()
+                        is_open = True
+                    yield replier.progress(forming)
         except Exception as error:
             job.failure = api_error(error).status
             raise

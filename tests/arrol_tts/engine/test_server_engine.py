@@ -202,6 +202,40 @@ def test_a_server_that_keeps_failing_loses_its_questions_to_the_other(start: Sta
     assert bad.requests
 
 
+def test_nobody_waits_for_a_server_that_hangs_while_another_is_there_and_it_is_used_when_it_is_back(
+    start: Start,
+) -> None:
+    is_up = [False]
+    first = start(lambda request: (200, completion()) if is_up[0] else (500, {}))
+    second = start(lambda request: (200, completion()))
+    engine = ServerEngine([first.url, second.url], retries=0)
+
+    def ask() -> int:
+        return len(list(engine.sample(QUESTIONS, SAMPLING)))
+
+    assert ask() == 12
+    probing, asked = threading.Event(), []
+
+    def hang(server: Any) -> None:
+        asked.append(server.url)
+        probing.wait(30)
+        probe(server)
+
+    probe, engine._probe = engine._probe, hang  # type: ignore[method-assign]
+    assert (ask(), ask()) == (12, 12)
+    assert asked == [first.url]
+    is_up[0] = True
+    probing.set()
+    before = len(first.requests)
+    for _ in range(100):
+        assert ask() == 12
+        if len(first.requests) > before:
+            break
+        time.sleep(0.05)
+    assert len(first.requests) > before
+    engine.close()
+
+
 def test_no_server_left_names_every_reason(start: Start) -> None:
     first = start(lambda request: (500, {"error": {"message": "engine is dead"}}))
     second = start(lambda request: (0, None))
