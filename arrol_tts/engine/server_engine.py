@@ -26,6 +26,7 @@ from arrol_tts.engine.request import Question, Request, Sampling
 from arrol_tts.engine.server_replies import START_COMMAND, Written, read_trace
 from arrol_tts.engine.server_requests import beyond_openai, request_body
 from arrol_tts.engine.server_run import ServerRun
+from arrol_tts.engine.vllm_plugin.allowed import check_allowed
 from arrol_tts.errors import EngineError, InputError, ServerError
 from arrol_tts.head_config import head_sha256
 from arrol_tts.prompts import plain_text
@@ -166,6 +167,9 @@ class ServerEngine(Engine):
                 f"{bare}: scores and stopping rules, and so the quality method, need arrol's plug-in "
                 f"in the server: start it with `{START_COMMAND}`; without it use method='majority' or 'deepconf'"
             )
+        for server in self._alive():
+            if server.info is not None:
+                check_allowed(spec, server.info["allow"])
         foreign = ", ".join(server.url for server in self._alive() if not server.is_vllm)
         if foreign and (name := beyond_openai(sampling)):
             raise InputError(
@@ -510,7 +514,7 @@ def _template_of(question: Question) -> str:
 def _plugin_info(response: httpx.Response) -> dict[str, Any] | None:
     try:
         info = response.json()
-        return {key: info[key] for key in ("version", "hidden_size", "top_k", "head", "heads")}
+        return {key: info[key] for key in ("version", "hidden_size", "top_k", "head", "heads", "allow")}
     except (ValueError, KeyError, TypeError):
         return None  # a server without the plug-in may answer anything here
 

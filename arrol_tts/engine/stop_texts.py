@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from arrol_tts.engine.decoder import Decoder
-from arrol_tts.stopping import TraceLog
+
+CONTEXT = 4
+"""Tokens decoded before new ones: some tokenizers write a token differently where a text begins."""
+
+UNFINISHED = 8
+"""Tokens after which a character that is still in parts is taken for no character: the longest has four bytes."""
 
 
 class StopTexts:
@@ -25,51 +30,83 @@ class StopTexts:
         self.decoder = Decoder(tokenizer)
         self._pieces: dict[int, str] = {}
 
-    def written(
-        self, token_ids: Sequence[int], texts: Sequence[str], end: int | None = None, after: int = 0
-    ) -> str:
-        """The text that a token completes; to be asked at every token.
+    def watch(self, texts: Sequence[str], after: int = 0) -> Watched:
+        """Begin to look for texts in a trace that has written nothing yet.
 
         Args:
-            token_ids: of the trace.
             texts: that end it.
-            end: number of tokens up to the one in question; None: all.
             after: tokens with which none of the texts ends the trace yet, although it may begin in them.
+        """
+        return Watched(self, texts, after)
+
+    def piece(self, token_id: int) -> str:
+        """The text of one token alone; a part of a character is U+FFFD."""
+        piece = self._pieces.get(token_id)
+        if piece is None:
+            piece = self._pieces[token_id] = self.decoder([token_id])
+        return piece
+
+
+class Watched:
+    """One trace's text, as much of its end as a stop text may begin in; every token is decoded about twice."""
+
+    def __init__(self, stop_texts: StopTexts, texts: Sequence[str], after: int) -> None:
+        self._stop_texts, self._texts, self._after = stop_texts, texts, after
+        self._lasts = tuple({text[-1] for text in texts})
+        self._longest = max(map(len, texts))
+        # Every token is at least a byte; one more, because tokenizers may drop the space that a text begins with.
+        self._window = max(len(text.encode()) for text in texts) + 1
+        self._written = 0
+        self._tail = ""  # what was decoded, and searched
+        self._ids: list[int] = []  # the tokens of its end, then those that were not decoded yet
+        self._known = 0  # how many are of its end
+        self._passed = 0  # characters behind it that end nothing: they were written in the first tokens
+
+    def add(self, token_id: int) -> str:
+        """Take in the next token.
 
         Returns:
-            The text from its first character to the end of what has been written, which may be more than the text
-            itself where a token goes on behind it; "" while there is none.
+            The text that the token completes, from its first character to the end of what has been written, which
+            may be more than the text itself where a token goes on behind it; "" while there is none.
         """
-        end = len(token_ids) if end is None else end
-        if end <= after:
+        self._ids.append(token_id)
+        self._written += 1
+        if len(self._ids) > 2 * self._window + CONTEXT:
+            # No text reaches so far back.
+            del self._ids[: -self._window]
+            self._tail, self._known, self._passed = "", 0, 0
+        if self._written <= self._after:
+            if self._written == self._after:
+                self._pass(self._decode())
             return ""
-        last = token_ids[end - 1]
-        piece = self._pieces.get(last)
-        if piece is None:
-            piece = self._pieces[last] = self.decoder([last])
-        # Most tokens do not even hold a text's last character. A part of one decodes to U+FFFD.
-        if piece and "\ufffd" not in piece and not any(text[-1] in piece for text in texts):
+        piece = self._stop_texts.piece(token_id)
+        # Most tokens do not even hold a text's last character.
+        if piece and "\ufffd" not in piece and not any(last in piece for last in self._lasts):
             return ""
-        # Every token is at least a byte; one more, because tokenizers may drop the space that a text begins with.
-        longest = max(len(text.encode()) for text in texts)
-        window = token_ids[max(0, end - longest - 1) : end]
-        recent = self.decoder(window)
+        searched = len(self._tail) + self._passed
+        tail, new = self._tail, self._decode()
+        recent = tail + new
         # A text that was written in full before does not count: it would have ended the trace, if it was to.
-        known = len(self.decoder(window[:-1]).rstrip("\ufffd")) if after else 0
-        starts = [at for text in texts if (at := recent.find(text, max(0, known - len(text) + 1))) >= 0]
-        return recent[min(starts) :] if starts else ""
+        starts = [at for text in self._texts if (at := recent.find(text, max(0, searched - len(text) + 1))) >= 0]
+        if not starts:
+            return ""
+        self._pass(new)
+        return recent[min(starts) :]
 
-    def ending(self, log: TraceLog, token_ids: Sequence[int], end: int | None = None, after: int = 0) -> str:
-        """As ``written``, of the texts that end a trace: a thinking may hold them.
+    def _pass(self, new: str) -> None:
+        """What ends in this text is known, and does not count again."""
+        self._passed = len(new.rstrip("\ufffd")) if len(self._ids) > self._known else 0
 
-        Args:
-            log: of the trace.
-            token_ids: as in ``written``.
-            end: as in ``written``.
-            after: as in ``written``.
-        """
-        text = self.written(token_ids, log.spec.stop, end, after)
-        return "" if text and self.decoder.is_thinking(log, token_ids[:end]) else text
+    def _decode(self) -> str:
+        """The text of the tokens that were not decoded yet, which stay so while they end within a character."""
+        ids = self._ids
+        decode = self._stop_texts.decoder
+        new = decode(ids)[len(decode(ids[: self._known])) :]
+        if not new.endswith("\ufffd") or len(ids) - self._known > UNFINISHED:
+            self._tail = (self._tail + new)[1 - self._longest :] if self._longest > 1 else ""
+            self._ids = ids[-CONTEXT:]
+            self._known, self._passed = len(self._ids), 0
+        return new
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:

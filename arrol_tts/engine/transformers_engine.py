@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from arrol_tts.engine.base import DEFAULT_TOP_K, Engine, Run
 from arrol_tts.engine.handover import named_heads
 from arrol_tts.engine.signals import HeadReader, HeadReading, self_certainty, token_confidence
-from arrol_tts.engine.stop_texts import StopTexts
+from arrol_tts.engine.stop_texts import StopTexts, Watched
 from arrol_tts.engine.transformers_logits import Distribution
 from arrol_tts.errors import EngineError, InputError
 from arrol_tts.events import Progress
@@ -38,6 +38,7 @@ class _Row:
     opened: bool
     generator: torch.Generator
     token_ids: list[int]
+    stops: Watched | None
     reported: int = 0
 
 
@@ -172,7 +173,8 @@ class TransformersEngine(Engine):
                     for sample_id in question.wanted(sampling.n):
                         generator, seed = torch.Generator(), sampling.seed_of(question.id, sample_id)
                         generator.seed() if seed is None else generator.manual_seed(seed)
-                        rows.append(_Row(question, sample_id, spec, prompt, opened, generator, []))
+                        stops = self._stop_texts.watch(spec.stop, sampling.min_tokens) if spec.stop else None
+                        rows.append(_Row(question, sample_id, spec, prompt, opened, generator, [], stops))
                 yield from self._decode(rows, sampling, stopped, request.every)
         finally:
             self._running.discard(id(request))
@@ -287,8 +289,10 @@ class TransformersEngine(Engine):
             reading = readings[row.spec.head] if log.wants_scores else None
             if token in distribution.ends:
                 ended[row] = "stop"
-            elif row.spec.stop and (
-                text := self._stop_texts.ending(log, row.token_ids, after=sampling.min_tokens)
+            elif (
+                row.stops is not None
+                and (text := row.stops.add(token))
+                and not self._decoder.is_thinking(log, row.token_ids)
             ):
                 ended[row], log.stop_text = "stop", text
             elif position + 1 == sampling.max_tokens:
@@ -330,4 +334,6 @@ class TransformersEngine(Engine):
 
 
 def _pruned(monitor: Monitor) -> list[_Row]:
+    for error in monitor.take_failures().values():
+        raise error
     return [key for key in monitor.take_verdicts() if isinstance(key, _Row)]

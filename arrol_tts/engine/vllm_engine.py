@@ -86,10 +86,9 @@ class VLLMEngine(Engine):
             # vLLM's CPU platform would otherwise start worker processes all the same, and those need a
             # __main__ guard in the user's script.
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        asynchronous = bool(options.setdefault("async_scheduling", True))
         # Log-probabilities of the distribution that is sampled from, temperature included.
         options.setdefault("logprobs_mode", "processed_logprobs")
-        options |= vllm_options(head=heads, top_k=top_k, asynchronous=asynchronous, in_process=in_process)
+        options |= vllm_options(head=heads, top_k=top_k, in_process=in_process)
         self._loop = VLLMLoop(partial(_build, self.model, options, in_process), _tear_down)
         weakref.finalize(self, self._loop.stop)
         engine = self._loop.engine

@@ -28,7 +28,7 @@ class Listener(Protocol):
         """All outputs of a step were received."""
 
     def failed(self, error: Exception) -> None:
-        """The engine died: nothing will come any more."""
+        """The engine died, or another method raised: nothing will come any more."""
 
 
 class VLLMLoop:
@@ -143,8 +143,16 @@ class VLLMLoop:
                 if output.finished:
                     self.forget(output.request_id)
                     ended = True
-                listener.receive(output)
+                _tell(listener, listener.receive, output)
         for listener in stepped:
-            listener.step_ended()
+            _tell(listener, listener.step_ended)
         if ended:
             time.sleep(0)  # whoever takes the traces may have something to cancel before the next step
+
+
+def _tell(listener: Listener, call: Callable[..., None], *args: Any) -> None:
+    """Call a listener; what it raises is its own affair, and nobody else's."""
+    try:
+        call(*args)
+    except Exception as error:
+        listener.failed(error)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from arrol_tts.errors import InputError
 from arrol_tts.stopping.rules import GroupState, Verdict
 from arrol_tts.stopping.spec import TraceSpec
 from arrol_tts.thinking import split_thinking
@@ -216,14 +217,21 @@ class TraceLog:
             return self.received
         measures: dict[str, Any] = {}
         if self.wants_certainty and self.length:
-            measures["self_certainty"] = self.certainty / self.length
+            measures["self_certainty"] = _finite(self.certainty / self.length)
         if window := self.spec.confidence_window:
-            from arrol_tts.confidence import measures as measure
-
-            found = measure([_floats(self.confidence)], window=window, tail=window)
-            values = {name: float(getattr(found, name)[0]) for name in found.__slots__}
-            measures["deepconf"] = {"window": window} | values
+            measures["deepconf"] = {"window": window} | _windows(self.confidence, window)
         return measures
+
+
+def _windows(confidence: array[float], window: int) -> dict[str, float | None]:
+    """DeepConf's measures; None where a confidence was not finite, as a model's logits may make it."""
+    from arrol_tts.confidence import Measures, measures
+
+    try:
+        found = measures([_floats(confidence)], window=window, tail=window)
+    except InputError:
+        return dict.fromkeys(Measures.__slots__)
+    return {name: float(getattr(found, name)[0]) for name in Measures.__slots__}
 
 
 def _floats(values: array[float] | bytes) -> NDArray[np.float32]:

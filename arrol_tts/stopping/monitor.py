@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 from arrol_tts.stopping.log import TraceLog
 from arrol_tts.stopping.rules import GroupState, Rule, Verdict, Verdicts
@@ -21,19 +22,30 @@ class Monitor:
         self._verdicts: dict[Hashable, Verdict] = {}
         # Groups with waiting traces, in the order in which they began to wait.
         self._holding: dict[GroupState, None] = {}
+        self._failures: dict[Hashable, Exception] = {}
 
     def add(self, key: Hashable, spec: TraceSpec) -> TraceLog:
-        """Begin to watch a trace."""
+        """Begin to watch a trace; whatever a rule raises here, it is not watched then."""
         log = self.logs[key] = TraceLog(spec)
+        try:
+            self._join(key, log)
+        except Exception:
+            self.drop(key)
+            raise
+        return log
+
+    def _join(self, key: Hashable, log: TraceLog) -> None:
+        spec = log.spec
         for rule in spec.rules:
             group = self._groups.get((spec.group, rule)) if spec.group else None
             if group is None:
                 group = rule.start(spec.size)
                 if spec.group:
                     self._groups[spec.group, rule] = group
-            group.join(key)
             log.groups.append(group)
-        return log
+            group.join(key)
+            if group.waiting:
+                self._holding[group] = None
 
     def observe(
         self,
@@ -72,7 +84,7 @@ class Monitor:
             log.features[position] = feature()
         if log.groups:
             for group in log.groups:
-                self._settle(group, group.observe(key, log, score, finished))
+                self._settle(group, group.observe, key, log, score, finished)
 
     def drop(self, key: Hashable) -> TraceLog | None:
         """Forget a trace that ended, was pruned or was cancelled; returns its log."""
@@ -80,18 +92,26 @@ class Monitor:
         if log is None:
             return None
         self._verdicts.pop(key, None)
-        for rule, group in zip(log.spec.rules, log.groups, strict=True):
-            self._settle(group, group.leave(key, log))
+        self._failures.pop(key, None)
+        for rule, group in zip(log.spec.rules, log.groups, strict=False):  # fewer where one could not be joined
+            self._settle(group, group.leave, key, log)
+            group.members.discard(key)  # also where the rule failed
             if not group.members:
                 self._groups.pop((log.spec.group, rule), None)
                 self._holding.pop(group, None)
         log.groups.clear()
         return log
 
-    def _settle(self, group: GroupState, verdicts: Verdicts) -> None:
-        for key, verdict in verdicts:
-            if key in self.logs:
-                self._verdicts.setdefault(key, verdict)
+    def _settle(self, group: GroupState, news: Callable[..., Verdicts], *args: Any) -> None:
+        """Tell a group something, and take what it says to that."""
+        try:
+            for key, verdict in news(*args):
+                if key in self.logs:
+                    self._verdicts.setdefault(key, verdict)
+        except Exception as error:
+            # A rule that has failed cannot be relied on: its traces fail, and nobody waits for it.
+            self._failures |= {key: error for key in group.members if key in self.logs}
+            group.waiting.clear()
         if group.waiting:
             self._holding[group] = None
         else:
@@ -103,6 +123,11 @@ class Monitor:
         for key, verdict in verdicts.items():
             self.logs[key].verdict = verdict
         return verdicts
+
+    def take_failures(self) -> dict[Hashable, Exception]:
+        """The traces that cannot go on because a rule of theirs raised, each named once, with what it raised."""
+        failures, self._failures = self._failures, {}
+        return failures
 
     def is_held(self, key: Hashable) -> bool:
         """Whether a trace waits for its group and must not be computed further."""
@@ -118,11 +143,12 @@ class Monitor:
         """Let groups go on that wait in vain.
 
         A group decides without its missing members when all it has submitted are waiting and no other
-        came for a while, or at once when the engine is ``stuck``: nothing at all can be scheduled, e.g.
-        because waiting traces hold all KV blocks.
+        came for a while, or it has waited for long; or at once when the engine is ``stuck``: nothing at all can
+        be scheduled, e.g. because waiting traces hold all KV blocks.
         """
         for group in list(self._holding):
+            group.close()
             if group.waits_in_vain or (stuck and not group.expects_members):
-                self._settle(group, group.unstick())
+                self._settle(group, group.unstick)
                 if stuck:
                     return

@@ -14,6 +14,9 @@ from arrol_tts.stopping.rules.base import MAX_GROUP_SIZE, MAX_POSITION, check_nu
 MAX_ENTRIES = 64
 """Bound on the entries of a list: a spec can come from anybody who reaches the server."""
 
+MAX_RULES = 8
+"""Bound on the rules of a trace, each of which is asked at every token."""
+
 
 @dataclass(frozen=True, slots=True)
 class TraceSpec:
@@ -70,6 +73,7 @@ class TraceSpec:
             value = getattr(self, name)
             if not isinstance(value, str) or len(value) > 256:
                 raise InputError(f"{name} must be a string of at most 256 characters")
+            _check_text(name, value)
         check_number("size", self.size, 1, MAX_GROUP_SIZE, int)
         for name in ("score_finish", "confidence", "self_certainty", "logprobs", "live", "features_finish"):
             if not isinstance(getattr(self, name), bool):
@@ -80,8 +84,9 @@ class TraceSpec:
         check_number("confidence_window", self.confidence_window, 0, MAX_POSITION, int)
         for name in ("score_at", "score_after", "features_at", "stop", "rules"):
             value = getattr(self, name)
-            if not isinstance(value, (list, tuple)) or len(value) > MAX_ENTRIES:
-                raise InputError(f"{name} must be a list of at most {MAX_ENTRIES} entries")
+            most = MAX_RULES if name == "rules" else MAX_ENTRIES
+            if not isinstance(value, (list, tuple)) or len(value) > most:
+                raise InputError(f"{name} must be a list of at most {most} entries")
             object.__setattr__(self, name, tuple(value))
         for position in self.score_at:
             check_number("score_at", position, 1, MAX_POSITION, int)
@@ -92,6 +97,7 @@ class TraceSpec:
         for text in self.stop:
             if not isinstance(text, str) or not 0 < len(text) <= 256:
                 raise InputError(f"stop has {text!r:.60}; its entries must be texts of 1 to 256 characters")
+            _check_text("stop", text)
 
     @property
     def asks_anything(self) -> bool:
@@ -155,13 +161,21 @@ class TraceSpec:
                 raise InputError(f"the trace spec is not valid JSON: {error}") from None
         values = _known_keys(data, (f.name for f in fields(cls)), "the trace spec")
         rules = values.get("rules", ())
-        if not isinstance(rules, (list, tuple)) or len(rules) > MAX_ENTRIES:
-            raise InputError(f"rules must be a list of at most {MAX_ENTRIES} entries")
+        if not isinstance(rules, (list, tuple)) or len(rules) > MAX_RULES:
+            raise InputError(f"rules must be a list of at most {MAX_RULES} entries")
         spec = cls(**{**values, "rules": tuple(_parse_rule(rule) for rule in rules)})
         for rule in spec.rules:
             if rule.compares and not spec.group:
                 raise InputError(f"a {rule.kind} rule compares the traces of a group: set group and size")
         return spec
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can name and no text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} has {text!r:.60}, which is no text: leave the lone surrogate out") from None
 
 
 def _parse_rule(data: object) -> Rule:

@@ -230,6 +230,8 @@ def _recorded(trace: Trace, method: str, name: str, window: int | None) -> float
             f"voting method {method!r} wants windows of {window} tokens, and {label(trace)} was measured with "
             f"{found['window']}: vote with that window, or sample with confidence=True"
         )
+    if found[name] is None:
+        raise VoteError(f"voting method {method!r}: {label(trace)} has a confidence that is not finite")
     return float(found[name])
 
 

@@ -78,7 +78,7 @@ def engine_loop(
             **options,
         }
         if plugin:
-            chosen |= vllm_options(head=None if head is None else str(head), top_k=TOP_K, asynchronous=False)
+            chosen |= vllm_options(head=None if head is None else str(head), top_k=TOP_K)
         config = EngineArgs(model=str(model), **chosen).create_engine_config()
         return LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
 

@@ -42,6 +42,7 @@ class Signals:
         confidence: DeepConf's confidence of the token sampled from each row, or None.
         features: hidden vector of each row, float32 ``[rows, hidden_size]``, or None.
         self_certainty: of the token sampled from each row, or None.
+        error: why there is nothing of it, when the worker could not read it; "" otherwise.
     """
 
     rows: dict[str, int]
@@ -49,3 +50,4 @@ class Signals:
     confidence: list[float] | None
     features: NDArray[np.float32] | None = None
     self_certainty: list[float] | None = None
+    error: str = ""

@@ -8,21 +8,25 @@ scheduled.
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from vllm.logger import init_logger
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import RequestStatus
 
-from arrol_tts.engine.stop_texts import StopTexts
-from arrol_tts.engine.vllm_plugin import require
+from arrol_tts.engine.stop_texts import StopTexts, Watched
+from arrol_tts.engine.vllm_plugin import check_config, require
+from arrol_tts.engine.vllm_plugin.allowed import allowed_signals, check_allowed
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
-from arrol_tts.errors import InputError
+from arrol_tts.errors import EngineError, InputError
 from arrol_tts.stopping import Monitor, TraceLog, TraceSpec
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
     from vllm.config import VllmConfig
     from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.core.sched.request_queue import RequestQueue
     from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.request import Request
 
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
         """What the mixin is put on."""
 else:
     Base = object
+
+logger = init_logger(__name__)
 
 NO_SIGNALS = (
     "vLLM's worker returned no scores or confidences: start vLLM with QualityHeadWorker as its worker class, "
@@ -48,70 +55,149 @@ NOTHING = Signals({}, {}, None)
 MAX_CACHED = 1 << 14
 """Characters of a spec up to which it is kept for the next trace of its question."""
 
+MAX_REASON = 1000
+"""Characters of a reason for a refusal."""
+
+CROWDED = 0.9
+"""Share of the KV blocks in use from which on requests that wait give up theirs, when others could use them."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a request is ended, and whether its client reads the reason in the stream."""
+
+    reason: str
+    live: bool = False
+
 
 class MonitoredScheduler(Base):
-    """Mixin: score log, stopping rules and early finish on top of a vLLM scheduler."""
+    """Mixin: score log, stopping rules and early finish on top of a vLLM scheduler.
+
+    Whatever is raised in here ends the requests that it concerns, with a reason, and never the engine core, which
+    belongs to everybody: one request where it can be named, a rule's group, and at worst all that are watched.
+    """
+
+    asynchronous: ClassVar[bool]
 
     # What it uses of the scheduler, checked when it starts.
     requests: dict[str, Request]
     running: list[Request]
+    waiting: RequestQueue
+    kv_holding_waiting: RequestQueue
     max_num_running_reqs: int
     max_num_active_reqs: int
     use_v2_model_runner: bool
+    requires_kv_delivery: bool
+    kv_cache_manager: Any
     vllm_config: VllmConfig
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         require(self, *MonitoredScheduler.__annotations__)
+        check_config(self.vllm_config)
+        if bool(self.vllm_config.scheduler_config.async_scheduling) != self.asynchronous:
+            raise EngineError(
+                f"{type(self).__name__} does not fit async_scheduling="
+                f"{self.vllm_config.scheduler_config.async_scheduling}: name QualityHeadAutoScheduler, which does"
+            )
         config: Any = self.vllm_config.additional_config or {}
-        in_process = config.get(CONFIG_KEY, {}).get("in_process", False)
+        ours = config.get(CONFIG_KEY, {})
+        in_process = ours.get("in_process", False)
         self._export: Callable[[TraceLog], Any] = (lambda log: log) if in_process else TraceLog.to_wire
         self._serves = not in_process
+        self._allowed = allowed_signals(ours)
         self._monitor = Monitor()
         # While vLLM goes through a step's outputs, the requests that it has freed.
         self._updating = False
         self._freed: set[str] = set()
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, _Refusal] = {}
         self._needs: Wanted | None = None
         self._condemned: set[Hashable] = set()
         self._stop_texts: StopTexts | None = None
+        self._stops: dict[str, Watched] = {}
 
     def add_request(self, request: Request) -> None:
         spec = (request.sampling_params.extra_args or {}).get(CONFIG_KEY) if request.sampling_params else None
         if spec is not None and request.request_id not in self.requests:
             try:
-                short = isinstance(spec, str) and len(spec) <= MAX_CACHED
-                parsed = _parse(spec) if short else TraceSpec.parse(spec)
-                if parsed.stop:
-                    self._load_stop_texts()
-                log = self._monitor.add(request.request_id, parsed)
-                if self._stop_texts is not None and parsed.stop:
-                    prompt = request.prompt_token_ids or ()
-                    log.thinking = self._stop_texts.decoder.opens_thinking(prompt) or None
-                self._needs = None
-            except ValueError as error:
-                # Raising here would end the engine core for everybody: the request is ended instead.
-                self._refused[request.request_id] = str(error)
+                self._watch(request, spec)
+            except Exception as error:
+                self._refuse(request.request_id, error)
         super().add_request(request)
 
-    def _load_stop_texts(self) -> None:
+    def _watch(self, request: Request, spec: object) -> None:
+        short = isinstance(spec, str) and len(spec) <= MAX_CACHED
+        parsed = _parse(spec) if short else TraceSpec.parse(spec)
+        check_allowed(parsed, self._allowed)
+        if parsed.stop:
+            assert request.sampling_params is not None
+            stops = self._load_stop_texts().watch(parsed.stop, request.sampling_params.min_tokens)
+            self._stops[request.request_id] = stops
+        log = self._monitor.add(request.request_id, parsed)
+        if parsed.stop:
+            opened = self._load_stop_texts().decoder.opens_thinking(request.prompt_token_ids or ())
+            log.thinking = opened or None
+        self._needs = None
+
+    def _load_stop_texts(self) -> StopTexts:
         if self._stop_texts is None:
             tokenizer = cached_tokenizer_from_config(self.vllm_config.model_config)
             if tokenizer is None:
                 raise InputError("stop texts need the tokenizer, and vLLM was started with skip_tokenizer_init")
             self._stop_texts = StopTexts(tokenizer)
+        return self._stop_texts
+
+    def _refuse(self, key: str, error: Exception | str) -> None:
+        """End a request, with a reason, as soon as it has written something."""
+        log = self._monitor.logs.get(key)
+        reason = _words(error, f"request {key}")
+        self._refused.setdefault(key, _Refusal(reason, log is not None and log.spec.live and self._serves))
+
+    def _guarded(self, work: Callable[..., T], *args: Any) -> T | None:
+        """Do what concerns more than one request; when it fails, all that are watched are refused."""
+        try:
+            return work(*args)
+        except Exception as error:
+            reason = _words(error, "all requests with a spec")
+            for key in self._monitor.logs:
+                self._refuse(str(key), reason)
+            self._monitor, self._needs, self._condemned = Monitor(), None, set()
+            return None
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
-        output = self._schedule_unheld(*args, **kwargs)
-        if not output.total_num_scheduled_tokens and self._monitor.any_held and not self._in_progress():
-            # Nothing can run, e.g. because waiting requests hold all KV blocks: let one group go on
-            # from the next step. (This step's output must be delivered: it names finished requests.)
-            self._monitor.release(stuck=True)
+        slots = self.max_num_active_reqs
+        parked, yielding = self._guarded(self._left_out) or ([], [])
+        if parked or yielding:
+            out = {*parked, *yielding}
+            self.running = [request for request in self.running if request not in out]
+            self._preempt(yielding)
+        if self.use_v2_model_runner:
+            self.max_num_active_reqs = slots - len(parked)
+        try:
+            output = super().schedule(*args, **kwargs)
+        finally:
+            # Ahead of the others: they came first, so they are the last to be preempted.
+            self.running = parked + self.running
+            self.max_num_active_reqs = slots
         if self._monitor.logs:
-            output.arrol_wanted = self._wanted()
+            self._guarded(self._after_schedule, output)
         return output
 
-    def _wanted(self) -> Wanted:
+    def _after_schedule(self, output: SchedulerOutput) -> None:
+        if not output.total_num_scheduled_tokens and self._monitor.any_held and not self._in_progress():
+            # Nothing can run: what waits yields its memory, or else one group goes on from the next step. (This
+            # step's output must be delivered: it names finished requests.)
+            held = {request: None for request in self.running if self._is_held(request.request_id)}
+            if held and self._runnable():
+                self.running = [request for request in self.running if request not in held]
+                self._preempt(list(held))
+            else:
+                self._monitor.release(stuck=True)
+        output.arrol_wanted = self._wanted()
+
+    def _wanted(self) -> Wanted | None:
         """What any of the watched requests needs; worked out anew only when others are watched."""
         logs = self._monitor.logs.values()
         if self._needs is None:
@@ -128,12 +214,22 @@ class MonitoredScheduler(Base):
     def _in_progress(self) -> bool:
         return bool(self._condemned) or any(r.num_in_flight_tokens for r in self.requests.values())
 
-    def _schedule_unheld(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
-        """One scheduling pass that leaves out the requests that wait for their group.
+    def _is_held(self, key: str) -> bool:
+        return key not in self._refused and (key in self._condemned or self._monitor.is_held(key))
 
-        A request that is left out keeps its KV blocks. With runner V1 it gives up its place in the
-        running batch, so that others run meanwhile; when its group has met, as many as fit go back.
-        Runner V2 ties a place to a request until it ends, so there a waiting request keeps it.
+    def _handle_blocked_waiting_request(self, request: Request) -> bool:
+        # Asked of each request that could begin, or go on after a preemption: what would only wait does not.
+        if self._monitor.any_held and self._is_held(request.request_id):
+            return False
+        ready: bool = super()._handle_blocked_waiting_request(request)
+        return ready
+
+    def _left_out(self) -> tuple[list[Request], list[Request]]:
+        """The running requests that are left out of this step: those that stay parked, and those to be preempted.
+
+        A parked request keeps its KV blocks. With runner V1 it gives up its place in the running batch, so that
+        others run meanwhile; when its group has met, as many as fit go back. Runner V2 ties a place to a request
+        until it ends or is preempted. So one that waits is preempted where others need its place, or its memory.
         """
         if self._monitor.any_held:
             self._monitor.release()
@@ -141,23 +237,38 @@ class MonitoredScheduler(Base):
         self._condemned |= self._monitor.take_verdicts().keys()
         full = len(self.running) > self.max_num_running_reqs
         if not (full or self._condemned or self._monitor.any_held):
-            return super().schedule(*args, **kwargs)
-        slots = self.max_num_active_reqs
-        active: list[Request] = []
+            return [], []
+        active = 0
         parked: list[Request] = []
+        held: list[Request] = []
         for request in self.running:
-            key = request.request_id
-            held = key in self._condemned or self._monitor.is_held(key)
-            (parked if held or len(active) == self.max_num_running_reqs else active).append(request)
-        self.running = active
-        if self.use_v2_model_runner:
-            self.max_num_active_reqs = slots - len(parked)
-        try:
-            return super().schedule(*args, **kwargs)
-        finally:
-            # Ahead of the others: they came first, so they are the last to be preempted.
-            self.running = parked + self.running
-            self.max_num_active_reqs = slots
+            if self._is_held(request.request_id):
+                held.append(request)
+            elif active == self.max_num_running_reqs:
+                parked.append(request)
+            else:
+                active += 1
+        kept = len(held) - self._in_the_way(len(held), active)
+        return parked + held[:kept], held[kept:]
+
+    def _in_the_way(self, held: int, active: int) -> int:
+        """How many of the running requests that wait must make room for others."""
+        crowded = held > active and self.kv_cache_manager.usage > CROWDED
+        short = self.use_v2_model_runner and active + held >= self.max_num_active_reqs
+        if not held or not (crowded or short):
+            return 0
+        others = self._runnable()
+        return min(held, max(others if short else 0, held - active if crowded and others else 0))
+
+    def _runnable(self) -> int:
+        """How many requests could begin or go on if there were room."""
+        waiting = itertools.chain(self.waiting, self.kv_holding_waiting)
+        return sum(not self._is_held(request.request_id) for request in waiting)
+
+    def _preempt(self, requests: list[Request]) -> None:
+        now = time.monotonic()
+        for request in reversed(requests):  # they are put before each other
+            self._preempt_request(request, now, drop_stale_output=self.requires_kv_delivery)
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
@@ -166,87 +277,109 @@ class MonitoredScheduler(Base):
         outputs: dict[int, EngineCoreOutputs] = super().update_from_output(scheduler_output, model_runner_output)
         self._updating = False
         if self._monitor.logs:
-            self._observe(outputs, model_runner_output)
-        for key in self._freed:  # what ended without an output
-            self._monitor.drop(key)
+            self._guarded(self._observe, outputs, model_runner_output)
+        for key in self._freed:
+            self._guarded(self._monitor.drop, key)
         self._freed.clear()
-        self._end_early(outputs)
+        if self._refused:
+            self._tell_refused(outputs)
+        # The end of one trace may be what another one's group was waiting for.
+        while results := self._results():
+            self._finish(results, outputs)
         return outputs
 
     def _update_request_with_output(self, request: Request, *args: Any, **kwargs: Any) -> tuple[list[int], bool]:
         new_token_ids, stopped = super()._update_request_with_output(request, *args, **kwargs)
-        log = self._monitor.logs.get(request.request_id)
-        if log is None or not log.spec.stop or request.status == RequestStatus.FINISHED_STOPPED:
+        stops, log = self._stops.get(request.request_id), self._monitor.logs.get(request.request_id)
+        if stops is None or log is None or request.status == RequestStatus.FINISHED_STOPPED:
             return new_token_ids, stopped
-        assert self._stop_texts is not None
-        assert request.sampling_params is not None
-        written = request.output_token_ids
-        held_back = request.sampling_params.min_tokens
-        # Under speculation several tokens come at once; those after the text stay in the trace.
-        for end in range(len(written) - len(new_token_ids) + 1, len(written) + 1):
-            if text := self._stop_texts.ending(log, written, end, held_back):
-                log.stop_text = text
-                request.status = RequestStatus.FINISHED_STOPPED
-                return new_token_ids, True
+        written, earlier = request.output_token_ids, request.num_output_tokens - len(new_token_ids)
+        try:
+            # Under speculation several tokens come at once; those after the text stay in the trace.
+            for end, token in enumerate(new_token_ids, earlier + 1):
+                if (text := stops.add(token)) and not self._load_stop_texts().decoder.is_thinking(
+                    log, written[:end]
+                ):
+                    log.stop_text = text
+                    request.status = RequestStatus.FINISHED_STOPPED
+                    return new_token_ids, True
+        except Exception as error:
+            self._refuse(request.request_id, error)
         return new_token_ids, stopped
 
     def _observe(self, outputs: dict[int, EngineCoreOutputs], model_output: ModelRunnerOutput) -> None:
         """Tell the Monitor of this step's rows, and attach logs and news."""
-        logs, observe = self._monitor.logs, self._monitor.observe
+        logs = self._monitor.logs
         signals: Signals = getattr(model_output, "arrol_signals", None) or NOTHING
-        rows, confidence, features = signals.rows, signals.confidence, signals.features
-        certainty = signals.self_certainty
         for group in outputs.values():
             for output in group.outputs:
                 key = output.request_id
                 log = logs.get(key)
-                if log is None:
+                if log is None or key in self._refused:
                     continue
-                spec, tokens, finished = log.spec, output.new_token_ids, output.finish_reason is not None
-                reading = signals.scores.get(spec.head) if log.wants_scores else None
-                logprobs = _logprobs_of(output) if spec.logprobs else None
-                missing = ""
-                if (
-                    (log.wants_scores and reading is None)
-                    or (log.wants_confidence and confidence is None)
-                    or (log.wants_certainty and certainty is None)
-                ):
-                    missing = NO_SIGNALS if not spec.head else f"{NO_SIGNALS} (head {spec.head!r})"
-                elif spec.logprobs and logprobs is None:
-                    missing = "the trace spec asks for logprobs, and the request does not: set logprobs=0"
-                row, last = rows.get(key, 0), len(tokens) - 1
-                for j, token in enumerate(tokens):
-                    observe(
-                        key,
-                        log.length,
-                        score=None if reading is None else reading.score(row + j, log.length, log, log.last_token),
-                        confidence=None if confidence is None else confidence[row + j],
-                        logprob=None if logprobs is None else logprobs[j],
-                        token=log.last_token,
-                        feature=None if features is None else features[row + j].tobytes,
-                        finished=finished and j == last,
-                    )
-                    log.last_token = token
-                if certainty is not None and log.wants_certainty:
-                    log.certainty += sum(certainty[row : row + len(tokens)])
-                if finished or missing or spec.live:
-                    self._report(output, log, finished, missing)
+                try:
+                    missing = self._take_in(output, log, signals)
+                    if missing:
+                        # Going on would mean that nothing is ever pruned, and nobody told.
+                        self._refuse(key, missing)
+                    elif output.finish_reason is not None or log.spec.live:
+                        self._report(output, log)
+                except Exception as error:
+                    self._refuse(key, error)
 
-    def _report(self, output: EngineCoreOutput, log: TraceLog, finished: bool, missing: str) -> None:
+    def _take_in(self, output: EngineCoreOutput, log: TraceLog, signals: Signals) -> str:
+        """Tell the Monitor of a request's rows; returns what they lack."""
+        key, spec, tokens = output.request_id, log.spec, output.new_token_ids
+        finished, observe = output.finish_reason is not None, self._monitor.observe
+        rows, confidence, features = signals.rows, signals.confidence, signals.features
+        certainty = signals.self_certainty
+        reading = signals.scores.get(spec.head) if log.wants_scores else None
+        logprobs = _logprobs_of(output) if spec.logprobs else None
+        missing = ""
+        if (
+            (log.wants_scores and reading is None)
+            or (log.wants_confidence and confidence is None)
+            or (log.wants_certainty and certainty is None)
+        ):
+            missing = signals.error or (NO_SIGNALS if not spec.head else f"{NO_SIGNALS} (head {spec.head!r})")
+        elif spec.logprobs and logprobs is None:
+            missing = "the trace spec asks for logprobs, and the request does not: set logprobs=0"
+        elif signals.error and log.wants_features:
+            missing = signals.error
+        row, last = rows.get(key, 0), len(tokens) - 1
+        for j, token in enumerate(tokens):
+            observe(
+                key,
+                log.length,
+                score=None if reading is None else reading.score(row + j, log.length, log, log.last_token),
+                confidence=None if confidence is None else confidence[row + j],
+                logprob=None if logprobs is None else logprobs[j],
+                token=log.last_token,
+                feature=None if features is None else features[row + j].tobytes,
+                finished=finished and j == last,
+            )
+            log.last_token = token
+        if certainty is not None and log.wants_certainty:
+            log.certainty += sum(certainty[row : row + len(tokens)])
+        return missing
+
+    def _report(self, output: EngineCoreOutput, log: TraceLog) -> None:
         """Attach a finished trace's log, or the news of a live one."""
-        key = output.request_id
-        if finished:
-            self._monitor.drop(key)
-            self._freed.discard(key)
-            report = {"error": missing} if missing else self._export(log)
-            output.kv_transfer_params = _with(output.kv_transfer_params, report)
-            if log.spec.live and self._serves:
-                output.stop_reason = _as_stop_reason(output.kv_transfer_params)
-        elif missing:
-            # Going on would mean that nothing is ever pruned, and nobody told.
-            self._refused[key] = missing
-        elif (news := log.take_news()) is not None:
-            output.kv_transfer_params = _with(None, news)
+        if output.finish_reason is None:
+            if (news := log.take_news()) is not None:
+                output.kv_transfer_params = _with(None, news)
+            return
+        output.kv_transfer_params = _with(output.kv_transfer_params, self._export(log))
+        if log.spec.live and self._serves:
+            output.stop_reason = _as_stop_reason(output.kv_transfer_params)
+
+    def _tell_refused(self, outputs: dict[int, EngineCoreOutputs]) -> None:
+        """Attach the reason to what ended by itself in the step in which it was to be refused."""
+        for output in (output for group in outputs.values() for output in group.outputs):
+            if output.finish_reason is not None and (refusal := self._refused.pop(output.request_id, None)):
+                output.kv_transfer_params = _with(output.kv_transfer_params, {"error": refusal.reason})
+                if refusal.live:
+                    output.stop_reason = _as_stop_reason(output.kv_transfer_params)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         # Every way to end passes here: stop, length, abort, pruned.
@@ -254,33 +387,42 @@ class MonitoredScheduler(Base):
         if self._updating:
             self._freed.add(key)  # its last row is yet to be observed
         else:
-            self._monitor.drop(key)
-        self._refused.pop(key, None)
+            self._guarded(self._monitor.drop, key)
+            self._refused.pop(key, None)
+        self._stops.pop(key, None)
         self._needs = None
         return super()._free_request(request, *args, **kwargs)
 
-    def _end_early(self, outputs: dict[int, EngineCoreOutputs]) -> None:
-        """Finish the pruned and the refused, and report them with this step's outputs."""
-        results: dict[str, Any] = {
-            key: {"error": error} for key, error in self._refused.items() if self.requests[key].num_output_tokens
-        }
-        # The end of one trace may be what another one's group was waiting for.
-        while True:
-            condemned = (self._condemned | self._monitor.take_verdicts().keys()) & self._monitor.logs.keys()
-            self._condemned = set()
-            results = {str(key): self._export(self._monitor.logs[key]) for key in condemned} | results
-            if not results:
-                return
-            self._finish(results, outputs)
-            results = {}
+    def _results(self) -> dict[str, Any]:
+        """What the pruned and the refused are told, whom this step ends."""
+        results: dict[str, Any] = {}
+        for key in self._guarded(self._take_condemned) or ():
+            try:
+                results[key] = self._export(self._monitor.logs[key])
+            except Exception as error:
+                self._refuse(key, error)
+        for key, refusal in list(self._refused.items()):
+            request = self.requests.get(key)
+            if request is None or request.is_finished():
+                del self._refused[key]  # it ended before anybody could be told
+            elif request.num_output_tokens:
+                results[key] = {"error": refusal.reason}
+        return results
+
+    def _take_condemned(self) -> list[str]:
+        for key, failure in self._monitor.take_failures().items():
+            self._refuse(str(key), failure)
+        condemned = (self._condemned | self._monitor.take_verdicts().keys()) & self._monitor.logs.keys()
+        self._condemned = set()
+        return [str(key) for key in condemned]
 
     def _finish(self, results: dict[str, Any], outputs: dict[int, EngineCoreOutputs]) -> None:
+        """Finish the pruned and the refused, and report them with this step's outputs."""
         reasons = {}
         for key, result in results.items():
-            log = self._monitor.logs.get(key)
-            live = log is not None and log.spec.live and self._serves
-            plain = "refused" if key in self._refused else "pruned"
-            reasons[key] = _as_stop_reason({CONFIG_KEY: result}) if live else plain
+            log, refusal = self._monitor.logs.get(key), self._refused.get(key)
+            live = refusal.live if refusal else log is not None and log.spec.live and self._serves
+            reasons[key] = _as_stop_reason({CONFIG_KEY: result}) if live else "refused" if refusal else "pruned"
         for request in self.finish_requests(set(results), RequestStatus.FINISHED_STOPPED):
             result = results[request.request_id]
             outputs.setdefault(request.client_index, EngineCoreOutputs()).outputs.append(
@@ -294,6 +436,17 @@ class MonitoredScheduler(Base):
                     trace_headers=request.trace_headers,
                 )
             )
+
+
+def _words(error: Exception | str, concerned: str) -> str:
+    """An error for who asked: what is wrong with the request, or that we failed, and then the log tells all."""
+    if isinstance(error, InputError):
+        error = str(error)
+    elif isinstance(error, Exception):
+        logger.error("arrol's plug-in failed; it refuses %s", concerned, exc_info=error)
+        error = f"arrol's plug-in failed ({type(error).__name__}: {error}); the server's log says more"
+    # It leaves in msgpack and in JSON, which take no lone surrogate.
+    return error[:MAX_REASON].encode(errors="backslashreplace").decode()
 
 
 @lru_cache(maxsize=64)
@@ -320,6 +473,23 @@ def _as_stop_reason(params: dict[str, Any]) -> str:
 class QualityHeadScheduler(MonitoredScheduler, Scheduler):
     """For synchronous scheduling."""
 
+    asynchronous = False
+
 
 class QualityHeadAsyncScheduler(MonitoredScheduler, AsyncScheduler):
     """For asynchronous scheduling, vLLM's default on GPUs."""
+
+    asynchronous = True
+
+
+class QualityHeadAutoScheduler(QualityHeadScheduler):
+    """Makes the one of the two that vLLM's finished configuration calls for.
+
+    Whether vLLM schedules asynchronously depends on its platform, executor and kind of speculation, and is not
+    known before.
+    """
+
+    def __new__(cls, *args: Any, vllm_config: VllmConfig, **kwargs: Any) -> Any:
+        chosen = vllm_config.scheduler_config.async_scheduling
+        kind = QualityHeadAsyncScheduler if chosen else QualityHeadScheduler
+        return kind(*args, vllm_config=vllm_config, **kwargs)

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
+from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from vllm.v1.core.sched.output import SchedulerOutput
+
+logger = init_logger(__name__)
 
 SMALL = 1 << 17
 """Numbers in a step's hidden states up to which one CPU thread is faster than several."""
@@ -112,7 +115,7 @@ class QualityHeadWorker(BaseWorker):
     def sample_tokens(self, grammar_output: Any) -> Any:
         wanted, self._arrol_wanted = self._arrol_wanted, None
         # The runner drops its state while sampling, and sampling may change the logits in place.
-        attach = self._arrol_read(wanted) if wanted is not None else None
+        attach = self._arrol_try_to_read(wanted) if wanted is not None else None
         with _generators_at_rest(self):
             output = super().sample_tokens(grammar_output)
         if attach is None or output is None:
@@ -120,6 +123,34 @@ class QualityHeadWorker(BaseWorker):
         if isinstance(output, AsyncModelRunnerOutput):
             return _OutputWithSignals(output, attach)
         return attach(output)
+
+    def _arrol_try_to_read(self, wanted: Wanted) -> Callable[[ModelRunnerOutput], ModelRunnerOutput] | None:
+        """As `_arrol_read`; what it raises is attached, and the scheduler refuses who needs what was not read."""
+
+        def failing(
+            read: Callable[[ModelRunnerOutput], ModelRunnerOutput],
+        ) -> Callable[[ModelRunnerOutput], ModelRunnerOutput]:
+            def attach(output: ModelRunnerOutput) -> ModelRunnerOutput:
+                try:
+                    return read(output)
+                except Exception as error:
+                    logger.exception("arrol's worker could not read a step's signals")
+                    words = f"the worker could not read scores or confidences ({type(error).__name__}: {error})"
+                    output.arrol_signals = Signals({}, {}, None, error=words)
+                    return output
+
+            return attach
+
+        try:
+            attach = self._arrol_read(wanted)
+        except Exception as error:
+            failed = error
+
+            def fail(_: ModelRunnerOutput) -> ModelRunnerOutput:
+                raise failed
+
+            return failing(fail)
+        return None if attach is None else failing(attach)
 
     @torch.inference_mode()
     def _arrol_read(self, wanted: Wanted) -> Callable[[ModelRunnerOutput], ModelRunnerOutput] | None:

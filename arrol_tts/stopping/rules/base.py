@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
@@ -19,6 +20,9 @@ MAX_GROUP_SIZE = 1 << 16
 
 PATIENCE_SECONDS = 5.0
 """How long a group waits for members that were announced but never submitted."""
+
+DEADLINE_SECONDS = 60.0
+"""How long after its first wait a group expects members, however many keep coming."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class GroupState:
         self.members: set[Hashable] = set()
         self.joined = 0
         self.last_arrival = time.monotonic()
+        self.first_wait = math.inf
 
     def join(self, key: Hashable) -> None:
         """A trace of the group was submitted."""
@@ -98,6 +103,12 @@ class GroupState:
         """Let a trace wait."""
         self.waiting.add(key)
         self.last_arrival = time.monotonic()
+        self.first_wait = min(self.first_wait, self.last_arrival)
+
+    def close(self) -> None:
+        """Expect nobody else when the deadline has passed: somebody could go on announcing members for ever."""
+        if self.joined < self.size and time.monotonic() - self.first_wait > DEADLINE_SECONDS:
+            self.size = self.joined
 
     @property
     def expects_members(self) -> bool:
@@ -107,9 +118,10 @@ class GroupState:
 
     @property
     def waits_in_vain(self) -> bool:
-        """Whether all that were submitted are waiting, and no other came for a while."""
+        """Whether all that were submitted are waiting, and no other came for a while or is expected."""
         idle = time.monotonic() - self.last_arrival > PATIENCE_SECONDS
-        return idle and self.waiting == self.members
+        closed = time.monotonic() - self.first_wait > DEADLINE_SECONDS
+        return (idle or closed) and self.waiting == self.members
 
 
 def check_number(name: str, value: object, low: float, high: float, kind: type) -> None:

@@ -67,6 +67,8 @@ class _State(GroupState):
         super().join(key)
         if self.joined <= self.rule.warmup:
             self.warming.add(key)
+        elif self.floor is None:
+            self.wait(key)  # from its beginning: so long it takes neither a slot nor memory
 
     def observe(self, key: Hashable, log: TraceLog, score: float | None, finished: bool) -> Verdicts:
         if not log.confidence:
@@ -82,12 +84,16 @@ class _State(GroupState):
                 self.lowest[key] = min(self.lowest.get(key, math.inf), confidence)
             if finished:
                 self.warming.discard(key)
-                self.warmed.append(self.lowest[key])
+                # Confidences that are not finite say nothing of a floor, and are below every one.
+                if math.isfinite(self.lowest[key]):
+                    self.warmed.append(self.lowest[key])
+                else:
+                    self.gone += 1
                 self._set_floor_when_warm()
         elif self.floor is None:
             if not finished:
                 self.wait(key)
-        elif length >= window and confidence < self.floor and not finished:
+        elif length >= window and not confidence >= self.floor and not finished:
             detail = f"confidence {confidence:.3f} of the last {window} tokens is below {self.floor:.3f}"
             yield key, Verdict(self.rule.kind, log.length - 1, score, detail)
 
@@ -103,7 +109,7 @@ class _State(GroupState):
 
     def unstick(self) -> Verdicts:
         self._set_floor()
-        return iter(())
+        yield from ()
 
     def _set_floor_when_warm(self) -> None:
         if len(self.warmed) + self.gone >= min(self.rule.warmup, self.size):

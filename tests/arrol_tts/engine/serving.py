@@ -18,7 +18,7 @@ import pytest
 
 from arrol_tts.pocket import POCKET_HEAD
 
-PLUG_IN = ("arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD))
+PLUG_IN = ("arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD), "--allow=confidence,features")
 OPTIONS = ["--host=127.0.0.1", "--max-model-len=512", "--max-num-seqs=24", "--kv-cache-memory-bytes=67108864"]
 START_SECONDS = 400
 

@@ -32,6 +32,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from arrol_tts.engine.signals import HeadReader
+from arrol_tts.engine.vllm_plugin.allowed import SIGNALS
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.engine.vllm_plugin.scheduler import QualityHeadAsyncScheduler, QualityHeadScheduler
 from arrol_tts.engine.vllm_plugin.worker import QualityHeadWorker
@@ -273,6 +274,7 @@ class StandinEngine:
         asynchronous: bool = True,
     ) -> None:
         config = _config()
+        config.scheduler_config.async_scheduling = asynchronous
         config.cache_config.num_gpu_blocks = blocks + 1  # vLLM keeps one for itself
         init_none_hash(sha256)
         shape = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=32, dtype=torch.float32)
@@ -408,6 +410,6 @@ def _config() -> Any:
         config = EngineArgs(
             str(POCKET_MODEL), dtype="float32", max_model_len=256, enforce_eager=True
         ).create_engine_config()
-        config.scheduler_config.async_scheduling = True
+        config.additional_config = {CONFIG_KEY: {"allow": SIGNALS}}
         _made.append(config)
     return _made[0]

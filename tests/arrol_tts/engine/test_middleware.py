@@ -13,21 +13,23 @@ import pytest
 
 from arrol_tts.engine.vllm_plugin import middleware as module
 from arrol_tts.engine.vllm_plugin.middleware import QualityHeadMiddleware, requested_spec
-from arrol_tts.engine.vllm_plugin.serve import MIDDLEWARE, server_arguments
+from arrol_tts.engine.vllm_plugin.serve import MIDDLEWARE, server_arguments, take_allowed
+from arrol_tts.errors import InputError
 from arrol_tts.head_config import HeadError
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 from arrol_tts.stopping import KeepShare, TraceSpec
 
+EVERYTHING = ["confidence", "features"]
 HEAD = {"sha256": "0", "positions": [32]}
 
 
 class StandInServer:
     """A middleware around an application that answers with what it was sent, until the client has gone."""
 
-    def __init__(self, info: dict[str, Any], *, data_parallel_size: int = 1) -> None:
-        parallel = SimpleNamespace(
-            data_parallel_size=data_parallel_size, data_parallel_external_lb=False, data_parallel_hybrid_lb=False
-        )
+    def __init__(self, info: dict[str, Any], **parallel_config: Any) -> None:
+        alone: dict[str, Any] = {"data_parallel_size": 1}
+        alone |= {"data_parallel_external_lb": False, "data_parallel_hybrid_lb": False}
+        parallel = SimpleNamespace(**alone | parallel_config)
         self.state = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=parallel))
         self.middleware = QualityHeadMiddleware(self.app)
         self.middleware._info = info
@@ -35,8 +37,11 @@ class StandInServer:
         self.disconnects = 0
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        message = await receive()
-        self.seen = {"body": message["body"], "headers": dict(scope["headers"]), "path": scope["path"]}
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        self.seen = {"body": body, "headers": dict(scope["headers"]), "path": scope["path"]}
         if (await receive())["type"] == "http.disconnect":
             self.disconnects += 1
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -66,7 +71,9 @@ class StandInServer:
 
 @pytest.fixture
 def server() -> StandInServer:
-    return StandInServer({"version": "1", "hidden_size": 8, "top_k": 5, "head": HEAD, "heads": [""]})
+    return StandInServer(
+        {"version": "1", "hidden_size": 8, "top_k": 5, "head": HEAD, "heads": [""], "allow": EVERYTHING}
+    )
 
 
 def body(spec: Any, **fields: Any) -> bytes:
@@ -134,15 +141,114 @@ def test_token_ids_as_prompt_are_one_trace() -> None:
     assert requested_spec(body({"score_at": [1]}, prompt=[5, 6, 7])) == TraceSpec(score_at=(1,))
 
 
-def test_bodies_are_bounded(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/invocations", "/v1/completions"])
+def test_a_spec_samples_one_trace_wherever_it_is_sent(server: StandInServer, path: str) -> None:
+    assert server.ask(path, body({}, n=2))[0] == 400
+    assert server.ask(path, body({}, n=1))[0] == 200
+
+
+def test_a_spec_among_sampling_parameters_is_read_too(server: StandInServer) -> None:
+    params: dict[str, Any] = {"extra_args": {"arrol": json.dumps({"score_at": [0]})}}
+    status, answer = server.ask("/inference/v1/generate", json.dumps({"sampling_params": params}).encode())
+    assert (status, answer["error"]["message"][:13]) == (400, "score_at is 0")
+    params = {"extra_args": {"arrol": "{}"}, "n": 3}
+    assert server.ask("/inference/v1/generate", json.dumps({"sampling_params": params}).encode())[0] == 400
+
+
+def test_several_chats_of_one_request_have_no_spec(server: StandInServer) -> None:
+    chats = body({}, messages=[[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]])
+    assert server.ask("/v1/chat/completions/batch", chats)[0] == 400
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_spec_is_read_in_every_encoding_that_json_has(server: StandInServer, encoding: str) -> None:
+    assert server.ask("/v1/completions", body("{").decode().encode(encoding))[0] == 400
+
+
+def test_bodies_are_bounded_and_those_with_a_spec_more_closely(
+    server: StandInServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_SPEC_BODY_BYTES", 100)
     assert server.ask("/v1/completions", b"x" * 1001, pieces=3)[0] == 413
     assert server.ask("/v1/completions", b"x" * 1000, pieces=3)[0] == 200
     assert server.ask("/v1/embeddings", b"x" * 1001)[0] == 200
+    assert server.ask("/v1/completions", body({}, prompt="x" * 100), pieces=3)[0] == 413
+    escaped = body({}, prompt="x" * 100).replace(b"arrol", b"\\u0061rr\\u006Fl")
+    assert [server.ask("/v1/completions", escaped, pieces=n)[0] for n in range(1, 60)] == [413] * 59
+    # Escapes elsewhere, as in most JSON that is not English, make nobody a suspect.
+    assert server.ask("/v1/completions", json.dumps({"prompt": "ä" * 50}).encode())[0] == 200
+
+
+def test_a_body_is_not_read_before_the_application_does(server: StandInServer) -> None:
+    async def unauthorized(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def never() -> Any:
+        raise AssertionError("the body was read")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "app": server}
+    asyncio.run(QualityHeadMiddleware(unauthorized)(scope, never, send))
+    assert sent[0]["status"] == 401
+
+
+def test_what_the_application_says_of_a_body_that_was_refused_is_not_sent(server: StandInServer) -> None:
+    async def as_fastapi(_scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await receive()
+        except Exception:
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+            await send({"type": "http.response.body", "body": b"There was an error parsing the body"})
+
+    server.middleware._app = as_fastapi
+    status, answer = server.ask("/v1/completions", body({"score_at": [0]}))
+    assert (status, answer["error"]["message"][:13]) == (400, "score_at is 0")
+
+
+def test_an_error_of_our_own_is_one_requests_500(server: StandInServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_body: bytes) -> TraceSpec | None:
+        raise ZeroDivisionError("injected")
+
+    monkeypatch.setattr(module, "requested_spec", fail)
+    status, answer = server.ask("/v1/completions", body({}))
+    assert (status, answer["error"]["code"]) == (500, 500)
+    assert "arrol's plug-in failed (ZeroDivisionError)" in answer["error"]["message"]
+    assert server.ask("/v1/completions", b'{"prompt": "others"}')[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("spec", "needs"),
+    [
+        ({"confidence": True}, "confidence"),
+        ({"confidence_window": 4}, "confidence"),
+        ({"self_certainty": True}, "confidence"),
+        ({"group": "g", "rules": [{"rule": "confidence_floor"}]}, "confidence"),
+        ({"features_at": [1]}, "features"),
+        ({"features_every": 4}, "features"),
+        ({"features_finish": True}, "features"),
+    ],
+)
+def test_signals_that_everybody_would_pay_for_need_a_server_that_was_started_with_them(
+    spec: dict[str, Any], needs: str
+) -> None:
+    for allow, status in (([], 400), ([needs], 200)):
+        server = StandInServer({"head": HEAD, "heads": [""], "allow": allow})
+        assert server.ask("/v1/completions", body(spec))[0] == status
+    answer = StandInServer({"head": HEAD, "heads": [""], "allow": []}).ask("/v1/completions", body(spec))[1]
+    assert f"start it with --allow {needs} (docs/serving.md)" in answer["error"]["message"]
+    assert StandInServer({"head": HEAD, "heads": [""], "allow": []}).ask("/v1/completions", body({}))[0] == 200
 
 
 def test_scores_without_a_head_are_refused_and_confidences_are_not() -> None:
-    server = StandInServer({"version": "1", "hidden_size": 8, "top_k": 5, "head": None, "heads": []})
+    server = StandInServer(
+        {"version": "1", "hidden_size": 8, "top_k": 5, "head": None, "heads": [], "allow": EVERYTHING}
+    )
     status, answer = server.ask("/v1/completions", body({"score_finish": True}))
     assert (status, "was started without it" in answer["error"]["message"]) == (400, True)
     assert server.ask("/v1/completions", body({"confidence": True}))[0] == 200
@@ -169,16 +275,17 @@ def test_info_says_which_head_is_served() -> None:
     config = server.state.vllm_config
     config.scheduler_config = SimpleNamespace(get_scheduler_cls=lambda: QualityHeadScheduler)
     config.model_config = SimpleNamespace(get_hidden_size=lambda: 128)
-    config.additional_config = {"arrol": {"head": "pocket", "top_k": 5}}
+    config.additional_config = {"arrol": {"head": "pocket", "top_k": 5, "allow": ["confidence"]}}
     status, info = server.ask("/arrol/info", method="GET")
     assert status == 200
     assert (info["hidden_size"], info["top_k"], info["head"]["positions"]) == (128, 5, [32, 16])
+    assert info["allow"] == ["confidence"]
     weights = (POCKET_HEAD / "head.safetensors").read_bytes()
     assert info["head"]["sha256"] == hashlib.sha256(weights).hexdigest()
 
 
 def test_a_group_stays_on_one_engine_of_a_data_parallel_server_stand_in() -> None:
-    server = StandInServer({"head": HEAD, "heads": [""]}, data_parallel_size=4)
+    server = StandInServer({"head": HEAD, "heads": [""], "allow": EVERYTHING}, data_parallel_size=4)
     ranks = {}
     for group in ("a", "a", "b", "c", "d", "e"):
         spec = TraceSpec(group=group, size=2, rules=(KeepShare(3, 0.5),))
@@ -189,25 +296,47 @@ def test_a_group_stays_on_one_engine_of_a_data_parallel_server_stand_in() -> Non
     assert set(ranks.values()) <= {0, 1, 2, 3}
 
 
+def test_with_hybrid_balancing_a_group_stays_on_one_of_the_machines_own_engines_stand_in() -> None:
+    info = {"head": HEAD, "heads": [""], "allow": EVERYTHING}
+    hybrid = StandInServer(info, data_parallel_size=8, data_parallel_size_local=2, data_parallel_hybrid_lb=True)
+    ranks = set()
+    for group in "abcdefghij":
+        spec = TraceSpec(group=group, size=2, rules=(KeepShare(3, 0.5),))
+        hybrid.ask("/v1/completions", body(spec.to_dict()))
+        ranks.add(hybrid.seen["headers"][b"x-data-parallel-rank"])
+    assert ranks == {b"0", b"1"}
+    external = StandInServer(info, data_parallel_size=8, data_parallel_external_lb=True)
+    external.ask("/v1/completions", body(spec.to_dict()))
+    assert b"x-data-parallel-rank" not in external.seen["headers"]
+
+
 def test_the_launcher_fills_in_what_is_not_given() -> None:
     arguments = server_arguments("pocket", ["--port", "9", "--dtype=bfloat16"], on_cpu=True)
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
     assert options["--middleware"] == MIDDLEWARE
     assert options["--model"] == str(POCKET_MODEL)
-    assert options["--scheduler-cls"].endswith(".QualityHeadScheduler")
-    assert json.loads(options["--additional-config"]) == {"arrol": {"head": str(POCKET_HEAD), "top_k": 5}}
+    assert options["--scheduler-cls"].endswith(".QualityHeadAutoScheduler")
+    assert json.loads(options["--additional-config"]) == {
+        "arrol": {"head": str(POCKET_HEAD), "top_k": 5, "allow": []}
+    }
     assert "--dtype" not in arguments
     flags = ["--enable-prompt-tokens-details", "--enforce-eager", "--no-async-scheduling"]
     assert sorted(arguments[-6:-3]) == flags
     assert arguments[-3:] == ["--port", "9", "--dtype=bfloat16"]
 
 
-def test_the_launcher_schedules_asynchronously_on_gpus() -> None:
+def test_the_launcher_leaves_scheduling_to_vllm_on_gpus() -> None:
     arguments = server_arguments("pocket", [], on_cpu=False)
-    assert any(argument.endswith(".QualityHeadAsyncScheduler") for argument in arguments)
-    assert "--enforce-eager" not in arguments
-    synchronous = server_arguments("pocket", ["--no-async-scheduling"], on_cpu=False)
-    assert any(argument.endswith(".QualityHeadScheduler") for argument in synchronous)
+    assert not any("async-scheduling" in argument or "enforce-eager" in argument for argument in arguments)
+
+
+def test_the_launcher_takes_the_signals_to_allow() -> None:
+    options, allow = take_allowed(["pocket", "--allow", "features", "--port", "9", "--allow=confidence,features"])
+    assert (options, allow) == (["pocket", "--port", "9"], {"confidence", "features"})
+    arguments = server_arguments(None, ["--model", "m"], on_cpu=False, allow=["features"])
+    assert json.loads(dict(itertools.pairwise(arguments))["--additional-config"])["arrol"]["allow"] == ["features"]
+    with pytest.raises(InputError, match="it must be a list of confidence and features"):
+        take_allowed(["--allow", "everything"])
 
 
 def test_the_launcher_names_a_head_that_is_not_there() -> None:

@@ -22,6 +22,7 @@ import pytest
 from arrol_tts import Waves, WeightedVoter
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.server_engine import ServerEngine
+from arrol_tts.engine.vllm_plugin.allowed import SIGNALS
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.errors import ServerError
 from arrol_tts.head_config import read_head_config
@@ -52,7 +53,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, heads: dict[str, QualityHead
     """A server with the plug-in, started by the documented command, with a second head that pools."""
     folder = tmp_path_factory.mktemp("gated")
     heads["gated"].save_pretrained(folder)
-    config = {"head": {"": str(POCKET_HEAD), "gated": str(folder)}, "top_k": TOP_K}
+    config = {"head": {"": str(POCKET_HEAD), "gated": str(folder)}, "top_k": TOP_K, "allow": SIGNALS}
     yield from serving(
         tmp_path_factory, "first", *PLUG_IN, f"--additional-config={json.dumps({CONFIG_KEY: config})}"
     )

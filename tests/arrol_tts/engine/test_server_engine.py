@@ -25,6 +25,7 @@ from arrol_tts.trace import Trace
 QUESTIONS = [Question(f"q{i}", f"question {i}") for i in range(4)]
 SAMPLING = Sampling(n=3, max_tokens=64)
 INFO = {"version": "1", "hidden_size": 8, "top_k": 5, "heads": [""], "head": {"sha256": "0", "positions": [4]}}
+INFO |= {"allow": ["confidence", "features"]}
 Answer = tuple[int, Any]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 
 from arrol_tts.engine.request import Sampling
@@ -25,21 +27,63 @@ def tokenizer() -> ByteLevelBPETokenizer:
 def test_the_first_token_that_completes_a_text_is_found(tokenizer: ByteLevelBPETokenizer, stop: list[str]) -> None:
     token_ids = tokenizer.encode(TEXT).ids
     assert len(token_ids) < len(TEXT), "tokens of several characters"
-    texts = StopTexts(tokenizer)
-    found = [end for end in range(1, len(token_ids) + 1) if texts.written(token_ids, stop, end)]
+    watched = StopTexts(tokenizer).watch(stop)
+    found = [end for end, token in enumerate(token_ids, 1) if watched.add(token)]
     completes = [
         end
         for end in range(1, len(token_ids) + 1)
         if any(each in tokenizer.decode(token_ids[:end]) for each in stop)
     ]
     assert found[0] == completes[0]
-    assert texts.written(token_ids[: found[0]], stop)
+
+
+@pytest.mark.parametrize("after", range(0, 40, 3))
+def test_a_text_that_was_written_in_the_first_tokens_ends_nothing(
+    tokenizer: ByteLevelBPETokenizer, after: int
+) -> None:
+    token_ids = tokenizer.encode(TEXT).ids
+    watched = StopTexts(tokenizer).watch(["Problem: what"], after)
+    found = [end for end, token in enumerate(token_ids, 1) if watched.add(token)]
+    counts = [tokenizer.decode(token_ids[:end]).count("Problem: what") for end in range(len(token_ids) + 1)]
+    assert found[:1] == [end for end in range(after + 1, len(token_ids) + 1) if counts[end] > counts[end - 1]][:1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_what_is_found_is_what_the_whole_text_has(tokenizer: ByteLevelBPETokenizer, data: st.DataObject) -> None:
+    # Any bytes: characters that never become whole, and texts that straddle them.
+    token_ids = data.draw(st.lists(st.sampled_from(sorted(set(tokenizer.encode(TEXT).ids))), max_size=60))
+    text = tokenizer.decode(token_ids)
+    if data.draw(st.booleans()) and len(text) > 3:
+        start = data.draw(st.integers(0, len(text) - 2))
+        stop = text[start : start + data.draw(st.integers(1, 12))]
+    else:
+        stop = data.draw(st.text("Prob: €🙂\n3", min_size=1, max_size=4))
+    if "\ufffd" in stop:
+        return
+    watched = StopTexts(tokenizer).watch([stop])
+    found = next((end for end, token in enumerate(token_ids, 1) if watched.add(token)), None)
+    assert found == next((n for n in range(len(token_ids) + 1) if stop in tokenizer.decode(token_ids[:n])), None)
+
+
+def test_a_long_text_costs_no_more_than_its_tokens(tokenizer: ByteLevelBPETokenizer) -> None:
+    decoded: list[int] = []
+
+    class Counting:
+        def decode(self, token_ids: list[int], **options: bool) -> str:
+            decoded.append(len(token_ids))
+            return str(tokenizer.decode(token_ids, **options))
+
+    token_ids = tokenizer.encode("€ is what it is. " * 40).ids
+    watched = StopTexts(Counting()).watch(["€" * 255 + "s"])
+    assert {watched.add(token) for token in token_ids} == {""}
+    assert sum(decoded) < 20 * len(token_ids)
 
 
 def test_a_text_that_never_comes_is_never_found(tokenizer: ByteLevelBPETokenizer) -> None:
     token_ids = tokenizer.encode(TEXT).ids
-    texts = StopTexts(tokenizer)
-    assert not any(texts.written(token_ids, ["\n\nQuestion:"], end) for end in range(1, len(token_ids) + 1))
+    watched = StopTexts(tokenizer).watch(["\n\nQuestion:"])
+    assert {watched.add(token) for token in token_ids} == {""}
 
 
 def test_the_text_ends_before_the_earliest_stop() -> None:

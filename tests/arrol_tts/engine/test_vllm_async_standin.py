@@ -346,3 +346,29 @@ def test_any_mix_of_rules_sizes_and_aborts_ends_with_a_standin_runner(v2: bool, 
     for name, end in ended.items():
         for position, score in end.log.get("scores", ()):
             assert score == pytest.approx(SCORES[head_of[name]](name, position), abs=1e-6)
+
+
+@both_runners
+def test_a_group_larger_than_the_running_batch_is_decided_whole_with_a_standin_runner(v2: bool) -> None:
+    engine = StandinEngine(v2=v2, slots=4)
+    for i in range(10):
+        engine.submit(f"r{i}", PROMPT, 20, TraceSpec("g", 10, score_at=(7,), rules=(KeepShare(7, 0.5),)))
+    ended = engine.run()
+    pruned = {name for name, end in ended.items() if end.stop_reason == "pruned"}
+    best = sorted(ended, key=lambda name: score_of(name, 7), reverse=True)[:5]
+    assert ended.keys() - pruned == set(best)
+    assert all("the best 5 of 10" in ended[name].log["pruned"]["detail"] for name in pruned)
+
+
+@both_runners
+def test_traces_that_wait_for_a_floor_leave_the_batch_to_others_with_a_standin_runner(v2: bool) -> None:
+    engine = StandinEngine(v2=v2, slots=4)
+    for group in "ab":
+        spec = TraceSpec(group, 8, rules=(ConfidenceFloor(warmup=2, keep=0.5, window=4),))
+        for i in range(8):
+            engine.submit(f"{group}{i}", PROMPT, 20, spec)
+    for _ in range(12):
+        engine.step()
+    # Both groups warm up at once; a batch of 4 has no place for who would only wait.
+    assert {name for name, count in engine.runner.sampled.items() if count} == {"a0", "a1", "b0", "b1"}
+    assert len(engine.run()) == 16

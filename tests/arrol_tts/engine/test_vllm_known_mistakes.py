@@ -113,12 +113,13 @@ class TestErrorsAreNotSwallowed:
             engine.submit(f"r{i}", range(9), 24, TraceSpec(group="g", size=4, rules=rules))
         return engine.run()
 
-    def test_a_head_that_fails_is_an_error_with_a_standin_runner(self) -> None:
+    def test_a_head_that_fails_ends_the_requests_that_need_it_with_a_standin_runner(self) -> None:
         def fail(hidden: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("mat1 and mat2 must have the same dtype")
 
-        with pytest.raises(RuntimeError, match="must have the same dtype"):
-            self.run(fail, Threshold(7, 0.5))
+        ended = self.run(fail, Threshold(7, 0.5))
+        assert {end.stop_reason for end in ended.values()} == {"refused"}
+        assert all("must have the same dtype" in end.log["error"] for end in ended.values())
 
     def test_a_missing_head_ends_the_requests_that_need_it_with_a_standin_runner(self) -> None:
         ended = self.run(None, Threshold(7, 0.5))

@@ -17,7 +17,15 @@ from pathlib import Path
 import typer
 
 USED: Mapping[str, str] = {
-    "vllm.config.vllm": "VllmConfig: additional_config model_config parallel_config scheduler_config",
+    "vllm.config.vllm": (
+        "VllmConfig: additional_config model_config parallel_config scheduler_config speculative_config"
+    ),
+    "vllm.config.parallel": (
+        "ParallelConfig: data_parallel_size data_parallel_size_local data_parallel_external_lb "
+        "data_parallel_hybrid_lb prefill_context_parallel_size"
+    ),
+    "vllm.config.scheduler": "SchedulerConfig: async_scheduling get_scheduler_cls",
+    "vllm.config.speculative": "SpeculativeConfig: enable_adaptive_verification",
     "vllm.distributed.parallel_state": "get_tp_group",
     "vllm.engine.arg_utils": "EngineArgs: create_engine_config",
     "vllm.entrypoints.openai.chat_completion.protocol": "ChatCompletionRequest: to_sampling_params",
@@ -31,8 +39,12 @@ USED: Mapping[str, str] = {
     "vllm.v1.core.sched.output": "SchedulerOutput: num_scheduled_tokens total_num_scheduled_tokens",
     "vllm.v1.core.sched.scheduler": (
         "Scheduler: __init__ add_request schedule update_from_output finish_requests _update_request_with_output "
-        "_free_request requests running max_num_running_reqs max_num_active_reqs use_v2_model_runner vllm_config"
+        "_free_request _handle_blocked_waiting_request _preempt_request requests running waiting "
+        "kv_holding_waiting kv_cache_manager requires_kv_delivery max_num_running_reqs max_num_active_reqs "
+        "use_v2_model_runner vllm_config"
     ),
+    "vllm.v1.core.sched.request_queue": "RequestQueue",
+    "vllm.v1.core.kv_cache_manager": "KVCacheManager: usage",
     "vllm.v1.engine": (
         "EngineCoreOutput: request_id new_token_ids new_logprobs finish_reason stop_reason events "
         "kv_transfer_params trace_headers; EngineCoreOutputs: outputs"

@@ -9,8 +9,10 @@ from array import array
 import numpy as np
 import pytest
 
+from arrol_tts.errors import VoteError
 from arrol_tts.stopping import TraceLog, TraceSpec, Verdict
 from arrol_tts.trace import Trace
+from arrol_tts.voting import vote
 
 SPEC = TraceSpec(confidence=True, logprobs=True, self_certainty=True, score_finish=True, features_finish=True)
 
@@ -63,6 +65,21 @@ def test_deepconfs_measures_come_without_every_tokens_number(wire: bool) -> None
     assert trace.confidence is None
     assert trace.meta["deepconf"]["window"] == 2
     assert trace.meta["deepconf"]["lowest_window"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_measures_of_confidences_that_are_not_finite_are_null(odd: float) -> None:
+    spec = TraceSpec(confidence_window=2, self_certainty=True)
+    log = TraceLog(spec, confidence=array("f", [4.0, odd, 6.0]), certainty=odd, length=3)
+    trace = over_the_wire(log).to_trace("q", 0, "", [1, 2, 3], "length")
+    assert trace.meta["self_certainty"] is None
+    assert trace.meta["deepconf"] == {"window": 2} | dict.fromkeys(
+        ("mean", "tail", "bottom_window", "lowest_window")
+    )
+    json.dumps(log.to_wire(), allow_nan=False)
+    trace.answer = "1"
+    with pytest.raises(VoteError, match="confidence that is not finite"):
+        vote([trace], method="deepconf", window=2)
 
 
 def ended_by(stop_text: str, text: str) -> Trace:

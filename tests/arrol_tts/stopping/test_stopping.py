@@ -104,6 +104,41 @@ def test_a_group_does_not_lose_patience_while_a_member_is_running(monkeypatch: p
     assert monitor.is_held("a")
 
 
+def test_members_that_keep_coming_do_not_hold_the_others_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(base.time, "monotonic", lambda: clock[0])
+    monitor = Monitor()
+    spec = TraceSpec("g", 1000, rules=(KeepShare(5, 0.5),))
+    held = []
+    for i in range(30):
+        monitor.add(i, spec)
+        monitor.release()
+        monitor.observe(i, 5, score=i / 100)
+        held.append(sum(monitor.is_held(key) for key in range(i + 1)))
+        clock[0] += base.PATIENCE_SECONDS - 1
+    # After a minute from the first wait nobody is expected any more; those who come later are judged at once.
+    assert held[:15] == list(range(1, 16))
+    assert held[-10:] == [0] * 10
+    assert len(monitor.take_verdicts()) > 5
+
+
+def test_a_rule_that_raises_fails_its_group_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = monitor_of(KEEP_HALF, "abcd")
+    monitor.add("other", TraceSpec(rules=(Threshold(5, 0.5),)))
+    broken = ZeroDivisionError("injected")
+
+    def fail(*_: object) -> None:
+        raise broken
+
+    monitor.observe("a", 5, score=0.1)
+    monkeypatch.setattr(monitor.logs["a"].groups[0], "observe", fail)
+    monitor.observe("b", 5, score=0.2)
+    monitor.observe("other", 5, score=0.2)
+    assert monitor.take_failures() == dict.fromkeys("abcd", broken)
+    assert not monitor.any_held
+    assert set(monitor.take_verdicts()) == {"other"}
+
+
 def test_a_score_that_is_not_a_number_is_pruned_first() -> None:
     monitor = monitor_of(KEEP_HALF, "abcd")
     for key, score in (("a", math.nan), ("b", 0.1), ("c", 0.2), ("d", 0.3)):
@@ -223,6 +258,10 @@ def test_spec_survives_the_wire() -> None:
         ({"size": 0}, "size is 0"),
         ({"rules": {}}, "rules must be a list"),
         ({"rules": [3]}, "each rule must be a mapping"),
+        ({"rules": [{"rule": "threshold", "at": 3, "below": 0.5}] * 9}, "rules must be a list of at most 8"),
+        ({"stop": ["\ud8001"]}, "stop has .*lone surrogate"),
+        ({"group": "\udfff"}, "group has .*lone surrogate"),
+        ({"head": "\ud800"}, "head has .*lone surrogate"),
         ({"rules": [{"rule": "prune"}]}, "one of threshold, keep_share, confidence_floor, budget"),
         ({"rules": [{"rule": ["x"]}]}, "each rule must be a mapping"),
         ({"rules": [{"rule": "threshold", "at": 3}]}, "rule threshold needs at, below"),
@@ -312,6 +351,25 @@ def test_confidence_floor_waits_for_the_warm_up_and_stops_the_traces_below_it() 
     assert verdicts["c"].detail == "confidence 3.500 of the last 2 tokens is below 4.000"
     run_trace(monitor, "d", [9.0, 9.0])
     assert monitor.take_verdicts() == {}
+
+
+def test_traces_that_only_wait_for_the_floor_wait_from_their_beginning() -> None:
+    monitor = floor_monitor("abcd")
+    assert [monitor.is_held(key) for key in "abcd"] == [False, False, True, True]
+    for key in "ab":
+        run_trace(monitor, key, [5.0, 5.0])
+    assert not monitor.any_held
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_confidences_that_are_not_finite_set_no_floor_and_are_below_it(odd: float) -> None:
+    monitor = floor_monitor("abcd")
+    run_trace(monitor, "a", [odd, 9.0, 9.0])
+    run_trace(monitor, "b", [4.0, 4.0])
+    run_trace(monitor, "c", [5.0, 5.0], finish=False)
+    assert monitor.take_verdicts() == {}
+    run_trace(monitor, "d", [odd, 9.0, 9.0], finish=False)
+    assert set(monitor.take_verdicts()) == {"d"}
 
 
 def test_confidence_floor_of_traces_shorter_than_the_window_is_their_mean() -> None:

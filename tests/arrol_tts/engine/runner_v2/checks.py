@@ -203,7 +203,8 @@ def assert_budget(reference: Reference, asked: Question, traces: Sequence[Trace]
     scores = [float(reference.read(asked.text, trace.token_ids or [], "gated")[0][rule.at]) for trace in traces]
     lengths = [trace.num_tokens for trace in traces]
     assert min(lengths) >= rule.at + 1
-    assert lengths[int(np.argmax(scores))] == max(lengths)
+    # Others go on beside it, and may be ahead of it where memory ran short.
+    assert lengths[int(np.argmax(scores))] > rule.at + 1
     # A step may bring each of them its tokens before the verdict.
     assert rule.tokens <= sum(lengths) <= rule.tokens + len(traces) * (1 + late)
     assert any(trace.finish_reason == "pruned" for trace in traces)
