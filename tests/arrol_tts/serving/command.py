@@ -39,7 +39,13 @@ def arrol_serve(log: Path, *arguments: str) -> Iterator[Serving]:
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "arrol_tts.serving.cli", *arguments, "--port", str(port)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"VLLM_NO_USAGE_STATS": "1"},  # nothing leaves this machine
+            start_new_session=True,
+        )
     try:
         until = time.monotonic() + START_SECONDS
         while not _answers(url):
