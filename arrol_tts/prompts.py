@@ -172,12 +172,14 @@ def prompt_ids(tokenizer: Any, question: Question) -> list[int]:
     """
     if question.token_ids is not None:
         return list(question.token_ids)
+    fields = question.request_fields
+    effort = {name: fields[name] for name in ("reasoning_effort",) if name in fields}  # the template's business
     return encode_prompt(
         tokenizer,
         question.messages,
         chat=question.chat,
-        tools=question.request_fields.get("tools"),
-        **question.chat_template_kwargs,
+        tools=fields.get("tools"),
+        **{**effort, **question.chat_template_kwargs},
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SAMPLED = ("structured_outputs", "logit_bias", "bad_words", "allowed_token_ids", "ignore_eos")
 """Of vLLM's SamplingParams, what follows from fields of a request."""
 
-FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", *SAMPLED)
+FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", *SAMPLED)
 """What is understood here; a server of vLLM's understands more."""
 
 

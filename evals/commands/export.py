@@ -80,8 +80,8 @@ def write_jsonl(source: Path, out: Path) -> int:
 def write_dataset(source: Path, out: Path) -> int:
     """Write traces as a dataset of Hugging Face's ``datasets``; returns how many.
 
-    Maps from positions become lists of ``{"position", "value"}``, and ``meta`` JSON, so that every row has the
-    same columns.
+    Maps from positions become lists of ``{"position", "value"}``, and ``meta`` and ``tool_calls`` JSON, so that
+    every row has the same columns.
 
     Raises:
         MissingPackageError: without ``datasets``.
@@ -95,7 +95,9 @@ def write_dataset(source: Path, out: Path) -> int:
         for row in rows(source):
             scores = [{"position": k, "value": v} for k, v in row["scores"]]
             features = [{"position": k, "value": v} for k, v in row["features"]]
-            yield row | {"scores": scores, "features": features, "meta": json.dumps(row["meta"])}
+            calls = row["tool_calls"] and json.dumps(row["tool_calls"])
+            texts = {"meta": json.dumps(row["meta"]), "tool_calls": calls}
+            yield row | {"scores": scores, "features": features} | texts
 
     dataset = Dataset.from_list(list(plain()))
     dataset.save_to_disk(str(out))

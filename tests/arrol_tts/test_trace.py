@@ -26,3 +26,9 @@ def test_a_field_of_another_type_is_named_with_its_trace(fields: dict[str, Any],
 def test_an_unknown_finish_reason_is_refused() -> None:
     with pytest.raises(ValueError, match="finish_reason is 'eos'; it must be one of stop, length"):
         Trace("a", 0, finish_reason="eos")  # type: ignore[arg-type]
+
+
+def test_what_a_trace_wrote_is_its_thinking_and_its_text() -> None:
+    assert Trace("q", 0, text="5").written == "5"
+    assert Trace("q", 0, text="5", reasoning="2+3").written == "2+3\n\n5"
+    assert Trace("q", 0, reasoning="2+").written == "2+"

@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.transformers_engine import TransformersEngine
 from arrol_tts.errors import InputError
 from arrol_tts.pocket import POCKET_MODEL, questions
+from arrol_tts.prompts import prompt_ids
 from arrol_tts.voting import TokenLedger
 from tests.arrol_tts.engine.spelled_model import spelled_model
 
@@ -95,6 +97,19 @@ def test_the_transformers_engine_names_the_field_that_it_has_not(transformers_en
     question = Question("q", "2+3", request_fields={"response_format": {"type": "text"}})
     with pytest.raises(InputError, match="the transformers engine has no response_format"):
         transformers_engine.sample([question], GREEDY)
+
+
+def test_an_effort_and_tools_are_told_to_the_template(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(POCKET_MODEL, tmp_path / "model")
+    template = "{% if reasoning_effort == 'low' %}2{% endif %}{% if tools %}{{ tools | length }}{% endif %}9"
+    (tmp_path / "model" / "chat_template.jinja").write_text(template)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    question = Question("q", TEXT, request_fields={"reasoning_effort": "low", "tools": [ADD, ADD, ADD]})
+    assert prompt_ids(tokenizer, question) == tokenizer.encode("239")
+    assert prompt_ids(tokenizer, Question("q", TEXT)) == tokenizer.encode("9")
+    assert prompt_ids(tokenizer, replace(question, chat_template_kwargs={"reasoning_effort": "high"}))[0] != 11
 
 
 # --- further fields in vLLM ---
