@@ -128,7 +128,7 @@ def test_a_decoder_leaves_out_other_special_tokens(tmp_path: Path) -> None:
 def apart(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Server]:
     """A server that gives the thinking apart."""
     pytest.importorskip("vllm")
-    options = ("--model", str(model), "--dtype=float32", "--reasoning-parser", "deepseek_r1")
+    options = ("--model", str(model), "--dtype=float32", "--reasoning-parser", "qwen3")
     yield from serving(tmp_path_factory, "apart", *PLUG_IN, *options)
 
 
@@ -148,8 +148,10 @@ def test_a_server_that_gives_the_thinking_apart_gives_the_traces_of_the_engine_h
     for sampling in (GREEDY, replace(GREEDY, max_tokens=12), replace(GREEDY, stop=("=", "wer"))):
         ours, theirs = one(here, sampling, spec=spec), one(served, sampling, spec=spec)
         *_, streamed = served.stream([QUESTION], sampling, spec)
+        # The parser leaves out the delimiter inside a thinking, where this model's steps end with it.
+        reasoning = (ours.reasoning or "").replace("<think>", "")
         for trace in (theirs, streamed):
-            assert (trace.reasoning, trace.text, trace.token_ids) == (ours.reasoning, ours.text, ours.token_ids)
+            assert (trace.reasoning, trace.text, trace.token_ids) == (reasoning, ours.text, ours.token_ids)
             assert (trace.num_tokens, trace.finish_reason) == (ours.num_tokens, ours.finish_reason)
             assert trace.prompt_tokens == ours.prompt_tokens
             assert trace.scores == pytest.approx(ours.scores, abs=1e-3)
