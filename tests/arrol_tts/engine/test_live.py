@@ -210,7 +210,7 @@ def test_log_probabilities_are_those_of_the_sampled_distribution(engine: Any, re
 
 def test_a_prompt_may_be_given_as_token_ids(engine: Any, reference: Reference) -> None:
     ids = tuple(encode_prompt(reference.tokenizer, TEXTS[0]))
-    asked = [replace(QUESTIONS[0], text="", token_ids=ids)]
+    asked = [replace(QUESTIONS[0], messages="", token_ids=ids)]
     as_text = sorted(trace.text for trace in engine.sample(QUESTIONS[:1], SAMPLING))
     assert sorted(trace.text for trace in engine.sample(asked, SAMPLING)) == as_text
 
