@@ -133,7 +133,7 @@ def test_samples_of_another_system_prompt_are_not_mixed(tmp_path: Path) -> None:
     assert json.loads((out / "manifest.json").read_text())["system"] == "Be brief."
     result = invoke(*command, columns=300)
     assert result.exit_code == 2
-    assert "holds traces with system 'Be brief.', and this run has None" in result.output
+    assert 'holds traces with system "Be brief.", and this run has none' in result.output
     result = invoke(*command, "--system", " ", columns=300)
     assert "system is ' '; it must be a text, or left out" in result.output
 
