@@ -370,9 +370,9 @@ def test_the_endpoint_before_servers_answers_as_the_voter_and_ends_what_nobody_w
 
     engine = ServerEngine([first.url, second.url], head=POCKET_HEAD)
     config, question = read_head_config(POCKET_HEAD), QUESTIONS[0].text
-    result = WeightedVoter(engine, config=config).solve(question, 16, seed=3)
+    result = WeightedVoter(engine, config=config).solve(question, 8, seed=3)
     with endpoint_of(engine, config) as endpoint:
-        asked = {"messages": [{"role": "user", "content": question}], "arrol": {"n": 16}, "seed": 3}
+        asked = {"messages": [{"role": "user", "content": question}], "arrol": {"n": 8}, "seed": 3}
         for stream in (False, True):
             response = endpoint.post(asked | {"stream": stream, "stream_options": {"include_usage": True}})
             assert f'"answer":"{result.answer}"' in response.text
