@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
+from arrol_tts.answers.canonical import PercentSign
+from arrol_tts.answers.equality import Equality, key_function
 from arrol_tts.trace import Trace
 
 
@@ -25,6 +27,22 @@ def answer_of(trace: Trace, extract: Callable[[str], str | None]) -> str | None:
     if trace.reasoning is not None and not trace.text.strip():
         return None
     return extract(trace.text)
+
+
+def calls_or(equality: Equality, percent: PercentSign) -> Callable[[str], Hashable]:
+    """An equality for answers of which some are calls of tools.
+
+    Calls are compared as structures, as by ``json``; what the other traces say, by the equality.
+
+    Raises:
+        InputError: as ``key_function``.
+    """
+    of_calls, of_texts = key_function("json"), key_function(equality, percent)
+    return lambda answer: of_calls(answer) if answer.startswith(_CALLS) else of_texts(answer)
+
+
+_CALLS = '[{"name": '
+"""How ``answer_of`` begins calls."""
 
 
 def _called(call: dict[str, Any]) -> dict[str, Any]:

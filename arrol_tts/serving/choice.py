@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from arrol_tts.answers import Equality, PercentSign, extract_answer
+from arrol_tts.answers.of_trace import calls_or
 from arrol_tts.consensus import Consensus
 from arrol_tts.engine.request import Sampling
 from arrol_tts.errors import InputError
@@ -36,7 +37,7 @@ class Choice:
         n: samples of each prompt at most.
         method: how they are weighed.
         options: of ``WeightedVoter.solve``.
-        equality: what makes two answers one; None: as the head says.
+        equality: what makes two answers one.
         percent: what a per cent sign means; None: likewise.
         extract: reads the answer off a sample's text.
         min_confidence: below it the vote abstains; None: never.
@@ -46,7 +47,7 @@ class Choice:
     n: int
     method: str
     options: SampleOptions
-    equality: Equality | None
+    equality: Equality
     percent: PercentSign | None
     extract: Callable[[str], str | None]
     min_confidence: float | None
@@ -100,7 +101,7 @@ def choose(request: CommonFields, settings: Settings, config: QualityHeadConfig 
     consensus = _consensus(request, defaults.consensus, method)
     if consensus is not None:
         options["consensus"] = consensus
-    equality = chosen.get("equality", _own_equality(request) or defaults.equality)
+    equality, extract = _equality(request, chosen, settings, config)
     min_confidence = chosen.get("min_confidence", defaults.min_confidence)
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise bad_field("arrol.min_confidence", f"it is {min_confidence}; it must be in [0, 1]")
@@ -110,7 +111,7 @@ def choose(request: CommonFields, settings: Settings, config: QualityHeadConfig 
         options=options,
         equality=equality,
         percent=chosen.get("percent", defaults.percent),
-        extract=extractor(equality or (config.equality if config else "math")),
+        extract=extract,
         min_confidence=min_confidence,
         traces=bool(fields.traces),
     )
@@ -129,6 +130,24 @@ def extractor(equality: Equality) -> Callable[[str], str | None]:
     if equality == "text":
         return lambda text: extract_answer(text, stated=True) or text.strip() or None
     return lambda text: text.strip() or None
+
+
+def _equality(
+    request: CommonFields, chosen: dict[str, Any], settings: Settings, config: QualityHeadConfig | None
+) -> tuple[Equality, Callable[[str], str | None]]:
+    """What makes two answers one, and what reads them: structures are compared as such, unless told otherwise."""
+    own = config.equality if config else "math"
+    equality: Equality = chosen.get("equality") or settings.vote.equality or own
+    if not isinstance(request, ChatFields):
+        return equality, extractor(equality)
+    wanted = request.response_format or {}
+    if "equality" not in chosen and wanted.get("type", "text") != "text":
+        equality = "json"
+    extract = extractor(equality)
+    if request.tools:
+        percent = chosen.get("percent") or settings.vote.percent or (config.percent if config else "fraction")
+        equality = calls_or(equality, percent)
+    return equality, extract
 
 
 def _read_model(model: str | None, settings: Settings) -> dict[str, Any]:
@@ -290,11 +309,3 @@ def _consensus(request: CommonFields, default: float | None, method: str) -> Con
     except InputError as error:
         names = {name: f"arrol.consensus.{name}" for name in ("share", "certainty", "min_votes")}
         raise api_error(error, names) from None
-
-
-def _own_equality(request: CommonFields) -> Equality | None:
-    """Structures are compared as such, unless the request says otherwise."""
-    if not isinstance(request, ChatFields):
-        return None
-    wants_json = request.response_format is not None and request.response_format.get("type") != "text"
-    return "json" if request.tools or wants_json else None

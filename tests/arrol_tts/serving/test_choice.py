@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from arrol_tts import Consensus, QualityHeadConfig
+from arrol_tts.answers import group_answers
 from arrol_tts.serving.choice import Choice, choose, extractor, models_of
 from arrol_tts.serving.errors import ApiError
 from arrol_tts.serving.requests import ChatFields, TextFields
@@ -38,7 +39,7 @@ def refused(*args: Any, **fields: Any) -> tuple[str | None, str]:
 def test_without_a_word_the_server_and_the_head_say_how() -> None:
     choice = chosen()
     assert (choice.n, choice.method, choice.options) == (32, "quality", {"max_tokens": 256, "seed": 7})
-    assert (choice.equality, choice.percent, choice.min_confidence) == (None, None, None)
+    assert (choice.equality, choice.percent, choice.min_confidence) == ("math", None, None)
 
 
 def test_the_servers_defaults_fill_in_what_a_request_leaves_out() -> None:
@@ -114,11 +115,19 @@ def test_a_consensus_is_of_the_votes_method_and_1_is_none() -> None:
 
 
 def test_structures_are_compared_as_structures() -> None:
-    tool = {"type": "function", "function": {"name": "add"}}
-    assert chosen(tools=[tool]).equality == "json"
     assert chosen(response_format={"type": "json_object"}).equality == "json"
-    assert chosen(response_format={"type": "text"}).equality is None
-    assert chosen({"equality": "text"}, tools=[tool]).equality == "text"
+    assert chosen(response_format={"type": "text"}).equality == "math"
+    assert chosen({"equality": "text"}, response_format={"type": "json_object"}).equality == "text"
+
+
+def test_calls_of_tools_are_compared_as_structures_and_texts_beside_them_as_ever() -> None:
+    choice = chosen(tools=[{"type": "function", "function": {"name": "add"}}])
+    calls = [
+        '[{"name": "add", "arguments": {"a": 1, "b": 2}}]',
+        '[{"name": "add", "arguments": {"b": 2.0, "a": 1}}]',
+    ]
+    assert group_answers([*calls, "1/2", "0.5"], equality=choice.equality) == [1, 1, 0, 0]
+    assert choice.extract("so the answer is 7") == "7"
 
 
 @pytest.mark.parametrize(
