@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 if TYPE_CHECKING:
     from arrol_tts.head import QualityHead
     from arrol_tts.stopping import TraceLog
+
+
+class HeadKind(NamedTuple):
+    """What the numbers of a head are.
+
+    Attributes:
+        width: numbers of a row; 2 for a head that pools.
+        stride: of the rows that it pools.
+        pool_after: for a head of steps, the tokens that end one.
+    """
+
+    width: int = 1
+    stride: int = 1
+    pool_after: frozenset[int] = frozenset()
 
 
 class HeadReader:
@@ -21,9 +35,10 @@ class HeadReader:
     """
 
     def __init__(self, head: QualityHead) -> None:
+        config = head.config
         self._read = head.reader()
-        self.stride = head.config.stride
-        self.pool_after = frozenset(head.config.pool_after)
+        width = 1 if config.pooling in ("last", "steps") else 2
+        self.kind = HeadKind(width, config.stride, frozenset(config.pool_after))
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 ``[rows, hidden_size]`` to what a `HeadReading` is made of: float32 ``[1 or 2, rows]``."""
@@ -47,9 +62,9 @@ class HeadReading:
     pool_after: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, numbers: list[list[float]], reader: HeadReader) -> HeadReading:
+    def of(cls, numbers: list[list[float]], kind: HeadKind) -> HeadReading:
         """From the rows of a `HeadReader`'s table."""
-        return cls(numbers[-1], numbers[0] if len(numbers) == 2 else None, reader.stride, reader.pool_after)
+        return cls(numbers[-1], numbers[0] if kind.width == 2 else None, kind.stride, kind.pool_after)
 
     def score(self, row: int, position: int, log: TraceLog, token: int | None) -> float:
         """The score of the trace whose token at a position is a row's input; to be asked once a row, in order.
@@ -65,6 +80,15 @@ class HeadReading:
                 return log.pool_steps(self.values[row] if token in self.pool_after else None)
             return self.values[row]
         return log.pool(position, self.weights[row], self.values[row], self.stride)
+
+    def pass_over(self, row: int, position: int, log: TraceLog, token: int | None) -> None:
+        """As ``score``, where nobody wants to know it."""
+        if self.weights is not None:
+            if position % self.stride == 0 or not log.weight:
+                log.weight += self.weights[row]
+                log.value += self.weights[row] * self.values[row]
+        elif token in self.pool_after:
+            log.pool_steps(self.values[row])
 
 
 def token_confidence(logits: torch.Tensor, top_k: int) -> torch.Tensor:

@@ -267,7 +267,7 @@ class TransformersEngine(Engine):
         scored = {row.spec.head for row in rows if monitor.logs[row].wants_scores}
         hidden = output.hidden_states[-1][:, -1].float()
         readings = {
-            name: HeadReading.of(self._readers[name](hidden).tolist(), self._readers[name]) for name in scored
+            name: HeadReading.of(self._readers[name](hidden).tolist(), self._readers[name].kind) for name in scored
         }
         if any(monitor.logs[row].wants_confidence for row in rows):
             confidence = token_confidence(logits, self._top_k).tolist()

@@ -53,6 +53,9 @@ class TraceLog:
         wants_scores: the spec's need of a head; kept here because it is asked for at every token.
         wants_confidence: likewise, of token confidences.
         wants_certainty: likewise, of self-certainties.
+        due: the position before which no row is kept or judged, but for what is so at every token; -1 for logs of
+            which every row is.
+        followed: those of its groups whose rule reads every token.
         features_until: the longest length at which the next step's hidden vector may be kept.
     """
 
@@ -75,6 +78,8 @@ class TraceLog:
     thinking: bool | None = None
     thought: int = 0
     received: dict[str, Any] | None = None
+    due: float = -1
+    followed: list[GroupState] = field(default_factory=list)
     wants_scores: bool = field(init=False)
     wants_confidence: bool = field(init=False)
     wants_certainty: bool = field(init=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -46,6 +47,16 @@ class Monitor:
             group.join(key)
             if group.waiting:
                 self._holding[group] = None
+        log.followed = [group for group in log.groups if group.asked_at is None]
+        # A rule that reads every token is told the score with it, where there is one.
+        log.due = -1 if log.followed and log.wants_scores else self._next(log)
+
+    @staticmethod
+    def _next(log: TraceLog) -> float:
+        """The next position at which something of the trace is kept or judged that is not at every token."""
+        asked = (group.asked_at for group in log.groups)
+        rules = min((at for at in asked if at is not None and at >= log.length), default=math.inf)
+        return min(rules, log.spec.next_kept(log.length))
 
     def observe(
         self,
@@ -85,6 +96,28 @@ class Monitor:
         if log.groups:
             for group in log.groups:
                 self._settle(group, group.observe, key, log, score, finished)
+        if 0 <= log.due <= position:
+            log.due = self._next(log)
+
+    def pass_over(self, key: Hashable, log: TraceLog, confidence: float | None) -> None:
+        """Take in a step whose position is before ``log.due`` and that did not end the trace: most steps.
+
+        The same as ``observe``, for less: nothing of the row is kept but its confidence, and only those rules are
+        asked that read every token.
+        """
+        log.length += 1
+        if log.wants_confidence and confidence is not None:
+            log.confidence.append(confidence)
+        for group in log.followed:
+            try:
+                verdicts = group.observe(key, log, None, False)
+            except Exception as error:
+                self._fail(group, error)
+                continue
+            if verdicts:
+                self._settle(group, _given, verdicts)
+            elif group.waiting and group not in self._holding:
+                self._holding[group] = None
 
     def drop(self, key: Hashable) -> TraceLog | None:
         """Forget a trace that ended, was pruned or was cancelled; returns its log."""
@@ -109,13 +142,17 @@ class Monitor:
                 if key in self.logs:
                     self._verdicts.setdefault(key, verdict)
         except Exception as error:
-            # A rule that has failed cannot be relied on: its traces fail, and nobody waits for it.
-            self._failures |= {key: error for key in group.members if key in self.logs}
-            group.waiting.clear()
+            self._fail(group, error)
         if group.waiting:
             self._holding[group] = None
         else:
             self._holding.pop(group, None)
+
+    def _fail(self, group: GroupState, error: Exception) -> None:
+        """A rule that has failed cannot be relied on: its traces fail, and nobody waits for it."""
+        self._failures |= {key: error for key in group.members if key in self.logs}
+        group.waiting.clear()
+        self._holding.pop(group, None)
 
     def take_verdicts(self) -> dict[Hashable, Verdict]:
         """The traces to stop now, each named once; the log of each remembers why."""
@@ -152,3 +189,7 @@ class Monitor:
                 self._settle(group, group.unstick)
                 if stuck:
                     return
+
+
+def _given(verdicts: Verdicts) -> Verdicts:
+    return verdicts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -115,6 +116,21 @@ class TraceSpec:
         """Whether token confidences are needed."""
         by_confidence = any(rule.reads == "confidence" for rule in self.rules)
         return by_confidence or self.confidence or self.confidence_window > 0
+
+    def next_kept(self, position: int) -> float:
+        """The first position from this one on whose score or state is kept while the trace goes on.
+
+        -1 where something is kept of every row, other than its confidence; infinite where nothing is any more.
+        """
+        if self.score_after or self.logprobs or self.self_certainty or self.live or self.score_every == 1:
+            return -1
+        found = [at for at in (*self.score_at, *self.features_at) if at >= position]
+        if every := self.score_every:
+            found.append(max(position, 1) + -max(position, 1) % every)
+        if every := self.features_every:
+            first = max(position, self.features_from)
+            found.append(first + (self.features_from - first) % every)
+        return min(found, default=math.inf)
 
     def keeps_features(self, position: int, finished: bool) -> bool:
         """Whether the hidden vector of a step is kept."""

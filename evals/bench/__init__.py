@@ -39,6 +39,30 @@ def write_result(name: str, figures: Mapping[str, Any], seeds: Sequence[int], co
     return path
 
 
+def add_part(name: str, part: str, figures: Mapping[str, Any]) -> Path:
+    """Put the figures of one part of a benchmark beside the committed ones, with where they were measured.
+
+    Args:
+        name: of the benchmark, whose file there must be.
+        part: of it; in ``parts`` the file keeps the command, commit and machine of each that was measured alone.
+        figures: of the part, in place of those of the same names.
+
+    Returns:
+        The file written.
+    """
+    path = RESULTS / f"{name}.json"
+    record = json.loads(path.read_text())
+    record["figures"] |= figures
+    source = {
+        "command": f"python -m evals.bench.{name} --part {part}",
+        "commit": commit(),
+        "machine": machine(),
+    }
+    record["parts"] = record.get("parts", {}) | {part: source}
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return path
+
+
 def commit() -> str:
     """The checked-out commit, marked ``-dirty`` when tracked code differs from it; else ``unknown``.
 

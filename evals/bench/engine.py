@@ -10,6 +10,7 @@ Everything runs in real vLLM on this machine's CPU; arms that are compared take 
   DeepConf's own code does it.
 - Verdict to freed memory: steps between the step in which a trace is pruned and the one in which its KV
   blocks are free.
+- Scheduler: processor time that the plug-in adds to vLLM's scheduler in a step with 1,024 requests; no model runs.
 - Tokens and accuracy of every stopping rule on pocket test questions (synthetic), one seed, all rules on the
   same questions and seeds.
 """
@@ -45,7 +46,8 @@ from arrol_tts.engine.vllm_plugin import CPU_OPTIONS, vllm_options
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions, verify
 
-from . import write_result
+from . import add_part, write_result
+from .engine_scheduler import scheduler
 
 SEED = 0
 TOP_K = 20
@@ -187,23 +189,28 @@ SMOLLM2_135M = {
 @app.command()
 def main(
     only: str = typer.Option(
-        "", help="one part alone, printed and not written: steps, deepconf, verdict or rules"
+        "", help="one part alone, printed and not written: steps, deepconf, verdict, scheduler or rules"
     ),
+    part: str = typer.Option("", help="one part alone, written beside the committed figures of the others"),
 ) -> None:
     """Run all parts and write evals/results/engine.json."""
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "steps": steps,
         "deepconf": deepconf,
         "verdict": verdict,
+        "scheduler": scheduler,
         "rules": rules,
     }
     if only:
         typer.echo(parts[only]())
         return
     figures: dict[str, Any] = {}
-    for name, part in parts.items():
+    if part:
+        typer.echo(f"wrote {add_part('engine', part, parts[part]())}")
+        return
+    for name, run in parts.items():
         typer.echo(name)
-        figures |= part()
+        figures |= run()
         typer.echo({k: v for k, v in figures.items() if not isinstance(v, (list, dict))})
     typer.echo(f"wrote {write_result('engine', figures, [SEED])}")
 

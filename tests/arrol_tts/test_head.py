@@ -210,7 +210,7 @@ def test_a_head_of_steps_is_the_mean_of_their_probabilities() -> None:
     hidden = 3 * torch.randn(6, 8)
     tokens = [None, 7, 3, 9, 8, 7]  # the prompt's end, and what was written
     with torch.inference_mode():
-        reading = HeadReading.of(head.reader()(hidden).tolist(), HeadReader(head))
+        reading = HeadReading.of(head.reader()(hidden).tolist(), HeadReader(head).kind)
         inner = torch.relu(head.inner(hidden)) if head.inner else hidden
         each = torch.sigmoid(2 * head.outer(inner)[:, 0] - 1).tolist()
         forward = head(hidden[[1, 3, 5]]).tolist()

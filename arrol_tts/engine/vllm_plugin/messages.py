@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from arrol_tts.engine.signals import HeadReading
+    from arrol_tts.engine.signals import HeadKind
 
 CONFIG_KEY = "arrol"
 """Our entry in vLLM's additional_config, in SamplingParams.extra_args and in kv_transfer_params."""
@@ -22,32 +23,36 @@ class Wanted:
     Attributes:
         heads: names of the heads to run.
         confidence: compute DeepConf's token confidence.
-        features: hand over the hidden vectors themselves.
         self_certainty: compute the token's self-certainty.
+        features: ids of the requests whose hidden vectors may be kept.
     """
 
-    heads: tuple[str, ...]
-    confidence: bool
-    features: bool = False
+    heads: tuple[str, ...] = ()
+    confidence: bool = False
     self_certainty: bool = False
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What the worker saw in a step; travels on ModelRunnerOutput.
+    """What the worker saw in a step; travels on ModelRunnerOutput, whose ``req_id_to_index`` numbers the requests.
 
     Attributes:
-        rows: ``{request id: its first row}``; more rows follow with speculative decoding.
-        scores: what each head read from each row, by the name of the head.
-        confidence: DeepConf's confidence of the token sampled from each row, or None.
-        features: hidden vector of each row, float32 ``[rows, hidden_size]``, or None.
-        self_certainty: of the token sampled from each row, or None.
+        numbers: float32 ``[numbers, rows]``: what each head reads, then the confidence, then the self-certainty.
+        heads: the heads that were run, in that order.
+        confidence: whether DeepConf's confidence of the token sampled from each row is there.
+        self_certainty: whether the self-certainty is.
+        firsts: the first row of each request, int32; None where each has one, as all have without drafts.
+        features: float32 ``[rows kept, hidden_size]``, or None.
+        kept: the first row in ``features`` of each request that has some.
         error: why there is nothing of it, when the worker could not read it; "" otherwise.
     """
 
-    rows: dict[str, int]
-    scores: dict[str, HeadReading]
-    confidence: list[float] | None
+    numbers: NDArray[np.float32] | None = None
+    heads: Mapping[str, HeadKind] = field(default_factory=dict)
+    confidence: bool = False
+    self_certainty: bool = False
+    firsts: NDArray[np.int32] | None = None
     features: NDArray[np.float32] | None = None
-    self_certainty: list[float] | None = None
+    kept: Mapping[str, int] = field(default_factory=dict)
     error: str = ""

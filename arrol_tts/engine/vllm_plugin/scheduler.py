@@ -22,6 +22,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import RequestStatus
 
+from arrol_tts.engine.signals import HeadReading
 from arrol_tts.engine.stop_texts import StopTexts, Watched
 from arrol_tts.engine.vllm_plugin import check_config, require
 from arrol_tts.engine.vllm_plugin.allowed import allowed_signals, check_allowed
@@ -30,7 +31,7 @@ from arrol_tts.errors import EngineError, InputError
 from arrol_tts.stopping import Monitor, TraceLog, TraceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Mapping
 
     from vllm.config import VllmConfig
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -50,7 +51,7 @@ NO_SIGNALS = (
     "and with a head in its additional config if scores are asked for"
 )
 
-NOTHING = Signals({}, {}, None)
+NOTHING = Signals()
 
 MAX_CACHED = 1 << 14
 """Characters of a spec up to which it is kept for the next trace of its question."""
@@ -90,6 +91,7 @@ class MonitoredScheduler(Base):
     max_num_active_reqs: int
     use_v2_model_runner: bool
     requires_kv_delivery: bool
+    num_spec_tokens: int
     kv_cache_manager: Any
     vllm_config: VllmConfig
 
@@ -114,6 +116,7 @@ class MonitoredScheduler(Base):
         self._freed: set[str] = set()
         self._refused: dict[str, _Refusal] = {}
         self._needs: Wanted | None = None
+        self._featured: list[str] = []  # the requests that may want hidden vectors
         self._condemned: set[Hashable] = set()
         self._stop_texts: StopTexts | None = None
         self._stops: dict[str, Watched] = {}
@@ -197,19 +200,27 @@ class MonitoredScheduler(Base):
                 self._monitor.release(stuck=True)
         output.arrol_wanted = self._wanted()
 
-    def _wanted(self) -> Wanted | None:
+    def _wanted(self) -> Wanted:
         """What any of the watched requests needs; worked out anew only when others are watched."""
-        logs = self._monitor.logs.values()
+        logs = self._monitor.logs
         if self._needs is None:
+            watched = logs.values()
             self._needs = Wanted(
-                heads=tuple({log.spec.head for log in logs if log.wants_scores}),
-                confidence=any(log.wants_confidence for log in logs),
-                features=any(log.features_until >= 0 for log in logs),
-                self_certainty=any(log.wants_certainty for log in logs),
+                heads=tuple({log.spec.head for log in watched if log.wants_scores}),
+                confidence=any(log.wants_confidence for log in watched),
+                self_certainty=any(log.wants_certainty for log in watched),
             )
-        if not self._needs.features:
+            self._featured = [str(key) for key, log in logs.items() if log.features_until >= 0]
+        if not self._featured:
             return self._needs
-        return replace(self._needs, features=any(log.wants_features for log in logs))
+        return replace(self._needs, features=tuple(filter(self._may_keep_features, self._featured)))
+
+    def _may_keep_features(self, key: str) -> bool:
+        """Whether the hidden vector of a row that a request has in the step just scheduled may be kept."""
+        log, request = self._monitor.logs[key], self.requests[key]
+        if log.spec.features_finish or self.num_spec_tokens:
+            return log.wants_features  # nobody knows yet which row is the last, or which drafts are accepted
+        return log.spec.keeps_features(request.num_computed_tokens - request.num_prompt_tokens, False)
 
     def _in_progress(self) -> bool:
         return bool(self._condemned) or any(r.num_in_flight_tokens for r in self.requests.values())
@@ -309,16 +320,33 @@ class MonitoredScheduler(Base):
 
     def _observe(self, outputs: dict[int, EngineCoreOutputs], model_output: ModelRunnerOutput) -> None:
         """Tell the Monitor of this step's rows, and attach logs and news."""
-        logs = self._monitor.logs
-        signals: Signals = getattr(model_output, "arrol_signals", None) or NOTHING
+        logs, pass_over, refused = self._monitor.logs, self._monitor.pass_over, self._refused
+        rows = _Rows(getattr(model_output, "arrol_signals", None) or NOTHING, model_output.req_id_to_index)
+        readings, confidence, row_of = rows.readings, rows.confidence, rows.first
         for group in outputs.values():
             for output in group.outputs:
                 key = output.request_id
                 log = logs.get(key)
-                if log is None or key in self._refused:
+                if log is None or key in refused:
                     continue
                 try:
-                    missing = self._take_in(output, log, signals)
+                    # This runs for every token of every trace, and nearly all of them pass here.
+                    position = log.length
+                    if position < log.due and output.finish_reason is None and len(output.new_token_ids) == 1:
+                        reading = readings.get(log.spec.head) if log.wants_scores else None
+                        if (reading is not None or not log.wants_scores) and (
+                            confidence is not None or not log.wants_confidence
+                        ):
+                            row = row_of(key)
+                            if reading is not None:
+                                reading.pass_over(row, position, log, log.last_token)
+                            if log.wants_confidence or log.followed:
+                                pass_over(key, log, None if confidence is None else confidence[row])
+                            else:
+                                log.length = position + 1
+                            log.last_token = output.new_token_ids[0]
+                            continue
+                    missing = self._take_in(output, log, rows)
                     if missing:
                         # Going on would mean that nothing is ever pruned, and nobody told.
                         self._refuse(key, missing)
@@ -327,13 +355,12 @@ class MonitoredScheduler(Base):
                 except Exception as error:
                     self._refuse(key, error)
 
-    def _take_in(self, output: EngineCoreOutput, log: TraceLog, signals: Signals) -> str:
+    def _take_in(self, output: EngineCoreOutput, log: TraceLog, rows: _Rows) -> str:
         """Tell the Monitor of a request's rows; returns what they lack."""
         key, spec, tokens = output.request_id, log.spec, output.new_token_ids
         finished, observe = output.finish_reason is not None, self._monitor.observe
-        rows, confidence, features = signals.rows, signals.confidence, signals.features
-        certainty = signals.self_certainty
-        reading = signals.scores.get(spec.head) if log.wants_scores else None
+        confidence, certainty = rows.confidence, rows.self_certainty
+        reading = rows.readings.get(spec.head) if log.wants_scores else None
         logprobs = _logprobs_of(output) if spec.logprobs else None
         missing = ""
         if (
@@ -341,12 +368,12 @@ class MonitoredScheduler(Base):
             or (log.wants_confidence and confidence is None)
             or (log.wants_certainty and certainty is None)
         ):
-            missing = signals.error or (NO_SIGNALS if not spec.head else f"{NO_SIGNALS} (head {spec.head!r})")
+            missing = rows.error or (NO_SIGNALS if not spec.head else f"{NO_SIGNALS} (head {spec.head!r})")
         elif spec.logprobs and logprobs is None:
             missing = "the trace spec asks for logprobs, and the request does not: set logprobs=0"
-        elif signals.error and log.wants_features:
-            missing = signals.error
-        row, last = rows.get(key, 0), len(tokens) - 1
+        elif rows.error and log.wants_features:
+            missing = rows.error
+        row, kept, last = rows.first(key) if tokens else 0, rows.kept.get(key), len(tokens) - 1
         for j, token in enumerate(tokens):
             observe(
                 key,
@@ -355,7 +382,7 @@ class MonitoredScheduler(Base):
                 confidence=None if confidence is None else confidence[row + j],
                 logprob=None if logprobs is None else logprobs[j],
                 token=log.last_token,
-                feature=None if features is None else features[row + j].tobytes,
+                feature=None if kept is None else rows.features[kept + j].tobytes,
                 finished=finished and j == last,
             )
             log.last_token = token
@@ -447,6 +474,26 @@ def _words(error: Exception | str, concerned: str) -> str:
         error = f"arrol's plug-in failed ({type(error).__name__}: {error}); the server's log says more"
     # It leaves in msgpack and in JSON, which take no lone surrogate.
     return error[:MAX_REASON].encode(errors="backslashreplace").decode()
+
+
+class _Rows:
+    """A step's signals as they are looked up request by request: numbers of arrays are slow one by one."""
+
+    def __init__(self, signals: Signals, index: Mapping[str, int]) -> None:
+        lists = iter(() if signals.numbers is None else signals.numbers.tolist())
+        self.readings = {
+            name: HeadReading.of([next(lists) for _ in range(kind.width)], kind)
+            for name, kind in signals.heads.items()
+        }
+        self.confidence: list[float] | None = next(lists) if signals.confidence else None
+        self.self_certainty: list[float] | None = next(lists) if signals.self_certainty else None
+        self.features: Any = signals.features
+        self.kept, self.error = signals.kept, signals.error
+        if signals.firsts is None:
+            self.first: Callable[[str], int] = index.__getitem__
+        else:
+            firsts: list[int] = signals.firsts.tolist()
+            self.first = lambda key: firsts[index[key]]
 
 
 @lru_cache(maxsize=64)

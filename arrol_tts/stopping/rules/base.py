@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -35,7 +35,7 @@ class Verdict:
     detail: str
 
 
-Verdicts = Iterator[tuple[Hashable, Verdict]]
+Verdicts = Iterable[tuple[Hashable, Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,10 @@ class GroupState:
     Attributes:
         waiting: traces that must not be computed until the rule has decided.
         members: traces of the group that the engine has now.
+        asked_at: the only position, beside a trace's end, at which the rule must be asked; None for every one.
     """
+
+    asked_at: int | None = None
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from arrol_tts.stopping.log import TraceLog
 
 
+@dataclass(slots=True)
+class _Window:
+    """A trace's sum of its last confidences, and the lowest mean of a whole window so far."""
+
+    total: float = 0.0
+    lowest: float = math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class ConfidenceFloor(Rule):
     """DeepConf online (arXiv 2508.15260, section 3.3): stop a trace when its confidence falls too low.
@@ -55,10 +63,9 @@ class ConfidenceFloor(Rule):
 class _State(GroupState):
     def __init__(self, rule: ConfidenceFloor, size: int) -> None:
         super().__init__(size)
-        self.rule = rule
+        self.rule, self.window = rule, rule.window
         self.warming: set[Hashable] = set()
-        self.lowest: dict[Hashable, float] = {}
-        self.sums: dict[Hashable, float] = {}
+        self.windows: dict[Hashable, _Window] = {}
         self.warmed: list[float] = []
         self.gone = 0
         self.floor: float | None = None
@@ -71,36 +78,45 @@ class _State(GroupState):
             self.wait(key)  # from its beginning: so long it takes neither a slot nor memory
 
     def observe(self, key: Hashable, log: TraceLog, score: float | None, finished: bool) -> Verdicts:
-        if not log.confidence:
-            return
-        window, length = self.rule.window, len(log.confidence)
-        total = self.sums.get(key, 0.0) + log.confidence[-1]
+        # This runs for every token of every trace.
+        confidences, window = log.confidence, self.window
+        length = len(confidences)
+        if not length:
+            return ()
+        trace = self.windows.get(key)
+        if trace is None:
+            trace = self.windows[key] = _Window()
+        total = trace.total + confidences[-1]
         if length > window:
-            total -= log.confidence[-1 - window]
-        self.sums[key] = total
-        confidence = total / min(length, window)
+            total -= confidences[-1 - window]
+        trace.total = total
+        confidence = total / (length if length < window else window)
         if key in self.warming:
-            if length >= window or finished:
-                self.lowest[key] = min(self.lowest.get(key, math.inf), confidence)
+            if (length >= window or finished) and confidence < trace.lowest:
+                trace.lowest = confidence
             if finished:
-                self.warming.discard(key)
-                # Confidences that are not finite say nothing of a floor, and are below every one.
-                if math.isfinite(self.lowest[key]):
-                    self.warmed.append(self.lowest[key])
-                else:
-                    self.gone += 1
-                self._set_floor_when_warm()
+                self._warm(key, trace.lowest)
         elif self.floor is None:
             if not finished:
                 self.wait(key)
         elif length >= window and not confidence >= self.floor and not finished:
             detail = f"confidence {confidence:.3f} of the last {window} tokens is below {self.floor:.3f}"
-            yield key, Verdict(self.rule.kind, log.length - 1, score, detail)
+            return ((key, Verdict(self.rule.kind, log.length - 1, score, detail)),)
+        return ()
+
+    def _warm(self, key: Hashable, lowest: float) -> None:
+        """A trace that sets the floor has ended."""
+        self.warming.discard(key)
+        # Confidences that are not finite say nothing of a floor, and are below every one.
+        if math.isfinite(lowest):
+            self.warmed.append(lowest)
+        else:
+            self.gone += 1
+        self._set_floor_when_warm()
 
     def leave(self, key: Hashable, log: TraceLog) -> Verdicts:
         yield from super().leave(key, log)
-        self.sums.pop(key, None)
-        self.lowest.pop(key, None)
+        self.windows.pop(key, None)
         if key in self.warming:
             # It was cancelled or pruned on the way: the floor is set without it.
             self.warming.discard(key)

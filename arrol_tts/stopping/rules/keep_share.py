@@ -45,6 +45,7 @@ class _State(Meeting):
     def __init__(self, rule: KeepShare, size: int) -> None:
         super().__init__(rule.at, size)
         self.rule = rule
+        self.asked_at = rule.at
 
     def decide(self) -> Verdicts:
         kept = min(self.rule.survivors(len(self.scores) + self.lost), len(self.scores))

@@ -39,6 +39,7 @@ class _State(GroupState):
     def __init__(self, rule: Threshold, size: int) -> None:
         super().__init__(size)
         self.rule = rule
+        self.asked_at = rule.at
 
     def observe(self, key: Hashable, log: TraceLog, score: float | None, finished: bool) -> Verdicts:
         # A score that is not a number is below every bound.

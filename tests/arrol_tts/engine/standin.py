@@ -1,8 +1,8 @@
-"""A stand-in for the GPU: the real engine core, scheduler and worker class over a runner without a model.
+"""A stand-in for the model: the real engine core, scheduler and worker class over a runner without one.
 
-On the CPU vLLM neither schedules asynchronously nor has its second model runner. Here its own engine
-core steps with two batches in flight, our scheduler sits on its own AsyncScheduler, our worker reads the
-rows; only the model runner is made up. What it makes up can be checked to the last digit: tokens, scores
+``runner_v2`` runs vLLM's second model runner for real, a step a second. What takes thousands of steps runs here:
+vLLM's own engine core steps with two batches in flight, our scheduler sits on its own AsyncScheduler, our worker
+reads the rows; only the model runner is made up. What it makes up can be checked to the last digit: tokens, scores
 and confidences are functions of a request's name and position, and a KV cache is kept that knows which
 text each slot belongs to, so that a block lost, freed too early or given out twice is seen at once.
 """
@@ -31,7 +31,7 @@ from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput, M
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from arrol_tts.engine.signals import HeadReader
+from arrol_tts.engine.signals import HeadKind, HeadReader
 from arrol_tts.engine.vllm_plugin.allowed import SIGNALS
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.engine.vllm_plugin.scheduler import QualityHeadAsyncScheduler, QualityHeadScheduler
@@ -66,7 +66,7 @@ class StandinHead(HeadReader):
     """A head whose score is whatever a function makes of the rows."""
 
     def __init__(self, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self._read, self.stride, self.pool_after = read, 1, frozenset()
+        self._read, self.kind = read, HeadKind()
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._read(hidden)[None]
@@ -132,7 +132,7 @@ class StandinRunner:
         self.kv: dict[tuple[int, int], int] = {}
         self.execute_model_state: Any = None
         self.input_batch: Any = None
-        self.model = SimpleNamespace(compute_logits=self._logits)
+        self.model, self.batch_sharder = SimpleNamespace(compute_logits=self._logits), None
         self.is_pooling_model = False
         self._buffer = torch.empty(2 * slots + 1, 1)
         self.most_held = 0
@@ -171,6 +171,7 @@ class StandinRunner:
             self._buffer[1 : 2 * len(rows) : 2] = hidden
             batch = SimpleNamespace(
                 req_ids=order,
+                num_draft_tokens=0,
                 cu_num_logits_np=np.arange(len(order) + 1),
                 logits_indices=torch.arange(1, 2 * len(rows), 2),
             )
@@ -186,6 +187,9 @@ class StandinRunner:
         return None
 
     def sample_tokens(self, _: Any) -> AsyncModelRunnerOutput:
+        if self.v2:
+            state = self.execute_model_state
+            self.model.compute_logits(state.hidden_states[state.input_batch.logits_indices])
         # Sampling works in place on what it was given, and a graph's next replay may begin at once.
         for tensor in vars(self.execute_model_state).values():
             if isinstance(tensor, torch.Tensor):

@@ -34,15 +34,14 @@ def test_a_machine_on_which_all_is_as_in_transformers_is_right(capfd: pytest.Cap
 def test_a_machine_on_which_rows_are_read_that_are_not_the_traces_own_is_wrong(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from arrol_tts.engine.vllm_plugin import worker
+    from arrol_tts.engine.vllm_plugin.worker import QualityHeadWorker
 
-    read = worker._rows_of_runner_v1
+    read = QualityHeadWorker._arrol_read
 
-    def others(*args: Any) -> Any:
-        rows, hidden, logits = read(*args)
-        return rows, hidden.roll(1, 0), logits.roll(1, 0)
+    def others(self: QualityHeadWorker, wanted: Any, rows: Any, hidden: Any, logits: Any) -> Any:
+        return read(self, wanted, rows, hidden.roll(1, 0), None if logits is None else logits.roll(1, 0))
 
-    monkeypatch.setattr(worker, "_rows_of_runner_v1", others)
+    monkeypatch.setattr(QualityHeadWorker, "_arrol_read", others)
     status, printed = run(capfd)
     assert status == 1
     for signal in ("scores", "confidences", "states"):

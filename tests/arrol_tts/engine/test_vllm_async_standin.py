@@ -1,4 +1,4 @@
-"""Asynchronous scheduling and runner V2: the real scheduler, worker and engine core, a stand-in runner."""
+"""What takes thousands of steps: the real scheduler, worker and engine core, a stand-in runner of either kind."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ from tests.arrol_tts.engine.standin import (
     POOLED,
     SCORES,
     StandinEngine,
-    confidence_of,
     pooled_head,
     pooled_score_of,
     score_of,
-    token_of,
 )
 
 PROMPT = range(9)
@@ -42,35 +40,6 @@ both_heads = pytest.mark.parametrize("head", SCORES, ids=["last", "pooled"])
 
 def confidences(log: dict[str, str]) -> list[float]:
     return np.frombuffer(base64.b64decode(log["confidence"]), dtype=np.float32).tolist()
-
-
-@both_runners
-@both_heads
-def test_scores_that_arrive_a_step_late_belong_to_their_positions_with_a_standin_runner(
-    v2: bool, head: str
-) -> None:
-    engine = StandinEngine(v2=v2, slots=4)
-    lengths = {f"r{i}": 5 + 7 * i for i in range(6)}
-    for name, length in lengths.items():
-        engine.submit(name, range(5 + length), length, replace(WATCHED, head=head))
-    ended = engine.run()
-    assert engine.most_batches == 2
-    for name, length in lengths.items():
-        positions = [k for k in (1, 7, 20, length - 1) if k < length]
-        assert ended[name].log["scores"] == [
-            (k, pytest.approx(SCORES[head](name, k), abs=1e-6)) for k in dict.fromkeys(sorted(positions))
-        ]
-        expected = [confidence_of(name, k) for k in range(length)]
-        assert confidences(ended[name].log) == pytest.approx(expected, abs=1e-6)
-
-
-@both_runners
-def test_states_are_read_before_a_cuda_graph_replays_over_them_with_a_standin_runner(v2: bool) -> None:
-    engine = StandinEngine(v2=v2)
-    engine.submit("r", PROMPT, 12, TraceSpec(score_every=1))
-    log = engine.run()["r"].log
-    assert engine.runner.wiped == 12
-    assert log["scores"] == [(k, pytest.approx(score_of("r", k), abs=1e-6)) for k in range(1, 12)]
 
 
 @both_runners
@@ -125,57 +94,6 @@ def test_a_row_that_is_no_number_leaves_a_pooled_trace_without_scores_and_prunes
 
 
 @both_runners
-def test_a_trace_is_pruned_while_its_next_token_is_in_flight_with_a_standin_runner(v2: bool) -> None:
-    engine = StandinEngine(v2=v2)
-    spec = replace(WATCHED, rules=(Threshold(7, 0.5),))
-    names = [f"r{i}" for i in range(8)]
-    for name in names:
-        engine.submit(name, PROMPT, 30, spec)
-    ended = engine.run()
-    low = {name for name in names if score_of(name, 7) < 0.5}
-    assert 0 < len(low) < 8
-    for name in names:
-        assert (ended[name].stop_reason == "pruned") is (name in low)
-        assert len(ended[name].tokens) == (8 if name in low else 30)
-        # The token in flight was sampled, and is dropped.
-        assert engine.runner.sampled[name] == (9 if name in low else 30)
-
-
-@both_runners
-def test_a_stop_text_ends_a_trace_whose_next_token_is_in_flight_with_a_standin_runner(
-    v2: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def decode(token_ids: list[int], **_: object) -> str:
-        return "".join(f"{token} " for token in token_ids)
-
-    tokenizer = SimpleNamespace(decode=decode)
-    monkeypatch.setattr("arrol_tts.engine.vllm_plugin.scheduler.cached_tokenizer_from_config", lambda _: tokenizer)
-    engine = StandinEngine(v2=v2)
-    stop = decode([token_of("r0", 10), token_of("r0", 11)])
-    for name in ("r0", "r1"):
-        engine.submit(name, PROMPT, 30, replace(WATCHED, stop=(stop,)))
-    ended = engine.run()
-    assert len(ended["r0"].tokens) == 12
-    assert [k for k, _ in ended["r0"].log["scores"]] == [1, 7, 11]
-    assert engine.runner.sampled["r0"] == 13, "the token in flight was sampled, and is dropped"
-    assert len(ended["r1"].tokens) == 30
-
-
-@both_runners
-def test_the_blocks_of_a_pruned_trace_are_free_when_its_verdict_is_out_with_a_standin_runner(v2: bool) -> None:
-    engine = StandinEngine(v2=v2)
-    name = next(f"r{i}" for i in range(99) if score_of(f"r{i}", 7) < 0.5)
-    engine.submit(name, PROMPT, 30, replace(WATCHED, rules=(Threshold(7, 0.5),)))
-    while not engine.ended:
-        assert engine.busy
-        engine.step()
-    assert engine.ended[name].stop_reason == "pruned"
-    assert engine.busy, "its token in flight has not come back yet"
-    assert engine.free_blocks == engine.blocks
-    engine.run()
-
-
-@both_runners
 @pytest.mark.parametrize(("slots", "blocks"), [(16, 400), (5, 400), (16, 30), (5, 30)])
 def test_groups_keep_their_best_half_with_a_standin_runner(v2: bool, slots: int, blocks: int) -> None:
     engine = StandinEngine(v2=v2, slots=slots, blocks=blocks, budget=24)
@@ -216,26 +134,6 @@ def test_waiting_requests_make_room_for_others_with_a_standin_runner_v1() -> Non
     assert engine.runner.most_held == 6
     best = sorted(names, key=lambda name: score_of(name, 7), reverse=True)[:3]
     assert {name for name in names if ended[name].stop_reason != "pruned"} == set(best)
-
-
-@both_runners
-@both_heads
-def test_preempted_requests_are_scored_as_if_nothing_had_happened_with_a_standin_runner(
-    v2: bool, head: str
-) -> None:
-    engine = StandinEngine(v2=v2, blocks=20, budget=16)
-    names = [f"r{i}" for i in range(6)]
-    for i, name in enumerate(names):
-        engine.submit(name, range(i, i + 9), 40, replace(WATCHED, head=head))
-    ended = engine.run()
-    assert engine.runner.preemptions >= 4
-    for name in names:
-        assert len(ended[name].tokens) == 40
-        assert [k for k, _ in ended[name].log["scores"]] == [1, 7, 20, 39]
-        assert [s for _, s in ended[name].log["scores"]] == pytest.approx(
-            [SCORES[head](name, k) for k in (1, 7, 20, 39)], abs=1e-6
-        )
-        assert len(confidences(ended[name].log)) == 40
 
 
 @both_runners
@@ -283,25 +181,6 @@ def test_a_trace_pruned_by_one_rule_completes_the_group_of_another_with_a_standi
     assert [ended[name].stop_reason for name in (low, first)] == ["pruned", "pruned"]
     assert [len(ended[name].tokens) for name in (low, first, second)] == [6, 10, 24]
     assert ended[first].step == ended[low].step
-
-
-def test_the_rows_of_drafts_in_the_layout_of_runner_v2_with_a_standin_runner() -> None:
-    from arrol_tts.engine.vllm_plugin.worker import _rows_of_runner_v2
-
-    # Three requests with 0, 3 and 1 drafts; the first two rows belong to the first one's prompt.
-    batch = SimpleNamespace(
-        req_ids=["a", "b", "c"],
-        cu_num_logits_np=np.array([0, 1, 5, 7]),
-        logits_indices=torch.tensor([2, 3, 4, 5, 6, 7, 8]),
-    )
-    state = SimpleNamespace(input_batch=batch, hidden_states=torch.arange(12.0).unsqueeze(1))
-    runner = SimpleNamespace(model=SimpleNamespace(compute_logits=lambda hidden: 10 * hidden))
-    rows, hidden, logits = _rows_of_runner_v2(runner, state, needs_logits=True)
-    assert rows == {"a": 0, "b": 1, "c": 5}
-    assert hidden[:, 0].tolist() == [2, 3, 4, 5, 6, 7, 8]
-    assert logits is not None
-    assert logits[:, 0].tolist() == [20, 30, 40, 50, 60, 70, 80]
-    assert _rows_of_runner_v2(runner, state, needs_logits=False)[2] is None
 
 
 @both_runners

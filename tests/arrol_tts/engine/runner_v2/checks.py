@@ -210,6 +210,19 @@ def assert_budget(reference: Reference, asked: Question, traces: Sequence[Trace]
     assert any(trace.finish_reason == "pruned" for trace in traces)
 
 
+def test_a_group_larger_than_the_running_batch_is_decided_whole(
+    engine: VLLMEngine, reference: Reference, configuration: str
+) -> None:
+    slots = core_of(engine).scheduler.max_num_running_reqs
+    rule = KeepShare(AT, 0.25)
+    spec = TraceSpec(score_at=(AT,), rules=(rule,))
+    short = replace(SAMPLING, n=slots + 2, max_tokens=AT + 3, min_tokens=AT + 3)
+    with watched(engine):
+        traces = list(engine.sample(QUESTIONS[:1], short, spec))
+    reference.assert_pruned(traces, QUESTIONS[:1], rule, late_tokens=LATE[configuration])
+    assert sum(trace.finish_reason == "pruned" for trace in traces) == slots + 2 - rule.survivors(slots + 2)
+
+
 def test_a_caller_who_stops_listening_leaves_nothing_behind(engine: VLLMEngine) -> None:
     with watched(engine):
         listening = engine.sample(QUESTIONS[:3], SAMPLING, replace(WATCHED, rules=(KeepShare(AT, 0.5),)))

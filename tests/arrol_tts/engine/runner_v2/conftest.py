@@ -43,8 +43,25 @@ def engine(
         options["speculative_config"] = {"method": "draft_model", "model": draft, "num_speculative_tokens": 3}
     with two_batches_in_flight() if configuration == "asynchronous" else nullcontext():
         engine = VLLMEngine(POCKET_MODEL, head=heads, top_k=TOP_K, **options)
+    _overwrite_what_was_read(engine)
     yield engine
     engine.close()
+
+
+def _overwrite_what_was_read(engine: VLLMEngine) -> None:
+    """Write over the states of every step as soon as it was sampled, as the next replay of a CUDA graph does."""
+    worker = engine._loop.engine.engine_core.engine_core.model_executor.driver_worker.worker
+    runner = worker.model_runner
+    sample_tokens = runner.sample_tokens
+
+    def sample_and_overwrite(*args: Any) -> Any:
+        state = runner.execute_model_state
+        output = sample_tokens(*args)
+        if state is not None:
+            state.hidden_states.fill_(float("nan"))
+        return output
+
+    runner.sample_tokens = sample_and_overwrite
 
 
 def _draft_model(folder: Path) -> str:
