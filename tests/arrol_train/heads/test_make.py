@@ -66,7 +66,7 @@ def test_the_signal_is_measured_where_it_is(head: Path) -> None:
     assert [row["position"] for row in rows] == [*range(4, 40, 4), None]
     early, later, finish = rows[0], rows[3], rows[-1]
     assert abs(early["head"]["within"] - 0.5) < 0.2
-    assert later["head"]["within"] > 0.9
+    assert later["head"]["within"] > 0.85
     assert finish["head"]["within"] > 0.9
     assert abs(finish["confidence"]["within"] - 0.5) < 0.2
     low, high = finish["head"]["within_interval"]
@@ -133,7 +133,7 @@ def test_what_cannot_work_is_refused(collection: Path, tmp_path: Path) -> None:
     assert "choose smaller --sizes" in refused(
         "head", collection, "--out", tmp_path / "head", "--sizes", "2000000"
     )
-    assert "--pooling steps: use gated, mean, last" in refused(
+    assert "--pooling steps: use mean, gated, last" in refused(
         "head", collection, "--out", tmp_path / "head", "--pooling", "steps"
     )
     assert "fold 7 of 5" in refused("head", collection, "--out", tmp_path / "head", "--fold", "7")
