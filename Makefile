@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,demo,serve,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval demo demo-real test test-slow test-vllm test-vllm-symbols lint bench-demo bench-engine bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-candidates bench-serve reproduce pocket clean
+.PHONY: setup eval demo demo-real test test-slow test-vllm test-vllm-symbols lint bench-demo bench-engine bench-fuzz bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-candidates bench-serve reproduce pocket clean
 
 setup: $(READY)
 
@@ -70,6 +70,10 @@ bench-pocket: setup
 
 bench-engine: setup
 	$(BIN)/python -m evals.bench.engine
+
+# Hostile requests to a real server over HTTP, and a well-behaved neighbour beside them.
+bench-fuzz: setup
+	$(BIN)/python -m evals.bench.fuzz
 
 bench-voting: setup
 	$(BIN)/python -m evals.bench.voting

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import candidates, demo, engine, equality, head, pocket, real, reproduce, rl, voting
+from . import candidates, demo, engine, equality, fuzz, head, pocket, real, reproduce, rl, voting
 from .base import Section
 from .parts import details, every_figure
 
@@ -23,6 +23,7 @@ SECTIONS: dict[str, Section] = {
     "head": head.SECTION,
     "candidates": candidates.SECTION,
     "engine": engine.SECTION,
+    "fuzz": fuzz.SECTION,
     "voting": voting.SECTION,
     "equality": equality.SECTION,
     "demo": demo.SECTION,

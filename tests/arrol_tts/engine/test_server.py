@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import random
 import re
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from arrol_tts.head_config import read_head_config
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace
+from evals.bench import fuzz
 from tests.arrol_tts.engine.serving import PLUG_IN, Server, get, serving, start
 from tests.conftest import TOP_K
 
@@ -288,63 +288,16 @@ def test_streams_and_other_requests_pass(first: Server) -> None:
     assert post(f"{first.url}/tokenize", json={"model": str(POCKET_MODEL), "prompt": "2+3"}).json()["count"] == 3
 
 
-def hostile_specs(count: int) -> Iterator[str]:
-    """Valid specs, specs with wrong values in every place, and broken text; the same ones in every run."""
-    rng = random.Random(0)
-    wrong: list[Any] = [None, True, -1, 0, 1, 7, 2**31, 2**70, 1.5, -0.0, 1e400, float("nan"), "", "x" * 300]
-    wrong += ["\ud800", "\0", [], {}, [[]], [None], {"a": 1}, ["1"], [1] * 65, "group", "keep_share", [1, 2]]
-    rules: list[dict[str, Any]] = [
-        {"rule": "threshold", "at": 1, "below": 0.5},
-        {"rule": "keep_share", "at": 1, "share": 0.5},
-        {"rule": "budget", "at": 1, "tokens": 9, "length": 3},
-        {"rule": "confidence_floor", "warmup": 2, "keep": 0.9, "window": 2},
-    ]
-    for i in range(count):
-        spec: dict[str, Any] = {"group": f"g{rng.randrange(9)}", "size": rng.randint(1, 9), "score_at": [1, 2]}
-        spec |= {"score_finish": rng.random() < 0.5, "confidence": rng.random() < 0.5}
-        spec["rules"] = [dict(rule) for rule in rng.sample(rules, rng.randrange(3))]
-        for _ in range(rng.randrange(3)):
-            place: Any = rng.choice([spec, *(r for r in spec["rules"] if isinstance(r, dict))])
-            place[rng.choice([*place, "bogus", "rule", "score_every"])] = rng.choice(wrong)
-            if not isinstance(spec.get("rules"), list):
-                break
-        text = json.dumps(spec)
-        if i % 4 == 3:  # cut, repeat or overwrite a piece
-            a, b = sorted(rng.sample(range(len(text) + 1), 2))
-            text = rng.choice([text[:a], text[:a] + text[b:], text[:b] + text[a:], text[:a] + "\x00]{" + text[b:]])
-        yield text
-    yield "[" * 100_000
-    yield '{"size": ' + "9" * 5000 + "}"
-    yield '{"group": "' + "x" * 1_000_000 + '"}'
-
-
-def acceptable(text: str) -> bool:
-    try:
-        TraceSpec.parse(text)
-    except ValueError:
-        return False
-    return True
-
-
-def test_thousands_of_hostile_specs_are_refused_or_served_and_the_server_stays_up(
+def test_hostile_specs_and_bodies_are_refused_or_served_and_the_server_stays_up(
     first: Server, engine: ServerEngine
 ) -> None:
-    specs = list(hostile_specs(2200))
-    url = first.url + "/v1/chat/completions"
-
-    async def ask_all() -> list[int]:
-        limit = asyncio.Semaphore(48)
-        async with httpx.AsyncClient(timeout=120) as client:
-
-            async def ask(text: str) -> int:
-                async with limit:
-                    return (await client.post(url, json=chat("2", max_tokens=1) | xargs(text))).status_code
-
-            return await asyncio.gather(*(ask(text) for text in specs))
-
-    statuses = asyncio.run(ask_all())
-    assert statuses == [200 if acceptable(text) else 400 for text in specs]
-    assert min(Counter(statuses).values()) > 300
+    specs = list(fuzz.hostile_specs(500))
+    statuses = asyncio.run(fuzz.ask_all(first.url, [(fuzz.CHAT, fuzz.with_spec(text)) for text in specs], None))
+    assert statuses == [200 if fuzz.acceptable(text) else 400 for text in specs]
+    assert min(Counter(statuses).values()) > 80
+    statuses = asyncio.run(fuzz.ask_all(first.url, list(fuzz.hostile_bodies(100)), None))
+    assert 0 not in statuses
+    assert Counter(statuses)[400] > 30
     after = by_id(list(engine.sample(QUESTIONS[:2], SAMPLING, PRUNED)))
     assert Counter(t.finish_reason == "pruned" for t in after.values()) == {True: 8, False: 8}
 
