@@ -24,7 +24,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +160,15 @@ async def ask_all(url: str, requests: Sequence[tuple[str, bytes]], key: str | No
         return list(await asyncio.gather(*(ask(path, body) for path, body in requests)))
 
 
-@dataclass
 class Neighbour:
-    """A client that asks for one short scored trace after the other, and takes the time."""
+    """A client that asks for one short scored trace after the other, and takes the time.
 
-    url: str
+    Args:
+        url: of the server.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=300)
 
     def ask(self) -> float:
         """Seconds of one trace.
@@ -175,9 +178,7 @@ class Neighbour:
         """
         body = chat("2+3*4", max_tokens=16, vllm_xargs={CONFIG_KEY: '{"score_finish": true}'})
         start = time.perf_counter()
-        reply = httpx.post(
-            self.url + CHAT, json=body, headers={"authorization": f"Bearer {KEY}"}, timeout=300
-        ).json()
+        reply = self._client.post(CHAT, json=body).json()
         seconds = time.perf_counter() - start
         if len((reply.get("kv_transfer_params") or {}).get(CONFIG_KEY, {}).get("scores", ())) != 1:
             raise RuntimeError(f"the well-behaved neighbour got {str(reply)[:500]}")
@@ -298,7 +299,7 @@ def main(
     figures: dict[str, Any] = {"synthetic": True, "specs": specs + 3, "bodies": bodies, "at_once": AT_ONCE}
     texts = list(hostile_specs(specs))
     hostile = [(CHAT, with_spec(text)) for text in texts]
-    good = [(CHAT, with_spec('{"score_at": [1], "score_finish": true, "confidence": true}'))] * (specs // 5)
+    good = [(CHAT, with_spec('{"score_at": [1], "score_finish": true, "confidence": true}'))] * (specs // 10)
     raw = list(hostile_bodies(bodies))
     with (
         tempfile.TemporaryDirectory() as folder,

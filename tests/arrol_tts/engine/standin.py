@@ -34,7 +34,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 from arrol_tts.engine.signals import HeadKind, HeadReader
 from arrol_tts.engine.vllm_plugin.allowed import SIGNALS
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
-from arrol_tts.engine.vllm_plugin.scheduler import QualityHeadAsyncScheduler, QualityHeadScheduler
+from arrol_tts.engine.vllm_plugin.scheduler import QualityHeadAutoScheduler
 from arrol_tts.engine.vllm_plugin.worker import QualityHeadWorker
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
@@ -282,8 +282,7 @@ class StandinEngine:
         config.cache_config.num_gpu_blocks = blocks + 1  # vLLM keeps one for itself
         init_none_hash(sha256)
         shape = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=32, dtype=torch.float32)
-        scheduler = QualityHeadAsyncScheduler if asynchronous else QualityHeadScheduler
-        self.scheduler: Any = scheduler(
+        self.scheduler: Any = QualityHeadAutoScheduler(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(blocks + 1, [], [KVCacheGroupSpec(["layer"], shape)]),
             structured_output_manager=StructuredOutputManager(config),

@@ -15,7 +15,11 @@ import torch
 pytest.importorskip("vllm")
 
 from arrol_tts.engine.signals import HeadReader
+from arrol_tts.engine.vllm_plugin import check_config
+from arrol_tts.engine.vllm_plugin.scheduler import QualityHeadAsyncScheduler, QualityHeadScheduler
+from arrol_tts.errors import EngineError
 from arrol_tts.stopping import Budget, ConfidenceFloor, KeepShare, Threshold, TraceSpec
+from tests.arrol_tts.engine import standin
 from tests.arrol_tts.engine.standin import (
     POOLED,
     SCORES,
@@ -251,3 +255,34 @@ def test_traces_that_wait_for_a_floor_leave_the_batch_to_others_with_a_standin_r
     # Both groups warm up at once; a batch of 4 has no place for who would only wait.
     assert {name for name, count in engine.runner.sampled.items() if count} == {"a0", "a1", "b0", "b1"}
     assert len(engine.run()) == 16
+
+
+@pytest.mark.parametrize(
+    ("asynchronous", "kind"), [(True, QualityHeadAsyncScheduler), (False, QualityHeadScheduler)]
+)
+def test_the_scheduler_is_the_one_that_vllms_finished_configuration_calls_for(
+    asynchronous: bool, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert type(StandinEngine(asynchronous=asynchronous).scheduler) is kind
+    other = QualityHeadScheduler if asynchronous else QualityHeadAsyncScheduler
+    monkeypatch.setattr(standin, "QualityHeadAutoScheduler", other)
+    with pytest.raises(EngineError, match="name QualityHeadAutoScheduler, which does"):
+        StandinEngine(asynchronous=asynchronous)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "speculative", "words"),
+    [
+        ({"prefill_context_parallel_size": 2}, None, "leave prefill_context_parallel_size at 1"),
+        ({}, {"enable_adaptive_verification": True}, "leave enable_adaptive_verification out"),
+    ],
+)
+def test_what_would_make_rows_those_of_others_is_refused_at_the_start(
+    parallel: dict[str, int], speculative: dict[str, bool] | None, words: str
+) -> None:
+    config = SimpleNamespace(
+        parallel_config=SimpleNamespace(**parallel),
+        speculative_config=None if speculative is None else SimpleNamespace(**speculative),
+    )
+    with pytest.raises(EngineError, match=words):
+        check_config(config)
