@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import candidates, demo, engine, equality, fuzz, head, pocket, real, reproduce, rl, voting
+from . import candidates, demo, engine, equality, fuzz, head, pocket, real, reproduce, rl, serve, voting
 from .base import Section
 from .parts import details, every_figure
 
@@ -26,6 +26,7 @@ SECTIONS: dict[str, Section] = {
     "fuzz": fuzz.SECTION,
     "voting": voting.SECTION,
     "equality": equality.SECTION,
+    "serve": serve.SECTION,
     "demo": demo.SECTION,
 }
 """``{benchmark: its section}``, in the order of the page."""

@@ -73,9 +73,13 @@ def show(figures: Figures) -> Iterator[str]:
         f"and {_percent(figures['gateway_overhead_ratio_at_once'])} of it when {figures['clients']} do at once. "
         "Majority over samples that are all written out takes "
         f"{_percent(figures['by_hand_ratio'])} and {_percent(figures['by_hand_ratio_at_once'])} of what an app "
-        "needs that asks vLLM's server for the choices and counts them itself."
-        + (f" ({figures['note'].capitalize()}.)" if "note" in figures else "")
+        "needs that asks vLLM's server for the choices and counts them itself." + _note(figures)
     )
+
+
+def _note(figures: Figures) -> str:
+    note = figures.get("note", "")
+    return f" When this was measured, {note}." if note else ""
 
 
 def _percent(ratio: float) -> str:
@@ -100,7 +104,7 @@ def costs_part(figures: Figures) -> str:
     return "\n\n".join(
         [
             f"The pocket model (**synthetic**): tokens and accuracy over {pocket['questions']} held-out questions "
-            "and 3 seeds ([pocket.json](../evals/results/pocket.json)); seconds of one client on two cores "
+            "and 3 seeds ([pocket.json](../evals/results/pocket.json)); seconds of one client "
             "([serve.json](../evals/results/serve.json)); money at 1 USD for a million generated tokens, so that "
             "you can put in your own price:",
             table(
@@ -117,9 +121,9 @@ def costs_part(figures: Figures) -> str:
                     for words, name, spent, right in rows
                 ],
             ),
-            f"The endpoint itself adds {figures['gateway_overhead_ratio'] - 1:.1%} to the time of `solve` when "
-            f"one client asks, and {figures['gateway_overhead_ratio_at_once'] - 1:.1%} when {figures['clients']} "
-            "ask at once.",
+            f"The endpoint takes {figures['gateway_overhead_ratio']:.2f} times as long as `solve` when one client "
+            f"asks, and {figures['gateway_overhead_ratio_at_once']:.2f} times when {figures['clients']} ask at "
+            "once." + _note(figures),
         ]
     )
 
