@@ -101,7 +101,8 @@ def test_the_command_serves_before_a_server_and_ends_when_it_is_told(tmp_path: P
     headers = {"authorization": "Bearer key-of-ann"}
     asked = {"messages": [{"role": "user", "content": "3+4"}], "arrol": {"n": 2}}
     with ThreadPoolExecutor(1) as pool:
-        with arrol_serve(log, "--server", server.url, "--api-keys", str(keys), "--n", "4") as url:
+        with arrol_serve(log, "--server", server.url, "--api-keys", str(keys), "--n", "4") as serving:
+            url = serving.url
             assert httpx.post(f"{url}/v1/chat/completions", json=asked).status_code == 401
             models = httpx.get(f"{url}/v1/models", headers=headers).json()["data"]
             assert [models[0]["id"], models[1]["id"]] == ["m", "m@majority-4"]

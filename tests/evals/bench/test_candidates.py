@@ -20,7 +20,7 @@ from arrol_tts.trace import Trace
 from evals.bench import candidates
 from evals.bench.candidate_heads import Design, Head, Inputs, Pooling, held, loss_of, scores
 from evals.bench.candidate_states import GroupStates, earlier_layers, read_states
-from evals.bench.candidates import Setting, main, split_groups, summary, weighted_vote
+from evals.bench.candidates import REFERENCE, Setting, main, split_groups, summary, weighted_vote
 
 VALUES = [1.0, 3.0, -2.0]
 GATES = [0.0, math.log(3), 0.0]
@@ -174,7 +174,7 @@ def test_differences_are_means_over_seeds_of_the_questions_with_right_and_wrong(
         return {"auroc": {"3": early, "0": early}, "votes": votes, "choosing": 0.5, "epochs": 1, "seconds": 1.0}
 
     found = {
-        Design("gated"): [one([0.5, None], [True, False]), one([0.75, None], [True, False])],
+        REFERENCE: [one([0.5, None], [True, False]), one([0.75, None], [True, False])],
         Design("last"): [one([0.5, None], [True, True]), one([0.5, None], [True, False])],
     }
     row = summary(found, 3, 8, np.array([0.0, 0.0]))["designs"]["last, MLP"]

@@ -226,4 +226,4 @@ def test_sampling_is_timed_by_what_it_added(tmp_path: Path, monkeypatch: pytest.
     assert real.sampling_times(tmp_path)["tokens"] == 400  # the second call found nothing to do
     command = " ".join(map(str, calls[0]))
     assert "--plain" in command
-    assert "--n 8 --limit 1 --stride 1 --unseeded" in command
+    assert "--n 16 --limit 1 --stride 1 --unseeded" in command
