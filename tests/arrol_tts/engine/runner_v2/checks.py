@@ -216,10 +216,12 @@ def test_a_group_larger_than_the_running_batch_is_decided_whole(
     slots = core_of(engine).scheduler.max_num_running_reqs
     rule = KeepShare(AT, 0.25)
     spec = TraceSpec(score_at=(AT,), rules=(rule,))
-    short = replace(SAMPLING, n=slots + 2, max_tokens=AT + 3, min_tokens=AT + 3)
+    late = LATE[configuration]
+    length = AT + 3 + late  # so that none ends in the step that brings its score
+    short = replace(SAMPLING, n=slots + 2, max_tokens=length, min_tokens=length)
     with watched(engine):
         traces = list(engine.sample(QUESTIONS[:1], short, spec))
-    reference.assert_pruned(traces, QUESTIONS[:1], rule, late_tokens=LATE[configuration])
+    reference.assert_pruned(traces, QUESTIONS[:1], rule, late_tokens=late)
     assert sum(trace.finish_reason == "pruned" for trace in traces) == slots + 2 - rule.survivors(slots + 2)
 
 
