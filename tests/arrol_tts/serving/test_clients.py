@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import json
 import re
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -287,6 +288,7 @@ def test_what_the_page_shows_works(url: str, client: str) -> None:
         assert found["reply"].choices[0].message.content
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_command_of_the_page_works(url: str) -> None:
     done = subprocess.run(shown(url, "sh", "curl"), shell=True, check=True, capture_output=True, timeout=120)
     assert len(json.loads(done.stdout)["arrol"]["samples"]) == 16
@@ -295,6 +297,7 @@ def test_the_command_of_the_page_works(url: str) -> None:
 # --- anything that speaks HTTP --------------------------------------------------------------------
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(url: str) -> None:
     body = {"messages": MESSAGES, "seed": 0, **VOTE}
     command = ["curl", "--silent", "--fail", f"{url}/chat/completions", "--json", json.dumps(body)]
