@@ -91,14 +91,15 @@ def meaning(figures: Figures) -> str:
     ]
     finish = {
         name: ", ".join(_difference(part, name) for part in parts if name in part["designs"])
-        for name in ("mean, MLP", "last, MLP, fixed positions")
+        for name in ("gated, MLP", "mean and last, MLP", "last, MLP, fixed positions")
     }
     return (
         f"**What it means.** Clearly better than {reference} is what has an AUROC higher by {CLEAR:g} or more, "
         f"early or at the finish, with an interval that excludes zero: {', '.join(better) or 'nothing'} of "
-        f"{len(parts)} settings. The plain mean with an MLP, which is cheaper (one number a row, one sum a "
-        f"trace), differs at the finish by {finish['mean, MLP']}; heads that do not pool and are trained at fixed "
-        f"positions, as those of format 1, by {finish['last, MLP, fixed positions']}. Limits: the questions are "
+        f"{len(parts)} settings. A gated mean, which reads two numbers a row, differs at the finish by "
+        f"{finish['gated, MLP']}; a mean with a second score of the last state by {finish['mean and last, MLP']}; "
+        f"heads that do not pool and are trained at fixed positions, as those of format 1, by "
+        f"{finish['last, MLP, fixed positions']}. Limits: the questions are "
         "few, so that differences of some hundredths cannot be told from none outside of the pocket model."
     )
 
