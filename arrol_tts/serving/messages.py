@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from arrol_tts.messages import ROLES
 from arrol_tts.serving.errors import bad_field
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 _KEYS = {
     "role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning", "reasoning_content",
     "annotations", "audio", "function_call",
