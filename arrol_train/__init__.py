@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from arrol_train.rl.config import Detection, OnlineTraining, RolloutConfig, RunConfig, load_config
     from arrol_train.rl.online_head import OnlineHead
     from arrol_train.rl.rollout import PrunedRollout
+    from arrol_train.rl.rollout_worker import RolloutWorker
     from arrol_train.rl.run import run
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "OnlineTraining": "rl.config",
     "PrunedRollout": "rl.rollout",
     "RolloutConfig": "rl.config",
+    "RolloutWorker": "rl.rollout_worker",
     "RunConfig": "rl.config",
     "States": "heads.dataset",
     "TrainingQuestion": "questions",
@@ -56,6 +58,7 @@ __all__ = [
     "OnlineTraining",
     "PrunedRollout",
     "RolloutConfig",
+    "RolloutWorker",
     "RunConfig",
     "States",
     "TrainingQuestion",

@@ -17,7 +17,8 @@ from arrol_train.positions import FINISH
 from arrol_train.rewards import pocket_reward
 from arrol_train.rl.config import ConfigError, RolloutConfig
 from arrol_train.rl.online_head import OnlineHead
-from arrol_train.rl.rollout import EngineMismatchError, PrunedRollout
+from arrol_train.rl.rollout import PrunedRollout
+from arrol_train.rl.rollout_worker import EngineMismatchError
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.head_config import Pooling, QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL, questions
@@ -174,6 +175,16 @@ def test_every_prompt_gets_exactly_m_finished_rollouts_with_the_models_logprobs(
         np.testing.assert_allclose(output["logprobs"][i], logprobs, atol=1e-3)
     assert rollout.metrics["rollout/started"] == PROMPTS * 8
     assert rollout.metrics["rollout/survivors"] == PROMPTS * 4
+
+
+def test_the_groups_that_were_returned_last_are_there_in_trls_order(stepped: tuple[Any, Any, Any]) -> None:
+    _, rollout, recorded = stepped
+    prompts, output = recorded.prompts[0], recorded.outputs[0]
+    assert [len(group.rollouts) for group in rollout.groups] == [8] * PROMPTS
+    for i, prompt in enumerate(prompts):
+        group = rollout.groups[i // 4]
+        assert ROWS[group.row]["prompt"] == prompt
+        assert group.survivors[i % 4].token_ids == output["completion_ids"][i]
 
 
 def test_pruned_rollouts_cost_no_more_tokens_than_up_to_the_position(stepped: tuple[Any, Any, Any]) -> None:

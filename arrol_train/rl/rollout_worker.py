@@ -1,0 +1,231 @@
+"""RolloutWorker: everything that a trainer needs of pruned rollouts, and nothing of any trainer.
+
+Rows go in; groups come out that were pruned while they were generated, graded, and annotated with token ids,
+log-probabilities and inclusion probabilities. The trainer pushes its weights, computes the update, and gives the
+groups back so that the head learns. `PrunedRollout` does that for TRL's GRPOTrainer; docs/trainers.md has others.
+
+Every row gets G rollouts. At a detection position the quality head scores the group, a policy chooses exactly M
+survivors, and only they go on. Groups run side by side: one may be at its end while another is still short of the
+position.
+
+Departures from arXiv 2603.24840: exactly M survivors instead of M on average, since trainers' shapes are static.
+In the cold start all G are finished and labelled, but again M are trained on, chosen by the same policy, which
+then knows every reward.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arrol_train.rewards import Grader, Reward, Row
+from arrol_train.rl.config import RolloutConfig, check_same
+from arrol_train.rl.group import Group, summary
+from arrol_train.rl.learner import HeadLearner
+from arrol_train.rl.online_head import OnlineHead
+from arrol_train.rl.sampler import GroupSampler, sampling_of
+from arrol_tts.engine.request import Question
+from arrol_tts.errors import EngineError, InputError
+from arrol_tts.files import write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from arrol_tts.engine.base import Engine
+
+CONFIG_FILE = "rollout.json"
+CHECKED_ROLLOUTS = 2
+CHECKED_TOKENS = 128
+MISMATCH = 0.2
+"""Mean difference in nats between the engine's and the trainer's log-probabilities that no rounding explains."""
+
+TokenLogprobs = Callable[[Sequence[int], Sequence[int], float], NDArray[np.float32]]
+"""Takes the ids of a prompt, those that follow and a temperature; gives the trainer's own log-probability of each
+that follows, float32 ``[tokens]``."""
+
+
+class EngineMismatchError(EngineError):
+    """The engine samples from another model than the one that is trained."""
+
+
+class RolloutWorker:
+    """Rolls out groups that are pruned while they are generated, for any trainer.
+
+    A step of a trainer, on each of its processes::
+
+        worker.push(weights)                            # names as in the checkpoint, and tensors
+        groups = worker.roll(rows, step, process)       # exactly M survivors of each
+        ...                                             # the update, with what `Group` and `Rollout` carry
+        worker.learn(groups_of_all_processes, step)     # the head; then worker.metrics
+
+    Args:
+        engine: samples; it needs no head. One for each process, servers of its own too, since every process
+            pushes the weights.
+        rows: the training questions, with ``prompt`` and whatever the reward wants.
+        reward: grades a rollout, 0 or 1.
+        config: how rollouts are generated and pruned.
+        head: the quality head on the fly; None only where nothing is pruned, or at random.
+        tokenizer: the policy's; it may be set later, before anything is rolled out.
+        buffer_rows: rows of the head's replay buffer.
+        buffer_mib: MiB that whole rollouts' states may take, for a head that pools.
+        head_updates: its optimiser steps in each step of the policy.
+        seed: rollouts depend on it, the step and the row only.
+
+    Attributes:
+        rows: the training questions.
+        learner: the head on the fly and its buffer, None without a head.
+        metrics: of the step that was last learned from: counts, tokens, rewards, how good the head is.
+
+    Raises:
+        InputError: when there are no rows or one has no prompt, or the policy needs a head.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        rows: Iterable[Row],
+        reward: Reward,
+        config: RolloutConfig,
+        head: OnlineHead | None = None,
+        *,
+        tokenizer: Any = None,
+        buffer_rows: int = 8192,
+        buffer_mib: int = 1024,
+        head_updates: int = 8,
+        seed: int = 0,
+    ) -> None:
+        if head is None and config.survivors < config.group and config.policy != "random":
+            raise InputError(f"policy {config.policy!r} needs a head: pass head=, or choose the policy 'random'")
+        self.engine = engine
+        self.config = config
+        self.rows = list(rows)
+        self.learner = (
+            HeadLearner(head, buffer_rows=buffer_rows, buffer_mib=buffer_mib, updates=head_updates)
+            if head
+            else None
+        )
+        self.tokenizer = tokenizer
+        self.metrics: dict[str, float] = {}
+        self._grade = Grader(reward, config.reward_timeout)
+        self._seed = seed
+        for i, row in enumerate(self.rows):
+            if not row.get("prompt"):
+                raise InputError(f"row {i} has no prompt: every row needs the prompt that is rolled out")
+        if not self.rows:
+            raise InputError("there are no rows: rollouts need the training questions")
+
+    def push(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Bring the policy's weights into the engine, which must be idle.
+
+        Args:
+            weights: all of them: names, as in the checkpoint, and tensors.
+
+        Raises:
+            InputError: when they are not this model's.
+            EngineError: while the engine samples.
+        """
+        self.engine.load_weights(weights)
+
+    def roll(self, rows: Sequence[int], step: int, process: int = 0) -> list[Group]:
+        """The groups of a training step, each with exactly ``config.survivors`` survivors.
+
+        Args:
+            rows: indices of the training questions, distinct.
+            step: of the policy, from 0; below ``config.cold_start`` nothing is pruned early.
+            process: which of those that train: refills differ between them.
+
+        Returns:
+            A group for each row, in their order. With ``config.refills`` a group without signal may have been
+            replaced by that of another row: ``Group.row`` says which it is.
+
+        Raises:
+            InputError: when there is no tokenizer, or a reward is anything but 0 and 1.
+        """
+        return self._sampler().roll_step(rows, step, process)
+
+    def roll_whole(self, rows: Sequence[int], step: int, size: int) -> list[Group]:
+        """Groups of ``size`` rollouts of which nothing is pruned and from which nothing is learned."""
+        sampler = self._sampler()
+        return [sampler.roll_whole(row, step, size) for row in rows]
+
+    def check(self, groups: Sequence[Group], logprobs: TokenLogprobs) -> None:
+        """Compare log-probabilities of a few rollouts with the trainer's own forward pass.
+
+        Worth it in the first steps: an engine that lost a push samples well and trains badly. Nothing is compared
+        where the engine gives no log-probabilities, or gives those of a truncated distribution.
+
+        Raises:
+            EngineMismatchError: when they differ by more than rounding explains.
+        """
+        for group in groups[:CHECKED_ROLLOUTS]:
+            rollout = group.survivors[0]
+            if rollout.logprobs is None or self.config.truncates:
+                return
+            token_ids = rollout.token_ids[:CHECKED_TOKENS]
+            own = logprobs(group.prompt_ids, token_ids, self.config.temperature)
+            difference = float(np.abs(own - rollout.logprobs[: len(token_ids)]).mean())
+            if not difference < MISMATCH:
+                raise EngineMismatchError(
+                    f"the engine's log-probabilities differ from the trainer's by {difference:.3f} nats a token: "
+                    "the engine does not hold the weights that are trained, or samples with other settings"
+                )
+
+    def learn(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+        """Teach the head on a step's graded rollouts, and note the step's ``metrics``.
+
+        Args:
+            groups: of all processes, in the same order on each: their heads stay the same.
+            step: of the policy.
+
+        Returns:
+            The metrics: ``rollout/...`` of the groups, ``head/...`` of the head on rollouts that were new to it.
+        """
+        self.metrics = summary(groups) | {"rollout/failed_rewards": float(self._grade.failures)}
+        if self.learner is not None:
+            self.metrics |= self.learner.learn(groups, step)
+        return self.metrics
+
+    def evaluate(self, rows: Sequence[Row], samples: int, seed: int) -> list[list[float]]:
+        """Rewards of whole rollouts, ``samples`` for each row, with the weights that the engine has.
+
+        The rows need not be training questions; their prompts are distinct. A row's rollouts do not depend on the
+        other rows.
+        """
+        sampling = sampling_of(self.config, samples, self.config.max_tokens, seed)
+        row_of = {row["prompt"]: row for row in rows}
+        rewards: dict[str, list[float]] = {prompt: [] for prompt in row_of}
+        for trace in self.engine.sample([Question(prompt, prompt) for prompt in row_of], sampling):
+            ended = trace.finish_reason == "stop"
+            row = row_of[trace.question_id]
+            rewards[trace.question_id].append(self._grade(row, trace.text) if ended else 0.0)
+        return list(rewards.values())
+
+    def save(self, folder: Path) -> None:
+        """Write head, buffer and calibration; the folder appears whole or not at all."""
+        temporary = folder.with_name(folder.name + ".tmp")
+        temporary.mkdir(parents=True, exist_ok=True)
+        if self.learner is not None:
+            self.learner.save(temporary)
+        write_json(temporary / CONFIG_FILE, self.config.model_dump(mode="json"))
+        temporary.rename(folder)
+
+    def load(self, folder: Path) -> None:
+        """Take over what `save` wrote.
+
+        Raises:
+            ConfigError: when it comes from another configuration.
+        """
+        check_same(json.loads((folder / CONFIG_FILE).read_text()), self.config, str(folder.parent))
+        if self.learner is not None:
+            self.learner.load(folder)
+
+    def _sampler(self) -> GroupSampler:
+        if self.tokenizer is None:
+            raise InputError("there is no tokenizer to encode prompts with: pass tokenizer=, that of the policy")
+        head = self.learner.head if self.learner else None
+        return GroupSampler(self.engine, self.rows, self._grade, self.config, head, self.tokenizer, self._seed)

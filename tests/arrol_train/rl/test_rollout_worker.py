@@ -1,0 +1,101 @@
+"""RolloutWorker without any trainer, on the pocket model in real vLLM."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from arrol_train.positions import FINISH
+from arrol_train.rewards import pocket_reward
+from arrol_train.rl.rollout_worker import EngineMismatchError, RolloutWorker
+from tests.arrol_train.rl.test_rollout import AT, CONFIG, PROMPTS, ROWS, forward, online_head, pocket_model
+
+if TYPE_CHECKING:
+    from arrol_tts.engine.vllm_engine import VLLMEngine
+
+pytest.importorskip("vllm")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    from arrol_tts.pocket import POCKET_MODEL
+
+    return AutoTokenizer.from_pretrained(POCKET_MODEL)
+
+
+def make_worker(engine: Any, tokenizer: Any, **options: Any) -> RolloutWorker:
+    return RolloutWorker(engine, ROWS, pocket_reward, CONFIG, online_head(), tokenizer=tokenizer, **options)
+
+
+def own_logprobs(prompt_ids: Any, token_ids: Any, temperature: float) -> Any:
+    assert temperature == 1.0
+    return forward(list(prompt_ids), list(token_ids))[0]
+
+
+def test_a_loop_without_a_trainer_gets_survivors_and_teaches_the_head(engine: VLLMEngine, tokenizer: Any) -> None:
+    worker = make_worker(engine, tokenizer)
+    assert worker.learner is not None
+    before = copy.deepcopy(worker.learner.head.head.state_dict())
+    worker.push(pocket_model().named_parameters())
+    groups = worker.roll([3, 7, 1], step=0)
+    assert [group.row for group in groups] == [3, 7, 1]
+    for group in groups:
+        assert [rollout.pruned_at for rollout in group.rollouts].count(AT) == 4
+        for rollout in group.survivors:
+            text = tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
+            assert rollout.reward == pocket_reward(ROWS[group.row], text)
+            logprobs, _ = forward(group.prompt_ids, rollout.token_ids)
+            np.testing.assert_allclose(rollout.logprobs, logprobs, atol=1e-3)  # type: ignore[arg-type]
+            assert 0 < rollout.inclusion < 1
+    metrics = worker.learn(groups, step=0)
+    assert metrics == worker.metrics
+    assert metrics["rollout/started"] == 3 * 8
+    assert metrics["rollout/survivors"] == 3 * 4
+    assert (worker.learner.buffer.positions == FINISH).sum() == 3 * 4
+    after = worker.learner.head.head.state_dict()
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+def test_a_group_does_not_depend_on_the_rows_and_processes_beside_it(
+    vllm_engine: VLLMEngine, tokenizer: Any
+) -> None:
+    worker = make_worker(vllm_engine, tokenizer)
+    together = worker.roll([3, 7], step=5)
+    (alone,) = worker.roll([7], step=5, process=1)
+    assert [rollout.token_ids for rollout in alone.rollouts] == [r.token_ids for r in together[1].rollouts]
+    (later,) = worker.roll([7], step=6)
+    assert [rollout.token_ids for rollout in later.rollouts] != [r.token_ids for r in together[1].rollouts]
+
+
+def test_whole_groups_are_neither_pruned_nor_learned_from(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
+    worker = make_worker(vllm_engine, tokenizer)
+    groups = worker.roll_whole(range(PROMPTS), step=0, size=3)
+    assert [len(group.graded) for group in groups] == [3] * PROMPTS
+    assert [len(group.survivors) for group in groups] == [3] * PROMPTS
+    assert worker.metrics == {}
+
+
+def test_the_check_compares_with_the_trainers_own_log_probabilities(
+    vllm_engine: VLLMEngine, tokenizer: Any
+) -> None:
+    worker = make_worker(vllm_engine, tokenizer)
+    groups = worker.roll([0, 1], step=0)
+    worker.check(groups, own_logprobs)
+    with pytest.raises(EngineMismatchError, match=r"differ from the trainer's by 0\.5"):
+        worker.check(groups, lambda *prompt_tokens_temperature: own_logprobs(*prompt_tokens_temperature) - 0.5)
+
+
+def test_without_a_tokenizer_nothing_is_rolled_out(vllm_engine: VLLMEngine) -> None:
+    with pytest.raises(ValueError, match="pass tokenizer=, that of the policy"):
+        make_worker(vllm_engine, None).roll([0], step=0)
+
+
+def test_no_rows_are_refused(vllm_engine: VLLMEngine) -> None:
+    with pytest.raises(ValueError, match="there are no rows"):
+        RolloutWorker(vllm_engine, [], pocket_reward, CONFIG, online_head())
