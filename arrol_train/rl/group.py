@@ -112,7 +112,12 @@ class Group:
 
 
 def summary(groups: Sequence[Group]) -> dict[str, float]:
-    """How a step's rollouts went: counts, tokens, and the rewards that are trained on."""
+    """How a step's rollouts went: counts, tokens, the rewards that are trained on, and what all would have got.
+
+    ``rollout/success`` and ``rollout/success_square`` are the mean and the mean square of the prompts' success
+    rates, and ``rollout/length`` is the mean of the tokens of whole rollouts: estimates for all that were started,
+    from those that were finished, by inverse inclusion probabilities.
+    """
     shares = np.array([np.mean([rollout.reward or 0.0 for rollout in group.survivors]) for group in groups])
     return {
         "rollout/started": float(sum(len(group.rollouts) for group in groups)),
@@ -124,6 +129,26 @@ def summary(groups: Sequence[Group]) -> dict[str, float]:
         "rollout/variance": float((shares * (1 - shares)).mean()),
         "rollout/no_signal": float(np.mean([not group.has_signal for group in groups])),
         "rollout/labelled_reward": float(np.mean([np.mean([r.reward for r in group.graded]) for group in groups])),
+        **_of_all_started([group for group in groups if len(group.graded) > 1]),
+    }
+
+
+def _of_all_started(groups: Sequence[Group]) -> dict[str, float]:
+    """See `summary`; of groups with at least two graded rollouts, and nothing where there are none."""
+    if not groups:
+        return {}
+    weights = [1 / np.array([rollout.inclusion for rollout in group.graded]) for group in groups]
+    shares, squares = [], []
+    for group, w in zip(groups, weights, strict=True):
+        wr = w * np.array([rollout.reward for rollout in group.graded])
+        shares.append(wr.sum() / w.sum())
+        # A rate squared is the chance that two different rollouts are right.
+        squares.append((wr.sum() ** 2 - (wr**2).sum()) / (w.sum() ** 2 - (w**2).sum()))
+    lengths = [len(rollout.token_ids) for group in groups for rollout in group.graded]
+    return {
+        "rollout/success": float(np.mean(shares)),
+        "rollout/success_square": float(np.mean(squares)),
+        "rollout/length": float(np.average(lengths, weights=np.concatenate(weights))),
     }
 
 

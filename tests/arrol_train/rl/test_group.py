@@ -69,7 +69,27 @@ def test_a_step_is_summed_up_over_its_groups() -> None:
         "rollout/variance": 0.125,
         "rollout/no_signal": 0.5,
         "rollout/labelled_reward": 0.75,
+        "rollout/success": 0.75,
+        "rollout/success_square": 0.5,
+        "rollout/length": 3.0,
     }
+
+
+def test_what_all_started_rollouts_would_have_got_is_estimated_by_inverse_inclusion() -> None:
+    right = Rollout([1] * 2, reward=1.0, inclusion=0.5)
+    also_right = Rollout([1] * 4, reward=1.0)
+    wrong = Rollout([1] * 6, reward=0.0, inclusion=0.25, pruned_at=FINISH)
+    pruned = Rollout([1], inclusion=0.5, pruned_at=8)
+    found = summary([Group(0, 0, [5], [right, also_right, wrong, pruned])])
+    # Weights 2, 1 and 4: 3 of 7 are right; of the pairs 2 + 8 + 4, the first is right.
+    assert found["rollout/success"] == pytest.approx(3 / 7)
+    assert found["rollout/success_square"] == pytest.approx(2 / 14)
+    assert found["rollout/length"] == pytest.approx((2 * 2 + 4 + 4 * 6) / 7)
+
+
+def test_a_group_of_one_graded_rollout_says_nothing_of_pairs() -> None:
+    found = summary([Group(0, 0, [5], [Rollout([1], reward=1.0), Rollout([1], pruned_at=8)])])
+    assert "rollout/success_square" not in found
 
 
 def test_what_was_finished_and_left_out_of_the_update_is_graded_and_no_survivor() -> None:
