@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arrol_train.heads.make import HeadOptions, make_head, save_head
     from arrol_train.heads.train import HeadTraining, train_head
     from arrol_train.questions import TrainingQuestion, read_prompt, read_questions
+    from arrol_train.rl.async_rollout import AsyncPrunedRollout
     from arrol_train.rl.config import Detection, OnlineTraining, RolloutConfig, RunConfig, load_config
     from arrol_train.rl.online_head import OnlineHead
     from arrol_train.rl.rollout import PrunedRollout
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from arrol_train.rl.run import run
 
 _HOMES = {
+    "AsyncPrunedRollout": "rl.async_rollout",
     "Collection": "heads.collect",
     "CollectionManifest": "heads.collect",
     "Detection": "rl.config",
@@ -49,6 +51,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncPrunedRollout",
     "Collection",
     "CollectionManifest",
     "Detection",

@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from arrol_train.rl.group import Group
+from arrol_tts.errors import InputError
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
+    from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
+
+    from arrol_train.rl.rollout_worker import RolloutWorker
 
 CHECKPOINT_FOLDER = "arrol"
 """Inside TRL's checkpoint folders; there once a checkpoint is complete."""
@@ -63,7 +67,7 @@ class TrainedPolicy:
     @property
     def checkpoint(self) -> Path:
         """Where what we keep beside TRL's checkpoint of this step lies, when there is one."""
-        return _beside_checkpoint(self._trainer.args, self.step)
+        return beside_checkpoint(self._trainer.args, self.step)
 
     def complete_checkpoints(self, save: Callable[[Path], None]) -> None:
         """Have a function called whenever TRL has written a checkpoint, with a folder of its own in there."""
@@ -144,6 +148,45 @@ def trl_columns(groups: Sequence[Group]) -> dict[str, Any]:
     }
 
 
+def async_samples(groups: Sequence[Group], worker: RolloutWorker, version: int) -> list[RolloutSample]:
+    """What asynchronous GRPO's queue takes: the survivors, group by group.
+
+    Args:
+        groups: that have ended.
+        worker: that rolled them out.
+        version: of the policy that did.
+
+    Raises:
+        InputError: when the engine gave no log-probabilities, which the ratio of policies needs.
+    """
+    from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
+
+    samples = []
+    for group in groups:
+        prompt = worker.rows[group.row]["prompt"]
+        rewards = np.array([rollout.reward for rollout in group.survivors], np.float64)
+        advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-8)
+        for rollout, advantage in zip(group.survivors, advantages, strict=True):
+            if rollout.logprobs is None:
+                raise InputError("the engine returns no log-probabilities, which asynchronous GRPO needs")
+            text = worker.tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
+            before, after = len(group.prompt_ids), len(rollout.token_ids)
+            samples.append(
+                RolloutSample(
+                    prompt=[{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt),
+                    completion=[{"role": "assistant", "content": text}],
+                    input_ids=np.array([*group.prompt_ids, *rollout.token_ids], np.int64),
+                    completion_mask=np.repeat([0, 1], [before, after]),
+                    old_log_probs=np.array([0.0] * before + rollout.logprobs, np.float32),
+                    advantage=float(advantage),
+                    model_version=version,
+                    group_id=group.id,
+                    metrics={"reward": float(rollout.reward or 0.0), "reward_std": float(rewards.std())},
+                )
+            )
+    return samples
+
+
 def log_metrics(columns: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Give metrics to TRL's log, from inside a reward function.
 
@@ -165,7 +208,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _beside_checkpoint(args: Any, step: int) -> Path:
+def beside_checkpoint(args: Any, step: int) -> Path:
+    """Where what we keep beside TRL's checkpoint of a step lies, when there is one."""
     return Path(args.output_dir) / f"checkpoint-{step}" / CHECKPOINT_FOLDER
 
 
@@ -177,7 +221,7 @@ class _Checkpoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            self._save(_beside_checkpoint(args, state.global_step))
+            self._save(beside_checkpoint(args, state.global_step))
 
 
 class _NoSync:
