@@ -87,6 +87,7 @@ class Group:
         prompt_ids: its prompt.
         rollouts: all that were started.
         early: rollouts that had ended at the last detection position.
+        at_random: whether those that were kept at every detection position are a random subset.
     """
 
     id: int
@@ -94,6 +95,7 @@ class Group:
     prompt_ids: list[int]
     rollouts: list[Rollout]
     early: int = 0
+    at_random: bool = True
 
     @property
     def survivors(self) -> list[Rollout]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from arrol_train.positions import FINISH
 from arrol_train.rl.buffer import ReplayBuffer, SequenceBuffer
-from arrol_train.rl.group import Group
+from arrol_train.rl.detection import ranked_pairs, stands_for
+from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.online_head import OnlineHead
 from arrol_tts.head import QualityHead
 from arrol_tts.metrics import within_question_auroc
@@ -79,6 +80,10 @@ class HeadLearner:
         for position in np.unique(rows["positions"]).tolist():
             here = {name: column[rows["positions"] == position] for name, column in rows.items()}
             tracked = self.head.track(here["scores"], here["labels"], here["groups"], here["inclusion"], position)
+            weights = [stands_for(group, rollout) for group, rollout in marked_at(position, groups)]
+            pairs = ranked_pairs(here["labels"], here["scores"], here["groups"], weights)
+            if pairs.total:
+                tracked["auroc_within_all"] = pairs.auroc
             if self.last is not None and "auroc_within" in tracked:
                 scores = scores_at(position, groups, self.last)
                 tracked["auroc_within_last"] = within_question_auroc(here["labels"], scores, here["groups"])
@@ -136,9 +141,14 @@ def buffer_rows(groups: Sequence[Group], head: OnlineHead) -> dict[str, NDArray[
     }
 
 
+def marked_at(position: int, groups: Sequence[Group]) -> list[tuple[Group, Rollout]]:
+    """The graded rollouts that have a mark at a position, in the order of the groups."""
+    return [(group, rollout) for group in groups for rollout in group.graded if position in rollout.marks]
+
+
 def scores_at(position: int, groups: Sequence[Group], head: OnlineHead) -> NDArray[np.float64]:
-    """A head's scores of the graded rollouts that have a mark at a position, in the order of the groups."""
-    return head.scores([r for group in groups for r in group.graded if position in r.marks], position)
+    """A head's scores of the rollouts of `marked_at`."""
+    return head.scores([rollout for _, rollout in marked_at(position, groups)], position)
 
 
 def sequence_rows(groups: Sequence[Group]) -> dict[str, Any]:

@@ -169,6 +169,8 @@ class GroupSampler:
             tau=tau,
             **self.config.policy_options,
         )
+        if position != FINISH:  # where all are graded
+            group.at_random &= selection.at_random
         kept = set(selection.kept.tolist())
         for i, rollout in enumerate(candidates):
             if rollout.reward is None:  # a known reward is learned from whether it is kept or not

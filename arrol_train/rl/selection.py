@@ -35,10 +35,12 @@ class Selection:
     Attributes:
         kept: int64 ``[M]``, their indices, ascending.
         inclusion: float64 ``[G]``, the probability that each rollout of the group was to be kept, in (0, 1].
+        at_random: whether they are a uniformly random subset.
     """
 
     kept: NDArray[np.int64]
     inclusion: Floats
+    at_random: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def select(
     if not 0 <= exploration <= 1 or tau < 0:
         raise InputError(f"exploration is {exploration} and tau {tau}; they must lie in [0, 1] and not below 0")
     if keep == size:
-        return Selection(np.arange(size), np.ones(size))
+        return Selection(np.arange(size), np.ones(size), at_random=True)
 
     open_q = np.clip(posterior, _EPS, 1 - _EPS)
     group = _Group(
@@ -124,10 +126,10 @@ def select(
         p_max=p_max,
     )
     selection = _RULES[policy](group, rng)
-    kept = selection.kept
+    kept, at_random = selection.kept, policy == "random"
     if rng.random() < exploration:
-        kept = _random(group, rng).kept
-    return Selection(kept, (1 - exploration) * selection.inclusion + exploration * keep / size)
+        kept, at_random = _random(group, rng).kept, True
+    return Selection(kept, (1 - exploration) * selection.inclusion + exploration * keep / size, at_random)
 
 
 # --- the rules ------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_a_sequence_is_every_state_of_a_graded_rollout() -> None:
 def test_the_head_is_measured_before_it_learns_and_beside_it_the_old_design() -> None:
     learner = HeadLearner(head(), buffer_rows=16, updates=3)
     metrics = learner.learn(groups(), step=7)
-    assert metrics["head/finish/auroc_within"] == 1.0
+    assert metrics["head/finish/auroc_within"] == metrics["head/finish/auroc_within_all"] == 1.0
     assert metrics["head/8/rows"] == 1.0
     assert metrics["head/cross_entropy"] > 0
     assert learner.buffer.steps.tolist() == [7] * 4
@@ -78,6 +78,14 @@ def test_the_head_is_measured_before_it_learns_and_beside_it_the_old_design() ->
         metrics = learner.learn(groups(), step)
     assert metrics["head/finish/auroc_within_last"] == 1.0
     assert "head/8/auroc_within_last" not in metrics  # all were right there
+
+
+def test_groups_that_were_not_pruned_at_random_say_nothing_of_all() -> None:
+    chosen = groups()
+    chosen[0].at_random = False
+    metrics = HeadLearner(head(), updates=0).learn(chosen, step=7)
+    assert metrics["head/finish/auroc_within"] == 1.0
+    assert "head/finish/auroc_within_all" not in metrics
 
 
 def test_a_head_that_pools_nothing_learns_from_the_marks_alone() -> None:

@@ -195,3 +195,12 @@ def test_what_cannot_be_done_is_refused(changes: dict[str, Any], message: str) -
     arguments: dict[str, Any] = {"policy": "tails", "q": [0.2, 0.3, 0.4], "keep": 2} | changes
     with pytest.raises(ValueError, match=message):
         select(rng=np.random.default_rng(0), **arguments)
+
+
+def test_a_selection_says_whether_it_was_made_at_random() -> None:
+    rng = np.random.default_rng(0)
+    q = np.linspace(0.1, 0.9, 8)
+    assert not select("tails", q, 4, rng, exploration=0.0).at_random
+    assert select("tails", q, 4, rng, exploration=1.0).at_random
+    assert select("random", q, 4, rng, exploration=0.0).at_random
+    assert select("tails", q, 8, rng, exploration=0.0).at_random  # nobody went
