@@ -10,6 +10,7 @@ import importlib
 import json
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -23,6 +24,9 @@ Row = Mapping[str, Any]
 
 Reward = Callable[[Row, str], float]
 """Takes a question and a rollout's text, returns 0 or 1."""
+
+REASONS = 3
+"""Failures of a reward function that are remembered with their reason."""
 
 
 def pocket_reward(row: Row, text: str) -> float:
@@ -71,25 +75,29 @@ def load_reward(name: str) -> Reward:
 class Grader:
     """Calls a reward function, one rollout at a time, and survives what it does wrong on single rollouts.
 
-    A call that raises, or takes longer than the timeout, counts as reward 0 with a warning; ``failures``
-    counts them. A call that hangs cannot be ended: its thread is left behind.
+    A rollout on which it raises, or takes longer than the timeout, is *ungraded*: it has no reward, which is not
+    the same as 0, and counts in no mean. A call that hangs cannot be ended: its thread is left behind.
 
     Args:
         reward: the function.
         timeout: seconds.
 
     Attributes:
-        failures: rollouts that could not be graded so far.
+        calls: rollouts that were to be graded so far.
+        failures: those that could not be.
+        reasons: what happened on the last few of these.
     """
 
     def __init__(self, reward: Reward, timeout: float) -> None:
+        self.calls = 0
         self.failures = 0
+        self.reasons: deque[str] = deque(maxlen=REASONS)
         self._reward = reward
         self._timeout = timeout
         self._lock = threading.Lock()
 
-    def __call__(self, row: Row, text: str) -> float:
-        """Grade a rollout: 0.0 or 1.0.
+    def __call__(self, row: Row, text: str) -> float | None:
+        """Grade a rollout: 0.0 or 1.0, None where it could not be graded, with a warning.
 
         Raises:
             InputError: when the function works, but returns anything but 0 and 1.
@@ -103,14 +111,17 @@ class Grader:
                 outcome.append(error)
 
         with self._lock:
+            self.calls += 1
             thread = threading.Thread(target=grade, daemon=True)
             thread.start()
             thread.join(self._timeout)
             if not outcome:
-                return self._failed(f"took longer than {self._timeout:g} s", text)
+                self._note(f"took longer than {self._timeout:g} s", text)
+                return None
             value = outcome[0]
             if isinstance(value, BaseException):
-                return self._failed(f"raised {type(value).__name__}: {value}", text)
+                self._note(f"raised {type(value).__name__}: {value}", text)
+                return None
         if value not in (0, 1):
             raise InputError(
                 f"the reward function returned {value!r}; the head's posterior needs rewards that are 0 or 1: "
@@ -118,11 +129,11 @@ class Grader:
             )
         return float(value)
 
-    def _failed(self, what: str, text: str) -> float:
+    def _note(self, what: str, text: str) -> None:
         self.failures += 1
+        self.reasons.append(what)
         warnings.warn(
-            f"the reward function {what} on a rollout that ends {text[-80:]!r}; it counts as wrong "
+            f"the reward function {what} on a rollout that ends {text[-80:]!r}; it has no reward and is left out "
             f"({self.failures} such rollouts so far)",
             stacklevel=3,
         )
-        return 0.0

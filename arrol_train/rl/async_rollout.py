@@ -44,9 +44,9 @@ class AsyncPrunedRollout(TrainerCallback):
         )
 
     TRL keeps it on the main process alone, whose engine makes the rollouts of all. Advantages are those of TRL's
-    own worker: a survivor's reward less the mean of the group's survivors, over their standard deviation. The head
-    learns from every batch as soon as it is finished, is saved in TRL's checkpoint folders, and comes back from
-    there.
+    own worker: a survivor's reward less the mean of the group's survivors, over their standard deviation; with the
+    baseline ``all`` those of `arrol_train.rl.advantages`. The ungraded are left out. The head learns from every
+    batch as soon as it is finished, is saved in TRL's checkpoint folders, and comes back from there.
 
     Args:
         worker: makes the rollouts; its engine's weights are replaced by the trainer's.

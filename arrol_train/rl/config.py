@@ -23,12 +23,30 @@ class ConfigError(InputError):
     """A configuration that cannot be run; the message says what to change."""
 
 
-PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""Options of the sampling that rollouts for training cannot have, and the value at which each is off."""
+REFUSED: dict[str, float] = {
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+}
+"""Options of the sampling that rollouts for training cannot have, and the value at which each is off.
+
+They draw tokens from another distribution than the policy's whole one. With ``top_p`` or ``top_k`` the policy's
+log-probability of a token is renormalised over the tokens that were left, whose sum has a gradient of its own; TRL
+computes neither, and no ratio of probabilities brings back tokens that could not be drawn.
+"""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+NO_POSTERIOR = "baseline 'all' asks the head what the pruned were worth: add one, or choose 'survivors'"
+
+FEWEST_REWARDS = 32
+"""Rollouts that a share of failed rewards is judged over, those of several steps where one has fewer."""
 
 
 class Detection(_Section):
@@ -55,14 +73,16 @@ class RolloutConfig(_Section):
         cold_start: first steps in which all G rollouts are finished (paper: 20).
         max_tokens: limit on the generated tokens of a rollout.
         temperature: of the sampling.
-        top_p, top_k, min_p: of the sampling; 1, 0 and 0 are off. Where they are on, the ratio of TRL's to the
-            engine's probabilities is biased: TRL computes its own without them.
         stop: texts that end a rollout, beside the end-of-sequence token. One that straddles a detection position
             goes unnoticed; what comes after it is not graded.
         stop_token_ids: tokens that end a rollout.
         refills: DAPO's dynamic sampling: how often groups without signal are replaced by those of further
             prompts; 0 is off.
+        baseline: what a reward is compared with: the mean of the ``survivors``, or of ``all`` that were started,
+            the pruned by the head's posterior (`arrol_train.rl.advantages`).
         reward_timeout: seconds after which a reward function is taken to hang on a rollout.
+        max_failed_rewards: share of a step's rollouts on which the reward function may raise or hang before the
+            run is stopped; below it these rollouts are left out. Judged over at least `FEWEST_REWARDS` rollouts.
         correct_mismatch: let TRL weigh tokens by the ratio of its own to the engine's probabilities; TRL
             computes its log-probabilities once more for it.
     """
@@ -75,13 +95,12 @@ class RolloutConfig(_Section):
     cold_start: int = Field(default=20, ge=0)
     max_tokens: int = Field(default=1024, ge=2)
     temperature: float = Field(default=1.0, gt=0, le=100)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    min_p: float = Field(default=0.0, ge=0, le=1)
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     refills: int = Field(default=0, ge=0)
+    baseline: Literal["survivors", "all"] = "survivors"
     reward_timeout: float = Field(default=30.0, gt=0)
+    max_failed_rewards: float = Field(default=0.1, ge=0, le=1)
     correct_mismatch: bool = True
 
     @property
@@ -90,34 +109,31 @@ class RolloutConfig(_Section):
         return round(self.group * self.detect[-1].keep) if self.detect else self.group
 
     @property
+    def needs_posterior(self) -> bool:
+        """Whether the baseline counts rollouts that only a head can say something of."""
+        return self.baseline == "all" and self.survivors < self.group
+
+    @property
     def sampling(self) -> Sampling:
         """How whole rollouts are sampled, but for their number and seed."""
         return Sampling(
             temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
             max_tokens=self.max_tokens,
             stop=self.stop,
             stop_token_ids=self.stop_token_ids,
         )
 
-    @property
-    def truncates(self) -> bool:
-        """Whether tokens are drawn from a part of the policy's distribution."""
-        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
-
     @model_validator(mode="before")
     @classmethod
-    def _unpenalised(cls, data: Any) -> Any:
+    def _whole_distribution(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            for name, off in PENALTIES.items():
+            for name, off in REFUSED.items():
                 if data.get(name, off) != off:
                     raise ValueError(
                         f"{name}: TRL computes the policy's log-probabilities without it, and so would learn from "
                         f"tokens of another distribution: leave it out ({off:g} is off)"
                     )
-            data = {name: value for name, value in data.items() if name not in PENALTIES}
+            data = {name: value for name, value in data.items() if name not in REFUSED}
         return data
 
     @field_validator("policy")
@@ -344,6 +360,8 @@ class RunConfig(_Section):
     def _fits(self) -> RunConfig:
         if self.head is None and self.rollout.survivors < self.rollout.group and self.rollout.policy != "random":
             raise ValueError(f"policy {self.rollout.policy!r} needs a head: add one, or choose 'random'")
+        if self.head is None and self.rollout.needs_posterior:
+            raise ValueError(NO_POSTERIOR)
         if self.head and self.head.stride and any(point.at < self.head.stride for point in self.rollout.detect):
             raise ValueError(
                 f"head.stride is {self.head.stride}: up to the detection position {self.rollout.detect[0].at} the "

@@ -7,7 +7,7 @@ probability are noted there, then the reward. From the finished `Group` come the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrol_train.positions import FINISH
+from arrol_train.rl.advantages import expected_rewards
 
 if TYPE_CHECKING:
     from arrol_tts.trace import Trace
@@ -31,8 +32,13 @@ class Rollout:
     Attributes:
         token_ids: generated so far.
         logprobs: of these tokens, None where the engine gives none.
-        reward: 0 or 1 once it has ended, None before, and for the pruned for ever.
+        ended: whether it was written to its end, or to the most tokens that it may have.
+        cut_off: whether it was the latter: it has no answer, and its reward is 0 without being graded.
+        reward: 0 or 1 once it was graded. None before, for the pruned for ever, and for one that has ended and
+            could not be graded: it counts in no mean and is not learned from.
         inclusion: probability that it was to be kept so far.
+        posterior: of ending right, as the head said where it was last chosen among; None where it never was.
+        tau: of the group effect on the log-odds there.
         states: at every stride-th token from the prompt's end on, float16 ``[rows, hidden_size]``, for heads that
             pool; None while there are none.
         marks: the state at each detection position, and at the last token by `FINISH`.
@@ -42,8 +48,12 @@ class Rollout:
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] | None = field(default_factory=list)
+    ended: bool = False
+    cut_off: bool = False
     reward: float | None = None
     inclusion: float = 1.0
+    posterior: float | None = None
+    tau: float = 0.0
     states: NDArray[np.float16] | None = None
     marks: dict[int, Vector] = field(default_factory=dict)
     pruned_at: int | None = None
@@ -70,11 +80,17 @@ class Rollout:
             rows = np.array([trace.features[position] for position in positions], np.float16)
             self.states = rows if self.states is None else np.concatenate([self.states, rows])
 
-    def end(self, reward: float, trace: Trace) -> None:
-        """Note the reward, and the state at the last token of the trace that ended it."""
+    def end(self, reward: float | None, trace: Trace) -> None:
+        """Note the reward, None where it cannot be graded, and the state at the last token of the last trace."""
+        self.ended = True
         self.reward = reward
         if trace.features:
             self.marks[FINISH] = trace.features[trace.num_tokens - 1].astype(np.float16)
+
+    @property
+    def ungraded(self) -> bool:
+        """Whether it has ended and could not be graded."""
+        return self.ended and self.reward is None
 
 
 @dataclass(slots=True)
@@ -99,7 +115,7 @@ class Group:
 
     @property
     def survivors(self) -> list[Rollout]:
-        """Those that were not pruned: they are trained on."""
+        """Those that were not pruned: they are trained on, but for the ungraded."""
         return [rollout for rollout in self.rollouts if rollout.pruned_at is None]
 
     @property
@@ -109,8 +125,26 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """Whether the survivors' rewards differ."""
-        return len({rollout.reward for rollout in self.survivors}) > 1
+        """Whether the survivors' rewards differ, of those that have one."""
+        return len({rollout.reward for rollout in self.survivors if rollout.reward is not None}) > 1
+
+    @property
+    def survivors_rewards(self) -> NDArray[np.float64]:
+        """Float64 ``[M]``, nan of the ungraded."""
+        return np.array([rollout.reward for rollout in self.survivors], np.float64)
+
+    def expected_of_others(self) -> NDArray[np.float64]:
+        """What the rollouts that are not trained on were worth, as far as is known: float64, at most ``[G - M]``.
+
+        See `arrol_train.rl.advantages.expected_rewards`. The ungraded tell nothing, and nothing is told of them.
+        """
+        rollouts = [rollout for rollout in self.rollouts if not rollout.ungraded]
+        expected = expected_rewards(
+            np.array([rollout.reward for rollout in rollouts], np.float64),
+            np.array([rollout.posterior for rollout in rollouts], np.float64),
+            [rollout.tau for rollout in rollouts],
+        )
+        return expected[[rollout.pruned_at is not None for rollout in rollouts]]
 
 
 def summary(groups: Sequence[Group]) -> dict[str, float]:
@@ -118,21 +152,28 @@ def summary(groups: Sequence[Group]) -> dict[str, float]:
 
     ``rollout/success`` and ``rollout/success_square`` are the mean and the mean square of the prompts' success
     rates, and ``rollout/length`` is the mean of the tokens of whole rollouts: estimates for all that were started,
-    from those that were finished, by inverse inclusion probabilities.
+    from those that were finished, by inverse inclusion probabilities. Means are of the graded; one over no reward
+    at all is left out.
     """
-    shares = np.array([np.mean([rollout.reward or 0.0 for rollout in group.survivors]) for group in groups])
-    return {
+    by_group = [[r.reward for r in group.survivors if r.reward is not None] for group in groups]
+    shares = np.array([np.mean(rewards) for rewards in by_group if rewards])
+    labelled = [np.mean([r.reward for r in group.graded]) for group in groups if group.graded]
+    figures = {
         "rollout/started": float(sum(len(group.rollouts) for group in groups)),
         "rollout/survivors": float(sum(len(group.survivors) for group in groups)),
         "rollout/early": float(sum(group.early for group in groups)),
+        "rollout/failed_rewards": float(sum(rollout.ungraded for group in groups for rollout in group.rollouts)),
         "rollout/generated_tokens": float(sum(_tokens(group.rollouts) for group in groups)),
-        "rollout/trained_tokens": float(sum(_tokens(group.survivors) for group in groups)),
-        "rollout/balance": float(shares.mean()),
-        "rollout/variance": float((shares * (1 - shares)).mean()),
+        "rollout/trained_tokens": float(sum(_tokens(_trained(group)) for group in groups)),
         "rollout/no_signal": float(np.mean([not group.has_signal for group in groups])),
-        "rollout/labelled_reward": float(np.mean([np.mean([r.reward for r in group.graded]) for group in groups])),
         **_of_all_started([group for group in groups if len(group.graded) > 1]),
     }
+    if len(shares):
+        figures["rollout/balance"] = float(shares.mean())
+        figures["rollout/variance"] = float((shares * (1 - shares)).mean())
+    if labelled:
+        figures["rollout/labelled_reward"] = float(np.mean(labelled))
+    return figures
 
 
 def _of_all_started(groups: Sequence[Group]) -> dict[str, float]:
@@ -152,6 +193,10 @@ def _of_all_started(groups: Sequence[Group]) -> dict[str, float]:
         "rollout/success_square": float(np.mean(squares)),
         "rollout/length": float(np.average(lengths, weights=np.concatenate(weights))),
     }
+
+
+def _trained(group: Group) -> Iterator[Rollout]:
+    return (rollout for rollout in group.survivors if not rollout.ungraded)
 
 
 def _tokens(rollouts: Iterable[Rollout]) -> int:

@@ -22,7 +22,7 @@ from arrol_train.rl.learner import HeadLearner
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.rollout_worker import RolloutWorker
 from arrol_train.rl.run_log import StepClock
-from arrol_train.rl.trl_bridge import TrainedPolicy, log_metrics, trl_columns
+from arrol_train.rl.trl_bridge import Scoring, TrainedPolicy, log_metrics, trl_columns
 from arrol_tts.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class PrunedRollout:
         self.clock = StepClock()
         self._row_of = _index(self.worker.rows)
         self._attached = False
+        self._scoring: Scoring | None = None
         self._pushed = -1
         self._calls = 0
 
@@ -124,11 +125,13 @@ class PrunedRollout:
             ``prompt_ids``, ``completion_ids``, ``logprobs`` and ``rollout_reward``, aligned with the prompts.
 
         Raises:
-            InputError: when groups are not whole, or a prompt is not among the rows.
+            InputError: when groups are not whole, a prompt is not among the rows, or the baseline is ``all`` and
+                `attach` was not called.
+            FailedRewardsError: when too many rollouts could not be graded.
             EngineMismatchError: when the engine's log-probabilities are not the trainer's.
         """
         policy = TrainedPolicy(trainer)
-        self._attach(policy)
+        self._attach(trainer, policy)
         rows = self._distinct(prompts, policy.group_size)
         if policy.is_training:
             self.groups = self._train_step(rows, policy)
@@ -137,17 +140,27 @@ class PrunedRollout:
             self.groups = self.worker.roll_whole(rows, policy.step, policy.group_size)
         return trl_columns(self.groups)
 
-    def reward_func(self, completions: list[Any], **columns: Any) -> list[float]:
-        """The reward function for TRL: the rewards are those that were known before."""
+    def reward_func(self, completions: list[Any], **columns: Any) -> list[float | None]:
+        """The reward function for TRL: the rewards are those that were known before, None of the ungraded."""
         self.clock.lap("logprob")  # TRL computes log-probabilities between the rollouts and the rewards
         log_metrics(columns, self.metrics | self.clock.seconds)
-        return [float(reward) for reward in columns["rollout_reward"]]
+        return list(columns["rollout_reward"])
+
+    def attach(self, trainer: GRPOTrainer) -> None:
+        """Register with a trainer before it begins; needed for the baseline ``all`` only.
+
+        Raises:
+            InputError: when the trainer has settings that cannot go with that baseline.
+        """
+        if self._scoring is None:
+            every = (lambda: self.groups) if self.config.needs_posterior else None
+            self._scoring = Scoring(trainer, every, self.reward_func)
 
     def push(self, trainer: GRPOTrainer) -> None:
         """Bring the trainer's weights into the engine."""
         self.worker.push(TrainedPolicy(trainer).weights())
 
-    def evaluate(self, rows: Sequence[Row], samples: int, seed: int) -> list[list[float]]:
+    def evaluate(self, rows: Sequence[Row], samples: int, seed: int) -> list[list[float | None]]:
         """See `RolloutWorker.evaluate`."""
         return self.worker.evaluate(rows, samples, seed)
 
@@ -159,10 +172,15 @@ class PrunedRollout:
         """See `RolloutWorker.load`."""
         self.worker.load(folder)
 
-    def _attach(self, policy: TrainedPolicy) -> None:
+    def _attach(self, trainer: GRPOTrainer, policy: TrainedPolicy) -> None:
         """What can be done only once there is a trainer that has begun."""
         if self._attached:
             return
+        if self._scoring is None and self.config.needs_posterior:
+            raise InputError(
+                "baseline 'all' replaces TRL's advantages: call rollout.attach(trainer) before it trains"
+            )
+        self.attach(trainer)
         self._attached = True
         policy.complete_checkpoints(self.save)
         if policy.checkpoint.is_dir():

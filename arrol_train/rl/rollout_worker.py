@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrol_train.rewards import Grader, Reward, Row
-from arrol_train.rl.config import RolloutConfig, check_same
+from arrol_train.rl.config import FEWEST_REWARDS, NO_POSTERIOR, RolloutConfig, check_same
 from arrol_train.rl.group import Group, summary
 from arrol_train.rl.learner import HeadLearner
 from arrol_train.rl.online_head import OnlineHead
@@ -51,6 +51,10 @@ that follows, float32 ``[tokens]``."""
 
 class EngineMismatchError(EngineError):
     """The engine samples from another model than the one that is trained."""
+
+
+class FailedRewardsError(InputError):
+    """The reward function fails on so many rollouts that what is left says little."""
 
 
 class RolloutWorker:
@@ -101,6 +105,8 @@ class RolloutWorker:
     ) -> None:
         if head is None and config.survivors < config.group and config.policy != "random":
             raise InputError(f"policy {config.policy!r} needs a head: pass head=, or choose the policy 'random'")
+        if head is None and config.needs_posterior:
+            raise InputError(NO_POSTERIOR)
         self.engine = engine
         self.config = config
         self.rows = list(rows)
@@ -112,6 +118,7 @@ class RolloutWorker:
         self.tokenizer = tokenizer
         self.metrics: dict[str, float] = {}
         self._grade = Grader(reward, config.reward_timeout)
+        self._asked = self._failed = 0
         self._seed = seed
         for i, row in enumerate(self.rows):
             if not row.get("prompt"):
@@ -157,14 +164,14 @@ class RolloutWorker:
         """Compare log-probabilities of a few rollouts with the trainer's own forward pass.
 
         Worth it in the first steps: an engine that lost a push samples well and trains badly. Nothing is compared
-        where the engine gives no log-probabilities, or gives those of a truncated distribution.
+        where the engine gives no log-probabilities.
 
         Raises:
             EngineMismatchError: when they differ by more than rounding explains.
         """
         for group in groups[:CHECKED_ROLLOUTS]:
             rollout = group.survivors[0]
-            if rollout.logprobs is None or self.config.truncates:
+            if rollout.logprobs is None:
                 return
             token_ids = rollout.token_ids[:CHECKED_TOKENS]
             own = logprobs(group.prompt_ids, token_ids, self.config.temperature)
@@ -184,21 +191,25 @@ class RolloutWorker:
 
         Returns:
             The metrics: ``rollout/...`` of the groups, ``head/...`` of the head on rollouts that were new to it.
+
+        Raises:
+            FailedRewardsError: when more than ``config.max_failed_rewards`` of the rollouts could not be graded.
         """
-        self.metrics = summary(groups) | {"rollout/failed_rewards": float(self._grade.failures)}
+        self._judge_rewards(groups)
+        self.metrics = summary(groups)
         if self.learner is not None:
             self.metrics |= self.learner.learn(groups, step)
         return self.metrics
 
-    def evaluate(self, rows: Sequence[Row], samples: int, seed: int) -> list[list[float]]:
+    def evaluate(self, rows: Sequence[Row], samples: int, seed: int) -> list[list[float | None]]:
         """Rewards of whole rollouts, ``samples`` for each row, with the weights that the engine has.
 
-        The rows need not be training questions; their prompts are distinct. A row's rollouts do not depend on the
-        other rows.
+        None is that of a rollout that could not be graded. The rows need not be training questions; their prompts
+        are distinct. A row's rollouts do not depend on the other rows.
         """
         sampling = sampling_of(self.config, samples, self.config.max_tokens, seed)
         row_of = {row["prompt"]: row for row in rows}
-        rewards: dict[str, list[float]] = {prompt: [] for prompt in row_of}
+        rewards: dict[str, list[float | None]] = {prompt: [] for prompt in row_of}
         for trace in self.engine.sample([Question(prompt, prompt) for prompt in row_of], sampling):
             ended = trace.finish_reason == "stop"
             row = row_of[trace.question_id]
@@ -223,6 +234,21 @@ class RolloutWorker:
         check_same(json.loads((folder / CONFIG_FILE).read_text()), self.config, str(folder.parent))
         if self.learner is not None:
             self.learner.load(folder)
+
+    def _judge_rewards(self, groups: Sequence[Group]) -> None:
+        """Stop where the reward function failed too often, over this step or over as many as make a judgement."""
+        asked = [r for group in groups for r in group.rollouts if r.ended and not r.cut_off]
+        self._asked += len(asked)
+        self._failed += sum(rollout.ungraded for rollout in asked)
+        if self._asked < FEWEST_REWARDS:
+            return
+        asked_of, failed, self._asked, self._failed = self._asked, self._failed, 0, 0
+        if failed > self.config.max_failed_rewards * asked_of:
+            reasons = "; ".join(self._grade.reasons) or "on other processes, which say why"
+            raise FailedRewardsError(
+                f"the reward function failed on {failed} of {asked_of} rollouts, more than max_failed_rewards = "
+                f"{self.config.max_failed_rewards:g} of them: it {reasons}. Mend it, or raise the share"
+            )
 
     def _sampler(self) -> GroupSampler:
         if self.tokenizer is None:

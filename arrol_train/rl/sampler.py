@@ -36,7 +36,7 @@ class GroupSampler:
     Args:
         engine: samples.
         rows: the questions, with ``prompt`` and whatever the reward wants.
-        grade: 0 or 1 for a rollout that has ended.
+        grade: 0 or 1 for a rollout that has ended, None where it cannot say.
         config: how rollouts are generated and pruned.
         head: reads the rollouts; None only where nothing is pruned, or at random.
         tokenizer: the policy's.
@@ -113,7 +113,7 @@ class GroupSampler:
             if keep == size:
                 continue  # read there in passing
             self._extend(group, point.at + 1, f"{name}/{point.at}")
-            group.early = len(group.graded)
+            group.early = sum(rollout.ended for rollout in group.rollouts)
             assert rng is not None
             self._prune(group, keep, point.at, rng)
         self._extend(group, self.config.max_tokens, f"{name}/end")
@@ -121,7 +121,7 @@ class GroupSampler:
 
     def _extend(self, group: Group, until: int, name: str) -> None:
         """Let the open survivors write on until they have ``until`` tokens, and grade those that end."""
-        open_rollouts = [rollout for rollout in group.survivors if rollout.reward is None]
+        open_rollouts = [rollout for rollout in group.survivors if not rollout.ended]
         if not open_rollouts:
             return
         begun = len(open_rollouts[0].token_ids)
@@ -143,10 +143,17 @@ class GroupSampler:
                 text = before_stop(text, self.config.stop)
                 rollout.end(self.grade(self._rows[group.row], text), trace)
             elif len(rollout.token_ids) >= self.config.max_tokens:
-                rollout.end(0.0, trace)  # cut off: it has no answer
+                rollout.cut_off = True
+                rollout.end(0.0, trace)
 
     def _prune(self, group: Group, keep: int, position: int, rng: np.random.Generator) -> None:
-        """Choose the survivors among those of before; a rollout that has ended has a known reward."""
+        """Choose the survivors among those of before; a rollout that has ended has a known reward.
+
+        The ungraded, of which nothing can be learned, are the first to go.
+        """
+        candidates = group.survivors
+        for rollout in [rollout for rollout in candidates if rollout.ungraded][: len(candidates) - keep]:
+            rollout.pruned_at = position
         candidates = group.survivors
         if keep == len(candidates):
             return
@@ -175,6 +182,7 @@ class GroupSampler:
         for i, rollout in enumerate(candidates):
             if rollout.reward is None:  # a known reward is learned from whether it is kept or not
                 rollout.inclusion *= float(selection.inclusion[i])
+                rollout.posterior, rollout.tau = float(q[i]), tau
             if i not in kept:
                 rollout.pruned_at = position
                 if rollout.reward is None:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -51,6 +50,7 @@ def make_trainer(config: RunConfig, model_path: str, task: Task, rollout: Pruned
         rollout_func=rollout,
         peft_config=peft_config,
     )
+    rollout.attach(trainer)
     test = partial(test_policy, config, task, rollout, trainer)
     trainer.add_callback(
         RunLog(out / "log.jsonl", rollout.clock, test, every=config.eval_every, steps=config.steps)
@@ -88,9 +88,6 @@ def trl_config(config: RunConfig, out: Path, processes: int) -> GRPOConfig:
         "num_generations": config.rollout.survivors,
         "max_completion_length": config.rollout.max_tokens,
         "temperature": config.rollout.temperature,
-        "top_p": config.rollout.top_p,
-        "top_k": config.rollout.top_k,
-        "min_p": config.rollout.min_p or None,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_schedule,
         "warmup_steps": round(config.warmup * config.steps),
@@ -117,8 +114,9 @@ def test_policy(config: RunConfig, task: Task, rollout: PrunedRollout, trainer: 
     """Sample the test questions without pruning, each process its share.
 
     Returns:
-        ``eval/accuracy``, ``eval/right`` (the right rollouts of each test question), ``eval/samples`` of each, and
-        the seconds it took; nothing without test questions.
+        ``eval/accuracy`` of the rollouts that could be graded, left out where none could; ``eval/right`` (the
+        right rollouts of each test question) and ``eval/samples`` of each; ``eval/ungraded``, those without a
+        reward; and the seconds it took. Nothing without test questions.
     """
     if not task.test:
         return {}
@@ -127,11 +125,14 @@ def test_policy(config: RunConfig, task: Task, rollout: PrunedRollout, trainer: 
     share = range(state.process_index, len(task.test), state.num_processes)
     rollout.push(trainer)
     rewards = rollout.evaluate([task.test[i] for i in share], config.eval_samples, config.seed)
-    found = gather_object([(i, sum(row)) for i, row in zip(share, rewards, strict=True)])
-    right = [int(count) for _, count in sorted(found)]
-    return {
-        "eval/accuracy": float(np.mean(right)) / config.eval_samples,
+    found = gather_object([(i, row.count(1.0), row.count(None)) for i, row in zip(share, rewards, strict=True)])
+    right = [count for _, count, _ in sorted(found)]
+    ungraded = sum(count for *_, count in found)
+    graded = len(right) * config.eval_samples - ungraded
+    accuracy = {"eval/accuracy": sum(right) / graded} if graded else {}
+    return accuracy | {
         "eval/right": right,
         "eval/samples": config.eval_samples,
+        "eval/ungraded": ungraded,
         "time/eval": time.perf_counter() - started,
     }

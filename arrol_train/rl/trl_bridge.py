@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from arrol_train.rl.advantages import GroupRewards, advantages
 from arrol_train.rl.group import Group
 from arrol_tts.errors import InputError
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FOLDER = "arrol"
 """Inside TRL's checkpoint folders; there once a checkpoint is complete."""
+
+ROW_MEANS = frozenset({"grpo", "sapo", "dr_grpo", "luspo"})
+"""TRL's losses that are divided by the number of rows; the others by that of tokens."""
 
 
 class TrainedPolicy:
@@ -131,25 +136,115 @@ class TrainedPolicy:
         self.tokenizer.save_pretrained(folder)
 
 
+class Scoring:
+    """What TRL's trainer makes of rewards, where it would be wrong for rollouts like ours.
+
+    An ungraded rollout is None to TRL, which then leaves it out of its group's mean and standard deviation and
+    gives it no advantage; `trl_columns` masks its tokens. Two things are left. Other reward functions, such as the
+    punishment of length, would give it a reward after all: it is masked in every column. And losses that are a
+    mean over rows would count it: their advantages are stretched by the share of the rows that are graded, so that
+    the gradient is that of a batch without the ungraded.
+
+    Args:
+        trainer: two of its methods are wrapped.
+        baseline: gives the groups whose survivors are the rows of the last training batch, for advantages from all
+            that were started (`arrol_train.rl.advantages`); None leaves TRL's.
+        reward_func: of the trainer's, the one that says right or wrong.
+
+    Raises:
+        InputError: when the trainer's settings cannot go with that baseline.
+    """
+
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        baseline: Callable[[], Sequence[Group]] | None = None,
+        reward_func: Callable[..., Any] | None = None,
+    ) -> None:
+        trl: Any = trainer
+        self._trainer = trl
+        self._stretch = {True: 1.0, False: 1.0}  # in training, in evaluation
+        self._calculate, self._loss = trl._calculate_rewards, trl._compute_loss
+        trl._calculate_rewards, trl._compute_loss = self._masked_rewards, self._stretched_loss
+        if baseline is not None:
+            if trl.multi_objective_aggregation != "sum_then_normalize":
+                raise InputError("baseline 'all' adds rewards up: set multi_objective_aggregation to its default")
+            self._column = trl.reward_funcs.index(reward_func)
+            self._weight = float(trl.reward_weights[self._column])
+            if not self._weight > 0:
+                raise InputError(f"the task's reward has the weight {self._weight:g}; baseline 'all' needs more")
+            self._groups = baseline
+            self._score = trl._generate_and_score_completions
+            trl._generate_and_score_completions = self._scored
+
+    def _masked_rewards(self, inputs: list[dict[str, Any]], *others: Any) -> torch.Tensor:
+        """``[rows of all processes, functions]``, nan in the rows of the ungraded."""
+        rewards: torch.Tensor = self._calculate(inputs, *others)
+        flags = [int(row.get("rollout_reward", 0.0) is None) for row in inputs]
+        ungraded = self._trainer.accelerator.gather(torch.tensor(flags, device=rewards.device)).bool()
+        rewards[ungraded] = torch.nan
+        self._stretch[self._trainer.model.training] = len(ungraded) / max(1, int((~ungraded).sum()))
+        self._rewards = rewards
+        return rewards
+
+    def _stretched_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        stretch = self._stretch[self._trainer.model.training]
+        if stretch != 1 and self._trainer.loss_type in ROW_MEANS:
+            inputs = inputs | {"advantages": inputs["advantages"] * stretch}
+        return self._loss(model, inputs)
+
+    def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's batch, with our advantages."""
+        batch: dict[str, Any] = self._score(inputs)
+        trainer = self._trainer
+        if not trainer.model.training:
+            return batch
+        first, size = trainer.accelerator.process_index * len(inputs), trainer.num_generations
+        known: list[GroupRewards] = gather_object(
+            [self._group_rewards(group, first + i * size) for i, group in enumerate(self._groups())]
+        )
+        every = np.concatenate(advantages(known, trainer.scale_rewards, self._weight))
+        own = every[first : first + len(inputs)]
+        batch["advantages"] = torch.tensor(own, dtype=torch.float32, device=batch["advantages"].device)
+        logged = trainer._logs["advantages"]  # for the table of completions
+        for _ in every:
+            logged.pop()
+        logged.extend(every.tolist())
+        return batch
+
+    def _group_rewards(self, group: Group, first: int) -> GroupRewards:
+        """Of the group whose rows, among those of all processes, begin at ``first``."""
+        rows = self._rewards[first : first + len(group.survivors)].double().cpu().numpy()
+        weights = self._trainer.reward_weights.double().cpu().numpy()
+        total = np.where(np.isnan(rows).all(axis=1), np.nan, np.nansum(rows * weights, axis=1))
+        return GroupRewards(total, self._weight * rows[:, self._column], self._weight * group.expected_of_others())
+
+
 def trl_columns(groups: Sequence[Group]) -> dict[str, Any]:
     """What a ``rollout_func`` returns: the survivors, group by group.
 
     Returns:
         ``prompt_ids``, ``completion_ids``, ``logprobs`` (None where the engine gives none) and ``rollout_reward``,
-        which TRL passes on to the reward functions.
+        which TRL passes on to the reward functions, None for the ungraded; where there are any, ``env_mask``,
+        which keeps their tokens out of the loss and of what it is divided by.
     """
     survivors = [(group, rollout) for group in groups for rollout in group.survivors]
     logprobs = [rollout.logprobs for _, rollout in survivors]
-    return {
+    columns: dict[str, Any] = {
         "prompt_ids": [group.prompt_ids for group, _ in survivors],
         "completion_ids": [rollout.token_ids for _, rollout in survivors],
         "logprobs": None if any(row is None for row in logprobs) else logprobs,
-        "rollout_reward": [float(rollout.reward or 0.0) for _, rollout in survivors],
+        "rollout_reward": [rollout.reward for _, rollout in survivors],
     }
+    if any(rollout.reward is None for _, rollout in survivors):
+        columns["env_mask"] = [
+            [int(rollout.reward is not None)] * len(rollout.token_ids) for _, rollout in survivors
+        ]
+    return columns
 
 
 def async_samples(groups: Sequence[Group], worker: RolloutWorker, version: int) -> list[RolloutSample]:
-    """What asynchronous GRPO's queue takes: the survivors, group by group.
+    """What asynchronous GRPO's queue takes: the survivors, group by group, without the ungraded.
 
     Args:
         groups: that have ended.
@@ -164,9 +259,15 @@ def async_samples(groups: Sequence[Group], worker: RolloutWorker, version: int) 
     samples = []
     for group in groups:
         prompt = worker.rows[group.row]["prompt"]
-        rewards = np.array([rollout.reward for rollout in group.survivors], np.float64)
-        advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-8)
-        for rollout, advantage in zip(group.survivors, advantages, strict=True):
+        rewards = group.survivors_rewards
+        deviation = float(np.nanstd(rewards)) if not np.isnan(rewards).all() else 0.0
+        if worker.config.needs_posterior:
+            (found,) = advantages([GroupRewards(rewards, rewards, group.expected_of_others())])
+        else:
+            found = (rewards - np.nanmean(rewards)) / (deviation + 1e-8)
+        for rollout, advantage in zip(group.survivors, found, strict=True):
+            if rollout.reward is None:
+                continue
             if rollout.logprobs is None:
                 raise InputError("the engine returns no log-probabilities, which asynchronous GRPO needs")
             text = worker.tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
@@ -181,7 +282,7 @@ def async_samples(groups: Sequence[Group], worker: RolloutWorker, version: int) 
                     advantage=float(advantage),
                     model_version=version,
                     group_id=group.id,
-                    metrics={"reward": float(rollout.reward or 0.0), "reward_std": float(rewards.std())},
+                    metrics={"reward": rollout.reward, "reward_std": deviation},
                 )
             )
     return samples

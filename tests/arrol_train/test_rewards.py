@@ -49,26 +49,27 @@ def test_reasoning_gym_reward_gives_no_partial_credit() -> None:
     assert reasoning_gym_reward(row, "answer 5") == 1.0
 
 
-def test_a_reward_function_that_raises_on_one_rollout_counts_as_wrong_with_a_warning() -> None:
+def test_a_rollout_on_which_the_reward_function_raises_has_no_reward_and_a_warning_says_so() -> None:
     def reward(row: Mapping[str, Any], text: str) -> float:
         return float(1 / int(text))
 
     grade = Grader(reward, timeout=10)
     assert grade(ROW, "1") == 1.0
-    with pytest.warns(UserWarning, match="raised ZeroDivisionError"):
-        assert grade(ROW, "0") == 0.0
+    with pytest.warns(UserWarning, match="raised ZeroDivisionError: .* it has no reward and is left out"):
+        assert grade(ROW, "0") is None
     assert grade(ROW, "1") == 1.0
-    assert grade.failures == 1
+    assert (grade.calls, grade.failures) == (3, 1)
+    assert list(grade.reasons) == ["raised ZeroDivisionError: division by zero"]
 
 
-def test_a_reward_function_that_hangs_on_one_rollout_counts_as_wrong_with_a_warning() -> None:
+def test_a_rollout_on_which_the_reward_function_hangs_has_no_reward_and_a_warning_says_so() -> None:
     def reward(row: Mapping[str, Any], text: str) -> float:
         time.sleep(60 if text == "hang" else 0)
         return 1.0
 
     grade = Grader(reward, timeout=0.2)
     with pytest.warns(UserWarning, match="took longer than 0.2 s"):
-        assert grade(ROW, "hang") == 0.0
+        assert grade(ROW, "hang") is None
     assert grade(ROW, "fine") == 1.0
     assert grade.failures == 1
 

@@ -20,7 +20,9 @@ import torch
 from arrol_train.rewards import pocket_reward
 from arrol_train.rl.async_rollout import AsyncPrunedRollout
 from arrol_train.rl.config import RolloutConfig
+from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.rollout_worker import RolloutWorker
+from arrol_train.rl.trl_bridge import async_samples
 from arrol_tts.pocket import POCKET_MODEL
 from tests.arrol_train.rl.test_rollout import AT, CONFIG, ROWS, online_head
 
@@ -171,6 +173,24 @@ def test_a_survivors_advantage_is_its_groups_z_score_and_masks_follow_the_prompt
     assert sample.metrics["reward"] == pocket_reward(row, text)
     assert (sample.old_log_probs[:prompt] == 0).all()
     assert (sample.old_log_probs[prompt:] != 0).any()
+
+
+def test_the_ungraded_are_left_out_and_the_pruned_may_count(tokenizer: Any) -> None:
+    def written(*token_ids: int, **fields: Any) -> Rollout:
+        return Rollout(list(token_ids), [-1.0] * len(token_ids), **fields)
+
+    right = [written(5, 6, ended=True, reward=1.0), written(7, ended=True, reward=1.0)]
+    pruned = [written(5, posterior=0.5, pruned_at=AT) for _ in range(2)]
+    group = Group(0, 0, [1, 2], [right[0], written(8, ended=True), *pruned, right[1]])
+    samples = async_samples([group], make_rollout(None, tokenizer).worker, 0)
+    assert [(sample.advantage, sample.input_ids.tolist()) for sample in samples] == [
+        (0.0, [1, 2, 5, 6]),
+        (0.0, [1, 2, 7]),
+    ]
+    config = CONFIG.model_copy(update={"baseline": "all"})
+    samples = async_samples([group], make_rollout(None, tokenizer, config=config).worker, 0)
+    # Two right, two by a coin: mean 3/4, deviation 1/2.
+    assert [sample.advantage for sample in samples] == pytest.approx([0.25 / 0.5001] * 2)
 
 
 def test_every_row_comes_once_before_any_comes_again(tokenizer: Any) -> None:

@@ -83,6 +83,10 @@ def test_fields_can_be_set_over_the_file(tmp_path: Path) -> None:
         ({"steps": 0}, "steps: Input should be greater"),
         ({"algorithm": "ppo"}, "algorithm: Input should be 'grpo' or 'dapo'"),
         ({"head": None}, "policy 'tails' needs a head"),
+        (
+            {"head": None, "rollout": TINY["rollout"] | {"policy": "random", "baseline": "all"}},
+            "baseline 'all' asks the head",
+        ),
         ({"rollout": {"detect": [{"at": 32, "keep": 0.3}]}}, "not whole"),
         ({"head": {"training": {"speed": 1}}}, "speed"),
         ({"head": {"pooling": "steps"}}, "pooling: Input should be 'last', 'mean' or 'gated'"),
@@ -127,9 +131,18 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, message: str, tmp
         ({"repetition_penalty": 1.1}, r"repetition_penalty: TRL computes .* leave it out \(1 is off\)"),
         ({"presence_penalty": 0.5}, "presence_penalty: TRL computes"),
         ({"stop": [""]}, "none of them empty"),
-        ({"min_p": 2}, "less than or equal to 1"),
+        ({"top_p": 0.9}, r"top_p: TRL computes .* leave it out \(1 is off\)"),
+        ({"top_k": 20}, r"top_k: TRL computes .* leave it out \(0 is off\)"),
+        ({"min_p": 0.1}, "min_p: TRL computes"),
+        ({"max_failed_rewards": 2}, "less than or equal to 1"),
+        ({"baseline": "mean"}, "Input should be 'survivors' or 'all'"),
     ],
 )
 def test_rollouts_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RolloutConfig.model_validate(config().rollout.model_dump() | changes)
+
+
+def test_options_of_the_sampling_that_are_off_are_passed_over() -> None:
+    off = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert RolloutConfig.model_validate(TINY["rollout"] | off) == RolloutConfig.model_validate(TINY["rollout"])

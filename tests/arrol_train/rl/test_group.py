@@ -63,6 +63,7 @@ def test_a_step_is_summed_up_over_its_groups() -> None:
         "rollout/started": 6.0,
         "rollout/survivors": 4.0,
         "rollout/early": 1.0,
+        "rollout/failed_rewards": 0.0,
         "rollout/generated_tokens": 14.0,
         "rollout/trained_tokens": 12.0,
         "rollout/balance": 0.75,
@@ -98,3 +99,38 @@ def test_what_was_finished_and_left_out_of_the_update_is_graded_and_no_survivor(
     assert [rollout.token_ids for rollout in cold.graded] == [[1], [2]]
     assert not cold.has_signal
     assert summary([cold])["rollout/labelled_reward"] == pytest.approx(0.5)
+
+
+def ungraded(tokens: int = 3) -> Rollout:
+    return Rollout(list(range(tokens)), ended=True)
+
+
+def test_the_ungraded_are_in_no_mean_and_counted() -> None:
+    group = Group(
+        0, 0, [5], [Rollout([1], ended=True, reward=1.0), Rollout([2], ended=True, reward=0.0), ungraded()]
+    )
+    assert group.has_signal
+    figures = summary([group, Group(1, 0, [5], [ungraded(), ungraded()])])
+    assert figures["rollout/balance"] == 0.5
+    assert figures["rollout/variance"] == 0.25
+    assert figures["rollout/labelled_reward"] == 0.5
+    assert figures["rollout/no_signal"] == 0.5
+    assert figures["rollout/failed_rewards"] == 3.0
+    assert (figures["rollout/generated_tokens"], figures["rollout/trained_tokens"]) == (11.0, 2.0)
+
+
+def test_a_group_with_one_reward_beside_the_ungraded_has_no_signal() -> None:
+    assert not Group(0, 0, [5], [Rollout([1], ended=True, reward=1.0), ungraded()]).has_signal
+    only = Group(0, 0, [5], [ungraded(), ungraded()])
+    assert not only.has_signal
+    assert "rollout/balance" not in summary([only])
+
+
+def test_the_ungraded_say_nothing_of_the_pruned() -> None:
+    pruned = Rollout([1], posterior=0.25, tau=1.0, pruned_at=8)
+    wrong = Rollout([1], ended=True, reward=0.0, posterior=0.25, tau=1.0)
+    group = Group(0, 0, [5], [wrong, pruned, ungraded()])
+    (expected,) = group.expected_of_others()
+    assert expected == pytest.approx(Group(0, 0, [5], [wrong, pruned]).expected_of_others()[0])
+    assert 0.1 < expected < 0.25
+    np.testing.assert_array_equal(group.survivors_rewards, [0.0, np.nan])

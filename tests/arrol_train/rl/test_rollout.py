@@ -404,17 +404,54 @@ def test_the_mismatch_correction_is_trls(engine: VLLMEngine, tmp_path: Path) -> 
     assert logged["sampling/sampling_logp_difference/max"] < 1e-3
 
 
-def test_a_reward_function_that_raises_does_not_lose_the_batch(engine: VLLMEngine, tmp_path: Path) -> None:
+def test_rollouts_without_a_reward_are_trained_on_by_nobody(engine: VLLMEngine, tmp_path: Path) -> None:
+    calls = itertools.count(1)
+
     def reward(row: Mapping[str, Any], text: str) -> float:
-        if text.count("1") % 2:
+        if next(calls) % 3 == 0:
             raise RuntimeError("no")
         return pocket_reward(row, text)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer, rollout, _ = one_step(engine, tmp_path, reward=reward)
-    assert trainer.state.global_step == 1
-    assert rollout.metrics["rollout/failed_rewards"] > 0
+        trainer, rollout, recorded = one_step(engine, tmp_path, reward=reward)
+    output = recorded.outputs[0]
+    ungraded = [reward is None for reward in output["rollout_reward"]]
+    assert sum(ungraded) == 5  # of 16
+    assert rollout.metrics["rollout/failed_rewards"] == sum(ungraded)
+    for none, mask, tokens in zip(ungraded, output["env_mask"], output["completion_ids"], strict=True):
+        assert mask == [1 - none] * len(tokens)
+    advantages = np.array(trainer._logs["advantages"])
+    assert (advantages[ungraded] == 0).all()
+    assert abs(advantages).max() > 0
+    graded = [reward for reward in output["rollout_reward"] if reward is not None]
+    assert trainer.state.log_history[0]["reward"] == pytest.approx(np.mean(graded))
+    buffer = rollout.learner.buffer
+    assert (buffer.positions == FINISH).sum() == len(graded)
+
+
+def test_the_baseline_of_all_replaces_trls_advantages(engine: VLLMEngine, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"baseline": "all"})
+    rollout = make_rollout(engine, config)
+    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4)
+    rollout.attach(trainer)
+    trainer.train()
+    found = np.array(trainer._logs["advantages"]).reshape(PROMPTS, 4)
+    for row, group in zip(found, rollout.groups, strict=True):
+        others = group.expected_of_others()
+        np.testing.assert_allclose(others, 0.5)  # the head knows nothing yet
+        mean = (group.survivors_rewards.sum() + others.sum()) / 8
+        deviation = np.sqrt(mean * (1 - mean) * 8 / 7)  # of rewards that are 0 or 1, of eight, by seven
+        np.testing.assert_allclose(row, (group.survivors_rewards - mean) / (deviation + 1e-4), rtol=1e-5)
+    assert any(not group.has_signal for group in rollout.groups)
+    assert np.isfinite(trainer.state.log_history[0]["loss"])
+
+
+def test_the_baseline_of_all_wants_the_trainer_before_it_trains(engine: VLLMEngine, tmp_path: Path) -> None:
+    rollout = make_rollout(engine, CONFIG.model_copy(update={"baseline": "all"}))
+    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4)
+    with pytest.raises(ValueError, match=r"call rollout.attach\(trainer\) before it trains"):
+        rollout([ROWS[0]["prompt"]] * 4, trainer)
 
 
 def test_prompts_that_straddle_processes_and_unknown_prompts_are_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from arrol_train.positions import FINISH
-from arrol_train.rewards import pocket_reward
-from arrol_train.rl.rollout_worker import EngineMismatchError, RolloutWorker
+from arrol_train.rewards import Reward, Row, pocket_reward
+from arrol_train.rl.rollout_worker import EngineMismatchError, FailedRewardsError, RolloutWorker
 from tests.arrol_train.rl.test_rollout import AT, CONFIG, PROMPTS, ROWS, forward, online_head, pocket_model
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def tokenizer() -> Any:
 
 
 def make_worker(engine: Any, tokenizer: Any, **options: Any) -> RolloutWorker:
-    return RolloutWorker(engine, ROWS, pocket_reward, CONFIG, online_head(), tokenizer=tokenizer, **options)
+    reward, config = options.pop("reward", pocket_reward), options.pop("config", CONFIG)
+    return RolloutWorker(engine, ROWS, reward, config, online_head(), tokenizer=tokenizer, **options)
 
 
 def own_logprobs(prompt_ids: Any, token_ids: Any, temperature: float) -> Any:
@@ -99,3 +101,61 @@ def test_without_a_tokenizer_nothing_is_rolled_out(vllm_engine: VLLMEngine) -> N
 def test_no_rows_are_refused(vllm_engine: VLLMEngine) -> None:
     with pytest.raises(ValueError, match="there are no rows"):
         RolloutWorker(vllm_engine, [], pocket_reward, CONFIG, online_head())
+
+
+def every_third_fails() -> Reward:
+    calls = itertools.count(1)
+
+    def reward(row: Row, text: str) -> float:
+        if next(calls) % 3 == 0:
+            raise KeyError("answer")
+        return pocket_reward(row, text)
+
+    return reward
+
+
+def broken(row: Row, text: str) -> float:
+    raise KeyError("answer")
+
+
+@pytest.mark.filterwarnings("ignore:the reward function raised")
+def test_rollouts_that_cannot_be_graded_are_the_first_to_go(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
+    config = CONFIG.model_copy(update={"cold_start": 1})
+    worker = make_worker(vllm_engine, tokenizer, reward=every_third_fails(), config=config)
+    groups = worker.roll(range(PROMPTS), step=0)
+    counts = [sum(rollout.ungraded for rollout in group.rollouts) for group in groups]
+    assert sum(counts) == 8 * PROMPTS // 3
+    for group, count in zip(groups, counts, strict=True):
+        assert len(group.survivors) == 4
+        assert sum(rollout.ungraded for rollout in group.survivors) == max(0, count - 4)
+
+
+@pytest.mark.filterwarnings("ignore:the reward function raised")
+def test_a_reward_function_that_fails_too_often_stops_the_run_with_the_reason(
+    vllm_engine: VLLMEngine, tokenizer: Any
+) -> None:
+    worker = make_worker(vllm_engine, tokenizer, reward=broken)
+    groups = worker.roll(range(PROMPTS), step=0)
+    assert worker.learn(groups, step=0)["rollout/failed_rewards"] == 4 * PROMPTS  # too few to judge by
+    with pytest.raises(
+        FailedRewardsError, match=r"failed on 32 of 32 .* = 0\.1 .* it raised KeyError: 'answer'; "
+    ):
+        worker.learn(groups, step=1)
+
+
+@pytest.mark.filterwarnings("ignore:the reward function raised")
+def test_below_the_share_of_failures_training_goes_on(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
+    config = CONFIG.model_copy(update={"max_failed_rewards": 1.0})
+    worker = make_worker(vllm_engine, tokenizer, reward=broken, config=config)
+    groups = worker.roll(range(PROMPTS), step=0)
+    for step in range(3):
+        assert worker.learn(groups, step)["rollout/no_signal"] == 1.0
+    assert worker.learner is not None
+    assert len(worker.learner.buffer) == 0
+
+
+@pytest.mark.filterwarnings("ignore:the reward function raised")
+def test_an_evaluation_has_no_reward_where_there_is_none(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
+    rewards = make_worker(vllm_engine, tokenizer, reward=every_third_fails()).evaluate(ROWS[:4], samples=4, seed=0)
+    assert [len(row) for row in rewards] == [4] * 4
+    assert {reward for row in rewards for reward in row} == {None, 0.0, 1.0}

@@ -29,12 +29,12 @@ def test_a_micro_batch_must_divide_the_batch(tmp_path: Path) -> None:
 
 
 def test_options_of_the_sampling_reach_engine_trl_and_head() -> None:
-    rollout = TINY["rollout"] | {"temperature": 0.6, "top_k": 20, "min_p": 0.1, "stop_token_ids": [3]}
+    rollout = TINY["rollout"] | {"temperature": 0.6, "stop_token_ids": [3]}
     chosen = config(rollout=rollout | {"repetition_penalty": 1.0})
     arguments = trl_config(chosen, Path("out"), 1)
-    assert (arguments.temperature, arguments.top_k, arguments.min_p) == (0.6, 20, 0.1)
+    assert arguments.temperature == 0.6
     sampling = sampling_of(chosen.rollout, 8, 24, seed=5)
-    expected = Sampling(n=8, temperature=0.6, top_k=20, min_p=0.1, stop_token_ids=(3,), max_tokens=24, seed=5)
+    expected = Sampling(n=8, temperature=0.6, stop_token_ids=(3,), max_tokens=24, seed=5)
     assert sampling == expected
     with pytest.raises(ConfigError, match="takes every rollout that a stop text or token ended"):
         trl_config(config(rollout=rollout, trl={"mask_truncated_completions": True}), Path("out"), 1)

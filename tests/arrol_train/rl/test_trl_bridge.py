@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pytest
 import torch
 
+from arrol_train.positions import FINISH
 from arrol_train.rl.group import Group, Rollout
-from arrol_train.rl.trl_bridge import TrainedPolicy, last_checkpoint, trl_columns
+from arrol_train.rl.trl_bridge import Scoring, TrainedPolicy, last_checkpoint, trl_columns
+from arrol_tts.errors import InputError
 from arrol_tts.pocket import POCKET_MODEL
 from tests.arrol_train.rl.test_rollout import make_rollout, make_trainer
 
@@ -49,8 +54,143 @@ def test_trl_gets_the_survivors_group_by_group() -> None:
     }
 
 
+def test_the_tokens_of_the_ungraded_are_masked() -> None:
+    group = Group(0, 0, [1, 2], [Rollout([7, 8], [-1.0] * 2, True), Rollout([9], [-1.0], True, reward=1.0)])
+    columns = trl_columns([group])
+    assert columns["rollout_reward"] == [None, 1.0]
+    assert columns["env_mask"] == [[0, 0], [1]]
+
+
 def test_without_log_probabilities_of_all_trl_gets_none() -> None:
     assert trl_columns([survivors([-0.5, -0.25], None)])["logprobs"] is None
+
+
+PROMPT = "1+2*3"
+PROMPT_IDS = [5, 6, 7]
+
+
+def written(reward: float | None, *token_ids: int, **fields: Any) -> Rollout:
+    return Rollout(list(token_ids), [-1.0] * len(token_ids), ended=True, reward=reward, **fields)
+
+
+def scored(
+    group: Group, out: Path, rewards: Sequence[Callable[..., Any]] = (), *, baseline: bool = False, **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """TRL's trainer and its batch of one group, whose rewards are the rollouts' and some more."""
+
+    def task(completions: list[str], rollout_reward: list[float | None], **_: Any) -> list[float | None]:
+        return rollout_reward
+
+    size = len(group.survivors)
+    trainer = make_trainer(
+        lambda prompts, trainer: trl_columns([group]),
+        [task, *rewards],
+        out,
+        size,
+        per_device_train_batch_size=size,
+        max_completion_length=8,
+        **options,
+    )
+    Scoring(trainer, (lambda: [group]) if baseline else None, task)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer, trainer._generate_and_score_completions([{"prompt": PROMPT} for _ in range(size)])
+
+
+def length(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A tenth for every token."""
+    return [-0.1 * len(ids) for ids in completion_ids]
+
+
+GRADED = [((9, 10, 11, 12, 13), 1.0), ((9, 10), 0.0), ((8, 10, 12), 1.0)]
+"""Tokens and rewards of those that could be graded."""
+
+
+def own_gradient(advantages: Sequence[float], by_token: bool) -> list[torch.Tensor]:
+    """Of minus the mean over rollouts of advantage x mean log-probability, or of their sums by the token."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(POCKET_MODEL, dtype=torch.float32)
+    terms = []
+    for (token_ids, _), advantage in zip(GRADED, advantages, strict=True):
+        logits = model(torch.tensor([[*PROMPT_IDS, *token_ids]])).logits[0, len(PROMPT_IDS) - 1 : -1]
+        logprobs = logits.log_softmax(-1)[torch.arange(len(token_ids)), list(token_ids)]
+        terms.append(advantage * (logprobs.sum() if by_token else logprobs.mean()))
+    count = sum(len(token_ids) for token_ids, _ in GRADED) if by_token else len(GRADED)
+    (-torch.stack(terms).sum() / count).backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+@pytest.mark.parametrize("punished", [False, True])
+def test_an_ungraded_rollout_changes_neither_advantages_nor_gradient(
+    loss_type: str, punished: bool, tmp_path: Path
+) -> None:
+    first, *others = [written(reward, *token_ids) for token_ids, reward in GRADED]
+    group = Group(0, 0, PROMPT_IDS, [first, written(None, 14, 15, 16, 17), *others])
+    trainer, batch = scored(group, tmp_path, [length] if punished else [], loss_type=loss_type)
+    # Rewards 1, 0, 1: mean 2/3, squared distances 1/9, 4/9, 1/9, over 2: 1/3. With the punishments 0.5, 0.2 and
+    # 0.3 they are 0.5, -0.2 and 0.7: mean 1/3, squared distances 1/36, 64/225, 121/900, over 2: 0.2233.
+    mean, deviation = (1 / 3, 0.2233333**0.5) if punished else (2 / 3, (1 / 3) ** 0.5)
+    rewards = (0.5, -0.2, 0.7) if punished else (1.0, 0.0, 1.0)
+    advantages = [(reward - mean) / (deviation + 1e-4) for reward in rewards]
+    expected = [advantages[0], 0.0, *advantages[1:]]
+    np.testing.assert_allclose(batch["advantages"], expected, rtol=1e-5)
+    assert batch["num_items_in_batch"] == 10
+    assert trainer._metrics["train"]["reward"][-1] == pytest.approx(np.mean(rewards), abs=1e-6)
+    trainer.model.zero_grad()
+    trainer.compute_loss(trainer.model, batch).backward()
+    wanted = own_gradient(advantages, by_token=loss_type == "dapo")
+    for parameter, gradient in zip(trainer.model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_group_of_the_ungraded_alone_has_no_gradient(tmp_path: Path) -> None:
+    group = Group(0, 0, PROMPT_IDS, [written(None, 14, 15), written(None, 9)])
+    trainer, batch = scored(group, tmp_path)
+    assert batch["advantages"].tolist() == [0.0, 0.0]
+    trainer.model.zero_grad()
+    trainer.compute_loss(trainer.model, batch).backward()
+    assert all(not parameter.grad.any() for parameter in trainer.model.parameters())
+
+
+def test_survivors_that_are_all_right_have_an_advantage_over_the_pruned(tmp_path: Path) -> None:
+    # Without a group effect the two that were pruned are right with probability 1/2 each: mean 3/4, deviation 1/2.
+    pruned = [Rollout([3], posterior=0.5, pruned_at=1) for _ in range(2)]
+    group = Group(0, 0, PROMPT_IDS, [written(1.0, 9), pruned[0], pruned[1], written(1.0, 10, 11)])
+    trainer, batch = scored(group, tmp_path, baseline=True)
+    np.testing.assert_allclose(batch["advantages"], [0.25 / 0.5001] * 2, rtol=1e-6)
+    np.testing.assert_allclose(list(trainer._logs["advantages"]), [0.25 / 0.5001] * 2, rtol=1e-6)
+    _, batch = scored(group, tmp_path, baseline=True, scale_rewards="none")
+    np.testing.assert_allclose(batch["advantages"], [0.25] * 2)
+    _, batch = scored(group, tmp_path)
+    assert batch["advantages"].tolist() == [0.0, 0.0]
+
+
+def test_punishments_count_beside_the_baseline_of_all(tmp_path: Path) -> None:
+    # The pruned one is known to be wrong and gets the mean punishment: 0.8, -0.1 and -0.15.
+    left_out = written(0.0, 3, pruned_at=FINISH)
+    group = Group(0, 0, PROMPT_IDS, [written(1.0, 9, 10), left_out, written(0.0, 10)])
+    _, batch = scored(group, tmp_path, [length], baseline=True)
+    whole = np.array([0.8, -0.1, -0.15])
+    expected = (whole - whole.mean()) / (whole.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(batch["advantages"], expected[:2], rtol=1e-5)
+
+
+def test_where_nothing_was_pruned_the_baseline_of_all_is_trls(tmp_path: Path) -> None:
+    rollouts = [written(1.0, 9, 10), written(0.0, 10), written(None, 12), written(0.0, 11)]
+    group = Group(0, 0, PROMPT_IDS, rollouts)
+    for scale in ("group", "batch", "none"):
+        batches = [scored(group, tmp_path, [length], baseline=all_, scale_rewards=scale)[1] for all_ in (0, 1)]
+        np.testing.assert_allclose(batches[0]["advantages"], batches[1]["advantages"], atol=1e-6)
+
+
+def test_settings_that_cannot_go_with_the_baseline_of_all_are_refused(tmp_path: Path) -> None:
+    group = Group(0, 0, PROMPT_IDS, [written(1.0, 9), written(0.0, 10)])
+    with pytest.raises(InputError, match="set multi_objective_aggregation to its default"):
+        scored(group, tmp_path, baseline=True, multi_objective_aggregation="normalize_then_sum")
+    with pytest.raises(InputError, match="has the weight 0; baseline 'all' needs more"):
+        scored(group, tmp_path, baseline=True, reward_weights=[0.0])
 
 
 def test_the_newest_checkpoint_is_the_last_that_is_complete(tmp_path: Path) -> None:
