@@ -71,7 +71,7 @@ def model(
         torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.95)),
     ]
-    batches = _batches(batch_tokens, seed)
+    batches = text_batches(training_text(seed), batch_tokens, seed)
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), TextColumn("{task.fields[loss]}")) as bar:
         task = bar.add_task("pocket model", total=steps, loss="")
         for step in range(steps):
@@ -108,9 +108,16 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _batches(batch_tokens: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of texts of like length: inputs and next-token targets, -1 where nothing is learned."""
-    texts = training_text(seed)
+def text_batches(
+    texts: Iterator[tuple[str, str]], batch_tokens: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of texts of like length: inputs and next-token targets, -1 where nothing is learned.
+
+    Args:
+        texts: endless pairs of question and solution in the pocket language.
+        batch_tokens: tokens of a batch, padding included.
+        seed: of the order of batches.
+    """
     rng = random.Random(seed)
     while True:
         pool = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 import yaml
@@ -49,6 +49,30 @@ def rl(
     except (ArrolError, ValueError) as error:
         _fail(str(error))
     typer.echo(f"policy: {out / 'policy'}" + (f", head: {out / 'head'}" if settings.head else ""))
+
+
+@app.command()
+def advise(
+    run: Annotated[Path, typer.Argument(help="folder of a run of `rl`; it may be going on")],
+    clock: Annotated[
+        Literal["cpu", "time"],
+        typer.Option(help="cpu: processor seconds; time: by the clock, for engines elsewhere and GPUs"),
+    ] = "time",
+) -> None:
+    """Say of a run's own figures whether pruning pays, and which G, position and policy would pay most."""
+    from rich.console import Console
+
+    from arrol_train.rl.advise import advise as advise_run
+    from arrol_train.rl.advise import tables
+
+    try:
+        advice = advise_run(run, clock)
+    except (ArrolError, ValueError, OSError) as error:
+        _fail(str(error))
+    console = Console(markup=False)
+    for table in tables(advice):
+        console.print(table)
+    console.print(advice.sentence())
 
 
 @app.command()

@@ -65,13 +65,24 @@ class RunLog(TrainerCallback):
         test: tests the policy; its figures go into the log.
         every: steps between tests, the first before training; 0: only after the last step.
         steps: of the run.
+        advise: says of the log's lines how the run might spend its seconds better.
+        advise_at: the step after which it is asked; its answer is that line's ``advice``.
     """
 
     def __init__(
-        self, path: Path, clock: StepClock, test: Callable[[], dict[str, Any]], *, every: int, steps: int
+        self,
+        path: Path,
+        clock: StepClock,
+        test: Callable[[], dict[str, Any]],
+        *,
+        every: int,
+        steps: int,
+        advise: Callable[[list[dict[str, Any]]], str] | None = None,
+        advise_at: int = 0,
     ) -> None:
         self._path, self._clock, self._test = path, clock, test
         self._every, self._steps = every, steps
+        self._advise, self._advise_at = advise, advise_at
         self._seconds = 0.0
         self._news: dict[str, Any] = {}
 
@@ -112,6 +123,9 @@ class RunLog(TrainerCallback):
         line = {"step": state.global_step, "processes": PartialState().num_processes, **logs, **self._news}
         self._news = {}
         if state.is_world_process_zero:
+            if self._advise is not None and state.global_step == self._advise_at:
+                line["advice"] = self._advise([*read_log(self._path), line])
+                print(line["advice"], flush=True)
             with open(self._path, "a") as file:
                 file.write(json.dumps(line) + "\n")
 

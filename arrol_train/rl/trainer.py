@@ -11,16 +11,20 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from arrol_train.rl.advise import Clock, advice_of
 from arrol_train.rl.config import ConfigError, RunConfig
 from arrol_train.rl.rollout import PrunedRollout
 from arrol_train.rl.run_log import RunLog
 from arrol_train.rl.tasks import Task
+from arrol_tts.errors import InputError
 
 if TYPE_CHECKING:
     from trl import GRPOConfig, GRPOTrainer
 
 CHECKPOINTS = "checkpoints"
 """TRL's output folder inside a run's."""
+ADVICE_AFTER = 5
+"""Steps after the cold start from which a run's own figures say whether pruning pays."""
 
 
 def make_trainer(config: RunConfig, model_path: str, task: Task, rollout: PrunedRollout, out: Path) -> GRPOTrainer:
@@ -53,7 +57,15 @@ def make_trainer(config: RunConfig, model_path: str, task: Task, rollout: Pruned
     rollout.attach(trainer)
     test = partial(test_policy, config, task, rollout, trainer)
     trainer.add_callback(
-        RunLog(out / "log.jsonl", rollout.clock, test, every=config.eval_every, steps=config.steps)
+        RunLog(
+            out / "log.jsonl",
+            rollout.clock,
+            test,
+            every=config.eval_every,
+            steps=config.steps,
+            advise=partial(_advice, config),
+            advise_at=min(config.rollout.cold_start + ADVICE_AFTER, config.steps),
+        )
     )
     if config.tensorboard:  # after the log, which adds to what is logged
         from torch.utils.tensorboard import SummaryWriter
@@ -108,6 +120,15 @@ def trl_config(config: RunConfig, out: Path, processes: int) -> GRPOConfig:
         return GRPOConfig(**options | config.trl)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"TRL refuses its options: {error}") from None
+
+
+def _advice(config: RunConfig, lines: list[dict[str, Any]]) -> str:
+    # What an engine elsewhere or a GPU does is not in this process's processor time.
+    clock: Clock = "time" if torch.cuda.is_available() or config.servers else "cpu"
+    try:
+        return advice_of(lines, config.model_dump(mode="json"), clock).sentence()
+    except InputError as error:
+        return str(error)
 
 
 def test_policy(config: RunConfig, task: Task, rollout: PrunedRollout, trainer: GRPOTrainer) -> dict[str, Any]:

@@ -119,9 +119,15 @@ def questions(split: Split, seed: int = 0) -> Iterator[PocketQuestion]:
         yield PocketQuestion(text, str(solve(text)[1]))
 
 
-def training_text(seed: int = 0) -> Iterator[tuple[str, str]]:
-    """An endless seeded stream of (question, solution) pairs from the train split."""
+def training_text(seed: int = 0, misconception: float | None = None) -> Iterator[tuple[str, str]]:
+    """An endless seeded stream of (question, solution) pairs from the train split.
+
+    Args:
+        seed: of questions and strategies.
+        misconception: share of solutions that go left to right; by default `MISCONCEPTION_RATE`.
+    """
     rng = random.Random(f"text-{seed}")
     for question in questions("train", seed):
-        wrong = rng.random() < MISCONCEPTION_RATE[len(parse(question.text)[1])]
+        rate = MISCONCEPTION_RATE[len(parse(question.text)[1])] if misconception is None else misconception
+        wrong = rng.random() < rate
         yield question.text, write_solution(question.text, "left_to_right" if wrong else "precedence")

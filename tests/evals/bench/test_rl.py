@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +11,60 @@ import pytest
 
 from arrol_train.rl.config import RunConfig
 from arrol_train.rl.tasks import load_task
-from arrol_tts.pocket.task import parse
-from evals.bench import rl
+from arrol_tts.pocket.task import parse, solve
+from evals.bench import rl, rl_runs
+from evals.bench.rl_figures import comparison, figure, row
+from evals.bench.rl_runs import ARMS, PRUNED, REGIMES, UNPRUNED_G, UNPRUNED_M, Arm, Log, Runs
+from evals.bench.rl_starts import differing_questions
 
-ARMS = [*rl.STANDARD, *rl.SECOND_TASK, *rl.ALL_SLOTS, *rl.BY_POLICY, *rl.BY_KEEP, *rl.BY_POSITION]
 
-
-@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
-def test_every_run_has_a_valid_configuration(arm: rl.Arm) -> None:
-    config = RunConfig.model_validate(arm.config(seed=1, steps=20, questions=10))
-    assert config.rollout.group == rl.GROUP
+@pytest.mark.parametrize("arm", [*ARMS, *rl.OPTIONS], ids=lambda arm: arm.name)
+def test_every_run_has_a_valid_configuration(arm: Arm, tmp_path: Path) -> None:
+    # As it is run, but for the policy, which takes a minute to make.
+    regime = replace(REGIMES[rl.ABLATED], rare=None)
+    config = RunConfig.model_validate(arm.config(regime, seed=1, folder=tmp_path))
     assert config.seed == 1
+    assert config.rollout.survivors == (regime.group if arm is UNPRUNED_G else 8)
 
 
 def test_names_of_runs_are_distinct() -> None:
-    assert len({arm.name for arm in ARMS}) == len(ARMS)
+    arms = [*ARMS, *rl.OPTIONS]
+    assert len({arm.name for arm in arms}) == len(arms)
 
 
-def test_the_second_task_speaks_the_pocket_language_and_shares_no_question() -> None:
-    config = RunConfig.model_validate(rl.SECOND_TASK[0].config(seed=0, steps=20, questions=40))
-    task = load_task(config.task.model_copy(update={"train": 60}))
+def test_both_baselines_prune_nothing_and_have_no_head(tmp_path: Path) -> None:
+    for arm, group in ((UNPRUNED_M, 8), (UNPRUNED_G, 16)):
+        config = RunConfig.model_validate(arm.config(REGIMES["pocket"], seed=0, folder=tmp_path))
+        assert (config.rollout.group, config.rollout.survivors, config.head) == (group, group, None)
+
+
+def test_the_second_task_speaks_the_pocket_language_and_shares_no_question(tmp_path: Path) -> None:
+    config = RunConfig.model_validate(PRUNED.config(REGIMES["second"], seed=0, folder=tmp_path))
+    task = load_task(config.task.model_copy(update={"train": 60, "test": 40}))
     assert len(task.test) == 40
-    for row in task.test:
-        numbers, operators = parse(row["prompt"])
+    for question in task.test:
+        numbers, operators = parse(question["prompt"])
         assert 7 <= len(numbers) <= 9
         result = numbers[0]
         for operator, number in zip(operators, numbers[1:], strict=True):
             result = {"+": result + number, "-": result - number, "*": result * number}[operator]
-        assert row["answer"] == str(result)  # from left to right
-        assert task.reward(row, f"answer {row['answer']}") == 1.0
-        assert task.reward(row, f"answer {result + 1}") == 0.0
-    assert not {row["prompt"] for row in task.test} & {row["prompt"] for row in task.train}
+        assert question["answer"] == str(result)  # from left to right
+        assert task.reward(question, f"answer {question['answer']}") == 1.0
+        assert task.reward(question, f"answer {result + 1}") == 0.0
+    assert not {each["prompt"] for each in task.test} & {each["prompt"] for each in task.train}
 
 
-def log(folder: Path, seconds: float, accuracies: tuple[float, ...], **fields: float) -> rl.Log:
+def test_a_rare_regime_asks_only_what_tells_the_strategies_apart(tmp_path: Path) -> None:
+    asked = differing_questions({"source": "pocket", "train": 30, "test": 20, "seed": 11}, tmp_path)
+    assert differing_questions({"source": "pocket", "train": 30, "test": 20, "seed": 11}, tmp_path) == asked
+    task = load_task(RunConfig.model_validate({"model": "pocket", "task": asked, "steps": 1, "prompts": 1}).task)
+    assert (len(task.train), len(task.test)) == (30, 20)
+    for question in [*task.train, *task.test]:
+        assert task.reward(question, f"answer {solve(question['prompt'])[1]}") == 1.0
+        assert task.reward(question, f"answer {solve(question['prompt'], 'left_to_right')[1]}") == 0.0
+
+
+def log(folder: Path, seconds: float, accuracies: tuple[float, ...], **fields: float) -> Log:
     """The log of ten steps of that many seconds each, tested before, halfway and at the end."""
     folder.mkdir()
     lines: list[dict[str, Any]] = [{"step": 0}]
@@ -54,40 +75,76 @@ def log(folder: Path, seconds: float, accuracies: tuple[float, ...], **fields: f
     for step, accuracy in zip((0, 5, 10), accuracies, strict=True):
         lines[step] |= {"eval/accuracy": accuracy, "eval/right": [round(4 * accuracy)], "eval/samples": 4}
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return rl.Log.read(folder, rl.STANDARD[1])
+    return Log.read(folder)
+
+
+FIELDS = {
+    "rollout/generated_tokens": 100.0,
+    "rollout/variance": 0.1,
+    "rollout/no_signal": 0.2,
+    "rollout/balance": 1,
+}
 
 
 def test_figures_follow_from_the_logs(tmp_path: Path) -> None:
-    tokens = "rollout/generated_tokens"
-    pairs = [
-        (
-            log(tmp_path / f"a{i}", 4.0, (0.25, 0.5, 0.75), **{tokens: 100.0}),
-            log(tmp_path / f"b{i}", 2.0, (0.25, 0.5, 1.0), **{tokens: 50.0}),
-        )
-        for i in range(2)
-    ]
-    del pairs[0][1].steps[0][tokens]
-    figures = rl._comparison(pairs)
-    assert figures["speedup_total"] == pytest.approx(2.0)
-    assert figures["speedup_update"] == pytest.approx(2.0)
-    assert figures["tokens_ratio"] == pytest.approx(2.0)
-    assert figures["accuracy_gain"] == pytest.approx(0.25)
-    assert figures["accuracy_gain_per_seed"] == pytest.approx([0.25, 0.25])
-    # The pruned run ends after 20 seconds, when the unpruned one is halfway.
-    assert figures["accuracy_gain_at_equal_time"] == pytest.approx(0.5)
-    assert figures["speedup_total_interval"] == pytest.approx([2.0, 2.0])
+    arms = {
+        "pruned": [log(tmp_path / f"p{i}", 2.0, (0.25, 0.5, 1.0), **FIELDS) for i in range(2)],
+        "unpruned_m": [log(tmp_path / f"m{i}", 1.0, (0.25, 0.5, 0.75), **FIELDS) for i in range(2)],
+        "unpruned_g": [log(tmp_path / f"g{i}", 4.0, (0.25, 0.5, 1.0), **FIELDS) for i in range(2)],
+    }
+    figures = comparison(REGIMES["pocket"], arms)
+    assert figures["speedup_total_over_unpruned_g"] == pytest.approx(2.0)
+    assert figures["speedup_total_over_unpruned_m"] == pytest.approx(0.5)
+    assert figures["accuracy_gain_equal_steps_over_unpruned_m"] == pytest.approx(0.25)
+    # The mean accuracy over ten steps: (0.375 + 0.75) / 2 against (0.375 + 0.625) / 2.
+    assert figures["area_gain_equal_steps_over_unpruned_m"] == pytest.approx(0.0625)
+    # The runs of M rollouts end after ten seconds, when the pruned ones are halfway.
+    assert figures["accuracy_gain_equal_time_over_unpruned_m"] == pytest.approx(-0.25)
+    # By then those of G rollouts have done a quarter: (0.25 + 0.375) / 2 against (0.25 + 0.5) / 2.
+    assert figures["area_gain_equal_time_over_unpruned_g"] == pytest.approx(0.0625)
+    assert figures["accuracy_gain_equal_steps_over_unpruned_m_interval"] == pytest.approx([0.25, 0.25])
+    assert figures["curve_pruned"] == [[0, 0, 0.25], [5, 10, 0.5], [10, 20, 1.0]]
 
 
-def test_the_cold_start_is_left_out_of_times(tmp_path: Path) -> None:
+def test_a_line_of_the_options_is_against_runs_of_as_many_rollouts(tmp_path: Path) -> None:
+    ours = [log(tmp_path / "p", 2.0, (0.25, 0.5, 1.0), **FIELDS)]
+    made = row(REGIMES["pocket"], ours, [log(tmp_path / "m", 1.0, (0.25, 0.5, 0.75), **FIELDS)])
+    assert made["area_gain_equal_steps"] == pytest.approx(0.0625)
+    assert made["variance"] == pytest.approx(0.1)
+    assert made["seconds_step"] == pytest.approx(2.0)
+
+
+def test_the_cold_start_is_left_out_of_times_and_in_the_curve(tmp_path: Path) -> None:
     read = log(tmp_path / "a", 4.0, (0.25, 0.5, 0.75))
-    assert [line["step"] for line in read.steps] == [5, 6, 7, 8, 9, 10]
-    assert read.curve()[:, 1].tolist() == [0.0, 20.0, 40.0]
+    read.lines[1]["cpu/step"] = 40.0
+    assert read.seconds("total", after=2) == pytest.approx(4.0)
+    assert read.curve[:, 1].tolist() == [0.0, 56.0, 76.0]
 
 
 def test_one_seed_has_no_interval() -> None:
-    assert rl._figure("x", [0.5]) == {"x": 0.5, "x_interval": None, "x_per_seed": [0.5]}
+    assert figure("x", [0.5]) == {"x": 0.5, "x_interval": None, "x_per_seed": [0.5]}
 
 
 def test_an_interval_is_student_s() -> None:
-    figure = rl._figure("x", [1.0, 2.0, 3.0])
-    assert figure["x_interval"] == pytest.approx([2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5], abs=1e-3)
+    made = figure("x", [1.0, 2.0, 3.0])
+    assert made["x_interval"] == pytest.approx([2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5], abs=1e-3)
+
+
+def test_only_missing_runs_are_made_and_a_failed_one_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def call(command: list[str], **_: Any) -> int:
+        folder = Path(command[-1])
+        made.append(folder.name)
+        (folder / "policy").mkdir(parents=True)
+        return int("unpruned_m" in folder.name)
+
+    monkeypatch.setattr(rl_runs.subprocess, "call", call)
+    runs = Runs(tmp_path)
+    (runs.folder("pocket", PRUNED, 0) / "policy").mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="pocket-unpruned_m-0 failed"):
+        runs.make([("pocket", arm, 0) for arm in ARMS])
+    assert sorted(made) == ["pocket-unpruned_g-0", "pocket-unpruned_m-0"]
+    assert runs.finished("pocket", (PRUNED,), range(2)) == [0]

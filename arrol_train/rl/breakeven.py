@@ -1,0 +1,228 @@
+"""When pruning pays: what a group of survivors teaches, against what the pruned beginnings cost.
+
+GRPO's normalised advantages of a group of M rollouts, k of them right, have absolute values that add up to twice
+``sqrt(k (M - k))``: that is called the group's *signal*. Pruning G rollouts to M raises it, since survivors can be
+chosen such that right and wrong ones balance; it costs the beginnings of G - M rollouts, which nobody learns from.
+Against M rollouts that are sampled and all kept, pruning pays where the gain in signal exceeds that in seconds.
+
+How many survivors are right is exact for a head whose ranks follow Plackett and Luce: from the top down, the next
+rollout is right with probability ``theta a / (theta a + b)`` where a right and b wrong ones are left. The AUROC is
+``theta / (1 + theta)`` then, which is how theta is found; random pruning is theta = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from arrol_tts.errors import InputError
+
+Floats = NDArray[np.float64]
+
+_LARGEST_THETA = 1e6
+
+
+def group_signal(right: ArrayLike, size: int) -> Floats:
+    """``sqrt(k (M - k))`` for k right rollouts among M: float64, of the shape of ``right``."""
+    k = np.asarray(right, np.float64)
+    return np.asarray(np.sqrt(np.maximum(k * (size - k), 0.0)))
+
+
+def success_rates(mean: float, square: float, points: int = 64) -> tuple[Floats, Floats]:
+    """How success rates differ between prompts: a Beta distribution with these moments.
+
+    Args:
+        mean: of the success rates, in [0, 1].
+        square: mean of their squares, at least ``mean ** 2``; where it is not above, all rates are equal.
+        points: at which the distribution is taken: equally likely quantiles.
+
+    Returns:
+        Rates and weights, float64 ``[n]`` each.
+    """
+    from scipy.stats import beta
+
+    variance = square - mean**2
+    if not 0 < mean < 1 or variance <= 1e-6:
+        return np.array([mean]), np.ones(1)
+    # Moments beyond what a Beta can have: every prompt is nearly always right or nearly always wrong.
+    strength = max(mean * (1 - mean) / variance - 1, 0.02)
+    quantiles = (np.arange(points) + 0.5) / points
+    rates = beta.ppf(quantiles, mean * strength, (1 - mean) * strength)
+    return np.asarray(rates, np.float64), np.full(points, 1 / points)
+
+
+def expected_signal(
+    rates: ArrayLike, group: int, survivors: int, auroc: float = 0.5, weights: ArrayLike | None = None
+) -> float:
+    """Mean signal of the survivors of a group, chosen by ``tails``: exact, see the module.
+
+    Args:
+        rates: float ``[n]``, success rates of prompts.
+        group: G, rollouts started.
+        survivors: M, those trained on; ``group == survivors``: nothing is pruned.
+        auroc: of the head within groups where it chooses; 0.5 is random pruning, 1 an oracle.
+        weights: float ``[n]``, of the rates; by default equal.
+
+    Raises:
+        InputError: rates or an AUROC outside [0, 1], or survivors that are not between 1 and the group.
+    """
+    from scipy.stats import binom
+
+    p = np.atleast_1d(np.asarray(rates, np.float64))
+    if not ((p >= 0) & (p <= 1)).all() or not 0 <= auroc <= 1:
+        raise InputError(
+            f"success rates and AUROC must lie in [0, 1]; they are {p.min():g} to {p.max():g}, {auroc:g}"
+        )
+    if not 1 <= survivors <= group:
+        raise InputError(f"{survivors} survivors of {group} rollouts: choose between 1 and the group")
+    signal = _signal_by_right(group, survivors, round(auroc, 3))
+    by_rate = binom.pmf(np.arange(group + 1), group, p[:, None]) @ signal
+    return float(np.average(by_rate, weights=weights))
+
+
+@cache
+def _signal_by_right(group: int, survivors: int, auroc: float) -> Floats:
+    """Expected signal of the survivors where so many of the group are right: float64 ``[group + 1]``."""
+    counts = np.arange(survivors + 1)
+    signal = group_signal(counts, survivors)
+    return np.array([_right_survivors(group, survivors, auroc, right) @ signal for right in range(group + 1)])
+
+
+def _right_survivors(group: int, survivors: int, auroc: float, right: int) -> Floats:
+    """Distribution of the right ones among the highest and lowest of a group: float64 ``[survivors + 1]``."""
+    theta = min(auroc / (1 - auroc), _LARGEST_THETA) if auroc < 1 else _LARGEST_THETA
+    low, high = survivors // 2, survivors - survivors // 2
+    if group == survivors:
+        only: Floats = np.eye(survivors + 1)[right]
+        return only
+    # [right ones taken at the top, right ones taken so far]; only the first `high` count as taken at the top.
+    state = np.zeros((high + 1, right + 1))
+    state[0, 0] = 1.0
+    taken = np.arange(right + 1)
+    for drawn in range(group - low):
+        a = right - taken
+        b = np.maximum(group - drawn - a, 0)
+        hit = np.divide(theta * a, theta * a + b, out=np.zeros(right + 1), where=a + b > 0)
+        moved = np.zeros_like(state)
+        gained = state * hit
+        if drawn < high:
+            moved[1:, 1:] += gained[:-1, :-1]
+        else:
+            moved[:, 1:] += gained[:, :-1]
+        state = moved + state * (1 - hit)
+    found = np.zeros(survivors + 1)
+    for top in range(high + 1):
+        for before in range(right + 1):
+            bottom = right - before
+            if bottom <= low:
+                found[top + bottom] += state[top, before]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step of so many prompts costs, measured.
+
+    Attributes:
+        token: seconds of generation for a token.
+        rollout: seconds of log-probabilities and update for a rollout that is trained on.
+        fixed: seconds of a step that depend on neither: weights pushed, the head.
+        length: mean tokens of a whole rollout.
+        prompts: of a step.
+    """
+
+    token: float
+    rollout: float
+    fixed: float
+    length: float
+    prompts: int
+
+    def seconds(self, group: int, survivors: int, position: int = 0) -> float:
+        """Of a step in which G rollouts are started for each prompt and M survive a detection position."""
+        begun = min(position, self.length)
+        tokens = survivors * self.length + (group - survivors) * begun
+        return self.fixed + self.prompts * (tokens * self.token + survivors * self.rollout)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A way to spend a step.
+
+    Attributes:
+        group, survivors: G and M.
+        position: at which the others are pruned; 0 where nothing is.
+        policy: ``tails``, ``random``, or ``none`` where nothing is pruned.
+        signal: expected, of a group.
+        seconds: expected, of a step.
+    """
+
+    group: int
+    survivors: int
+    position: int
+    policy: str
+    signal: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Signal of a group for each second of a step."""
+        return self.signal / self.seconds
+
+
+def choices(
+    rates: ArrayLike,
+    cost: StepCost,
+    aurocs: dict[int, float],
+    survivors: int,
+    groups: Sequence[int],
+    weights: ArrayLike | None = None,
+) -> list[Choice]:
+    """Ways to spend a step, that with most signal a second first.
+
+    Among them are M rollouts of which nothing is pruned, and G of which nothing is; random pruning stands for no
+    head at all.
+
+    Args:
+        rates, weights: as in `expected_signal`.
+        cost: of a step.
+        aurocs: AUROC within groups at each position at which rollouts might be pruned.
+        survivors: M, rollouts of a group that are trained on.
+        groups: G to consider, each at least M.
+    """
+    found = []
+    for group in sorted({survivors, *groups}):
+        whole = expected_signal(rates, group, group, weights=weights)
+        found.append(Choice(group, group, 0, "none", whole, cost.seconds(group, group)))
+        for position, auroc in aurocs.items() if group > survivors else ():
+            seconds = cost.seconds(group, survivors, position)
+            for policy, known in (("tails", auroc), ("random", 0.5)):
+                signal = expected_signal(rates, group, survivors, known, weights)
+                found.append(Choice(group, survivors, position, policy, signal, seconds))
+    return sorted(found, key=lambda choice: -choice.rate)
+
+
+def worth_at(
+    rates: ArrayLike, cost: StepCost, group: int, survivors: int, position: int, weights: ArrayLike | None = None
+) -> float:
+    """The AUROC within groups from which on pruning pays against M rollouts of which nothing is pruned.
+
+    Returns:
+        The AUROC at which signal a second is equal, by bisection; nan where not even an oracle pays.
+    """
+    alone = expected_signal(rates, survivors, survivors, weights=weights) / cost.seconds(survivors, survivors)
+    needed = alone * cost.seconds(group, survivors, position)
+    if expected_signal(rates, group, survivors, 1.0, weights) < needed:
+        return math.nan
+    low, high = 0.5, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        if expected_signal(rates, group, survivors, middle, weights) < needed:
+            low = middle
+        else:
+            high = middle
+    return high

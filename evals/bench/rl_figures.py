@@ -1,0 +1,113 @@
+"""Figures of the reinforcement benchmark, from the logs of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from arrol_tts.metrics import bootstrap_interval
+
+from .rl_runs import PHASES, Floats, Log, Regime
+
+BASELINES = ("unpruned_m", "unpruned_g")
+AXES = {"steps": 0, "time": 1}
+
+
+def figure(name: str, values: Sequence[float]) -> dict[str, Any]:
+    """A mean over seeds, Student's 95% interval of it (null with one seed), and the values."""
+    from scipy.stats import t
+
+    interval = None
+    if len(values) > 1:
+        margin = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+        interval = [float(np.mean(values)) - margin, float(np.mean(values)) + margin]
+    return {
+        name: float(np.mean(values)),
+        f"{name}_interval": interval,
+        f"{name}_per_seed": [float(v) for v in values],
+    }
+
+
+def comparison(regime: Regime, arms: Mapping[str, Sequence[Log]]) -> dict[str, Any]:
+    """Pruned runs beside both baselines, of the same seeds in the same order.
+
+    For every seed the curves are compared up to where the shortest of the three ends, in steps and in processor
+    seconds: accuracy there, and the mean accuracy up to there (``area_``), which is the number that was chosen
+    beforehand to tell arms apart.
+
+    Args:
+        regime: of the runs.
+        arms: ``pruned`` and those of `BASELINES`.
+    """
+    pruned = arms["pruned"]
+    figures: dict[str, Any] = {
+        "task": regime.task,
+        "rare": regime.rare,
+        "group": regime.group,
+        "detection_position": regime.detect,
+        "cold_start": regime.cold_start,
+        "steps": regime.steps,
+        "test_questions": len(pruned[0].tests[-1]["eval/right"]),
+        "test_samples_per_question": int(pruned[0].tests[-1]["eval/samples"]),
+        **figure("accuracy_before", [log.tests[0]["eval/accuracy"] for log in pruned]),
+    }
+    for name, logs in arms.items():
+        figures |= figure(f"accuracy_{name}", [log.accuracy for log in logs])
+        figures[f"accuracy_{name}_interval_over_questions"] = list(bootstrap_interval(per_question(logs)))
+        figures[f"curve_{name}"] = np.mean([log.curve for log in logs], axis=0).tolist()
+        for phase in PHASES:
+            figures |= figure(f"seconds_{phase}_{name}", [log.seconds(phase, regime.cold_start) for log in logs])
+        figures |= figure(
+            f"tokens_{name}", [log.mean("rollout/generated_tokens", regime.cold_start) for log in logs]
+        )
+    for axis, column in AXES.items():
+        until = np.min([[log.curve[-1, column] for log in logs] for logs in arms.values()], axis=0)
+        for name, logs in arms.items():
+            figures |= figure(
+                f"area_{axis}_{name}", [log.area(column, end) for log, end in zip(logs, until, strict=True)]
+            )
+        for name in BASELINES:
+            for what, value in (("accuracy", Log.accuracy_at), ("area", Log.area)):
+                gains = [
+                    value(ours, column, end) - value(other, column, end)
+                    for ours, other, end in zip(pruned, arms[name], until, strict=True)
+                ]
+                figures |= figure(f"{what}_gain_equal_{axis}_over_{name}", gains)
+    for name in BASELINES:
+        for phase in PHASES:
+            ratios = [
+                b.seconds(phase, regime.cold_start) / a.seconds(phase, regime.cold_start)
+                for a, b in zip(pruned, arms[name], strict=True)
+            ]
+            figures |= figure(f"speedup_{phase}_over_{name}", ratios)
+    for name in ("auroc", "auroc_within", "auroc_within_all", "accuracy", "ece"):
+        values = [log.mean(f"head/{regime.detect}/{name}", regime.cold_start) for log in pruned]
+        if np.isfinite(values).all():
+            figures |= figure(f"head_{name}", values)
+    return figures
+
+
+def row(regime: Regime, logs: Sequence[Log], against: Sequence[Log]) -> dict[str, Any]:
+    """One line of the ablation; ``against`` are the runs of M rollouts and the same seeds."""
+    made: dict[str, Any] = {}
+    for name in ("variance", "no_signal", "balance"):
+        made |= figure(name, [log.mean(f"rollout/{name}", regime.cold_start) for log in logs])
+    made |= figure("accuracy", [log.accuracy for log in logs])
+    made |= figure("seconds_step", [log.seconds("total", 0) for log in logs])
+    for axis, column in AXES.items():
+        ends = [min(a.curve[-1, column], b.curve[-1, column]) for a, b in zip(logs, against, strict=True)]
+        gains = [
+            ours.area(column, end) - other.area(column, end)
+            for ours, other, end in zip(logs, against, ends, strict=True)
+        ]
+        made |= figure(f"area_gain_equal_{axis}", gains)
+    return made
+
+
+def per_question(logs: Sequence[Log]) -> Floats:
+    """Share of right test rollouts of every question at the end, mean over seeds: float64 ``[questions]``."""
+    tests = [log.tests[-1] for log in logs]
+    shares: Floats = np.mean([np.array(test["eval/right"]) / test["eval/samples"] for test in tests], axis=0)
+    return shares

@@ -1,0 +1,101 @@
+"""Where the runs of the reinforcement benchmark start: policies and questions (synthetic).
+
+The pocket model takes each of two strategies about half of the time. A *rare* start is the same model after a
+little supervised training on texts of which all but a few take one strategy, on questions where that strategy is
+wrong: what is rewarded then happens once in many rollouts, as on questions that are hard for a model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from arrol_train.build_pocket import text_batches
+from arrol_train.rl.config import TaskConfig
+from arrol_train.rl.tasks import load_task
+from arrol_tts.pocket import POCKET_MODEL
+from arrol_tts.pocket.task import Strategy, solve, training_text
+
+TUNING_STEPS = 120
+TUNING_RATE = 5e-4
+BATCH_TOKENS = 4096
+
+
+def rare_policy(rewarded: Strategy, share: float, folder: Path) -> Path:
+    """The pocket model, made to take the rewarded strategy seldom; made once.
+
+    Args:
+        rewarded: the strategy that gives the right answer.
+        share: of the texts that take it.
+        folder: of the model.
+
+    Returns:
+        The folder.
+    """
+    if (folder / "config.json").exists():
+        return folder
+    from transformers import AutoTokenizer, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    lm = Qwen3ForCausalLM.from_pretrained(POCKET_MODEL, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=TUNING_RATE, weight_decay=0.01, betas=(0.9, 0.95))
+    misconception = share if rewarded == "left_to_right" else 1 - share
+    # Seed 7: other questions than those that the model was trained on from the start.
+    batches = text_batches(training_text(7, misconception), BATCH_TOKENS, seed=7)
+    for step in range(TUNING_STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = TUNING_RATE * (1 - step / TUNING_STEPS)
+        inputs, targets = next(batches)
+        hidden = lm.model(input_ids=inputs).last_hidden_state
+        learn = targets >= 0
+        cross_entropy(lm.lm_head(hidden[learn]), targets[learn]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    lm.save_pretrained(temporary)
+    AutoTokenizer.from_pretrained(POCKET_MODEL).save_pretrained(temporary)
+    temporary.rename(folder)
+    return folder
+
+
+def differing_questions(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The questions of a task on which the two strategies differ, as the files of a task of its own; made once.
+
+    Args:
+        task: fields of a `TaskConfig`, with prompts in the pocket language.
+        folder: of the files.
+
+    Returns:
+        Fields of a `TaskConfig` that reads the files.
+    """
+    config = TaskConfig(**task)
+    # Twice as many questions as are wanted: on some the strategies agree.
+    twice = config.model_copy(update={"train": 2 * config.train, "test": 2 * config.test})
+    paths = {name: folder / f"{name}.jsonl" for name in ("train", "test")}
+    if not all(path.exists() for path in paths.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+        loaded = load_task(twice)
+        for path, rows in ((paths["train"], loaded.train), (paths["test"], loaded.test)):
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in _differing(rows)))
+            temporary.rename(path)
+    return {
+        "source": str(paths["train"]),
+        "test_source": str(paths["test"]),
+        "train": config.train,
+        "test": config.test,
+        "reward": "arrol_train.rewards:math_reward",
+    }
+
+
+def _differing(rows: Iterable[Any]) -> Iterable[dict[str, str]]:
+    for row in rows:
+        if solve(row["prompt"], "precedence")[1] != solve(row["prompt"], "left_to_right")[1]:
+            yield {"question": row["prompt"], "answer": str(row["answer"])}
