@@ -76,6 +76,8 @@ class RolloutConfig(_Section):
         stop: texts that end a rollout, beside the end-of-sequence token. One that straddles a detection position
             goes unnoticed; what comes after it is not graded.
         stop_token_ids: tokens that end a rollout.
+        start_prompts: so many times the prompts of a step are started, after the cold start, and at the first
+            detection position the groups go whole whose rewards are expected to vary least; 1 is off.
         refills: DAPO's dynamic sampling: how often groups without signal are replaced by those of further
             prompts; 0 is off.
         baseline: what a reward is compared with: the mean of the ``survivors``, or of ``all`` that were started,
@@ -97,6 +99,7 @@ class RolloutConfig(_Section):
     temperature: float = Field(default=1.0, gt=0, le=100)
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    start_prompts: float = Field(default=1.0, ge=1)
     refills: int = Field(default=0, ge=0)
     baseline: Literal["survivors", "all"] = "survivors"
     reward_timeout: float = Field(default=30.0, gt=0)
@@ -112,6 +115,17 @@ class RolloutConfig(_Section):
     def needs_posterior(self) -> bool:
         """Whether the baseline counts rollouts that only a head can say something of."""
         return self.baseline == "all" and self.survivors < self.group
+
+    def check_headless(self) -> None:
+        """Refuse options, beside the policy, that go by what a head says.
+
+        Raises:
+            InputError: naming the option.
+        """
+        if self.needs_posterior:
+            raise InputError(NO_POSTERIOR)
+        if self.start_prompts > 1:
+            raise InputError("start_prompts goes by what the head says: add one, or leave it out")
 
     @property
     def sampling(self) -> Sampling:
@@ -180,6 +194,11 @@ class RolloutConfig(_Section):
             _ = self.sampling
         except InputError as error:
             raise ValueError(str(error)) from None
+        if self.start_prompts > 1 and not self.detect:
+            raise ValueError(
+                "start_prompts prunes groups at the first detection position: add one, of keep 1 where no rollout "
+                "is to be pruned, or leave it at 1"
+            )
         if self.policy == "none" and self.survivors != self.group:
             raise ValueError("policy 'none' keeps everybody: leave detect out, or choose another policy")
         return self
@@ -360,8 +379,8 @@ class RunConfig(_Section):
     def _fits(self) -> RunConfig:
         if self.head is None and self.rollout.survivors < self.rollout.group and self.rollout.policy != "random":
             raise ValueError(f"policy {self.rollout.policy!r} needs a head: add one, or choose 'random'")
-        if self.head is None and self.rollout.needs_posterior:
-            raise ValueError(NO_POSTERIOR)
+        if self.head is None:
+            self.rollout.check_headless()
         if self.head and self.head.stride and any(point.at < self.head.stride for point in self.rollout.detect):
             raise ValueError(
                 f"head.stride is {self.head.stride}: up to the detection position {self.rollout.detect[0].at} the "

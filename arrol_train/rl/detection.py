@@ -65,7 +65,7 @@ def stands_for(group: Group, rollout: Rollout) -> float:
     """
     if not group.at_random:
         return 0.0
-    if rollout.inclusion == 1:
+    if rollout.inclusion == group.inclusion:
         return 1.0
-    others = [each for each in group.rollouts if each.inclusion < 1]
+    others = [each for each in group.rollouts if each.inclusion < group.inclusion]
     return len(others) / sum(each.reward is not None for each in others)

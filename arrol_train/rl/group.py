@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,22 @@ class Rollout:
         return self.ended and self.reward is None
 
 
+class GivenUp(NamedTuple):
+    """A group that was begun and is not trained on.
+
+    Attributes:
+        row: of the question.
+        rollouts: how many were started.
+        tokens: that they have.
+        rewards: of those that were graded; empty where it was pruned whole.
+    """
+
+    row: int
+    rollouts: int
+    tokens: int
+    rewards: list[float]
+
+
 @dataclass(slots=True)
 class Group:
     """The rollouts of one prompt in one step.
@@ -103,7 +119,9 @@ class Group:
         prompt_ids: its prompt.
         rollouts: all that were started.
         early: rollouts that had ended at the last detection position.
+        inclusion: probability that it was not to be pruned whole; part of each rollout's.
         at_random: whether those that were kept at every detection position are a random subset.
+        given_up: groups that were begun, and pruned whole or replaced since they had no signal.
     """
 
     id: int
@@ -111,7 +129,9 @@ class Group:
     prompt_ids: list[int]
     rollouts: list[Rollout]
     early: int = 0
+    inclusion: float = 1.0
     at_random: bool = True
+    given_up: list[GivenUp] = field(default_factory=list)
 
     @property
     def survivors(self) -> list[Rollout]:
@@ -146,10 +166,18 @@ class Group:
         )
         return expected[[rollout.pruned_at is not None for rollout in rollouts]]
 
+    def give_up(self, other: Group) -> None:
+        """Note that another group was given up for this one."""
+        is_finished = all(rollout.ended for rollout in other.survivors)
+        rewards = [rollout.reward for rollout in other.graded if rollout.reward is not None]
+        lost = GivenUp(other.row, len(other.rollouts), _tokens(other.rollouts), rewards if is_finished else [])
+        self.given_up += [*other.given_up, lost]
+
 
 def summary(groups: Sequence[Group]) -> dict[str, float]:
     """How a step's rollouts went: counts, tokens, the rewards that are trained on, and what all would have got.
 
+    There are ``rollout/given_up`` groups that were given up, and they count among what was started and generated.
     ``rollout/success`` and ``rollout/success_square`` are the mean and the mean square of the prompts' success
     rates, and ``rollout/length`` is the mean of the tokens of whole rollouts: estimates for all that were started,
     from those that were finished, by inverse inclusion probabilities. Means are of the graded; one over no reward
@@ -158,12 +186,16 @@ def summary(groups: Sequence[Group]) -> dict[str, float]:
     by_group = [[r.reward for r in group.survivors if r.reward is not None] for group in groups]
     shares = np.array([np.mean(rewards) for rewards in by_group if rewards])
     labelled = [np.mean([r.reward for r in group.graded]) for group in groups if group.graded]
+    given_up = [each for group in groups for each in group.given_up]
+    started = sum(len(group.rollouts) for group in groups) + sum(each.rollouts for each in given_up)
+    generated = sum(_tokens(group.rollouts) for group in groups) + sum(each.tokens for each in given_up)
     figures = {
-        "rollout/started": float(sum(len(group.rollouts) for group in groups)),
+        "rollout/started": float(started),
+        "rollout/given_up": float(len(given_up)),
         "rollout/survivors": float(sum(len(group.survivors) for group in groups)),
         "rollout/early": float(sum(group.early for group in groups)),
         "rollout/failed_rewards": float(sum(rollout.ungraded for group in groups for rollout in group.rollouts)),
-        "rollout/generated_tokens": float(sum(_tokens(group.rollouts) for group in groups)),
+        "rollout/generated_tokens": float(generated),
         "rollout/trained_tokens": float(sum(_tokens(_trained(group)) for group in groups)),
         "rollout/no_signal": float(np.mean([not group.has_signal for group in groups])),
         **_of_all_started([group for group in groups if len(group.graded) > 1]),
@@ -188,9 +220,10 @@ def _of_all_started(groups: Sequence[Group]) -> dict[str, float]:
         # A rate squared is the chance that two different rollouts are right.
         squares.append((wr.sum() ** 2 - (wr**2).sum()) / (w.sum() ** 2 - (w**2).sum()))
     lengths = [len(rollout.token_ids) for group in groups for rollout in group.graded]
+    of_groups = [1 / group.inclusion for group in groups]
     return {
-        "rollout/success": float(np.mean(shares)),
-        "rollout/success_square": float(np.mean(squares)),
+        "rollout/success": float(np.average(shares, weights=of_groups)),
+        "rollout/success_square": float(np.average(squares, weights=of_groups)),
         "rollout/length": float(np.average(lengths, weights=np.concatenate(weights))),
     }
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrol_train.rewards import Grader, Reward, Row
-from arrol_train.rl.config import FEWEST_REWARDS, NO_POSTERIOR, RolloutConfig, check_same
+from arrol_train.rl.config import FEWEST_REWARDS, RolloutConfig, check_same
 from arrol_train.rl.group import Group, summary
 from arrol_train.rl.learner import HeadLearner
 from arrol_train.rl.online_head import OnlineHead
@@ -105,8 +105,8 @@ class RolloutWorker:
     ) -> None:
         if head is None and config.survivors < config.group and config.policy != "random":
             raise InputError(f"policy {config.policy!r} needs a head: pass head=, or choose the policy 'random'")
-        if head is None and config.needs_posterior:
-            raise InputError(NO_POSTERIOR)
+        if head is None:
+            config.check_headless()
         self.engine = engine
         self.config = config
         self.rows = list(rows)
@@ -147,8 +147,9 @@ class RolloutWorker:
             process: which of those that train: refills differ between them.
 
         Returns:
-            A group for each row, in their order. With ``config.refills`` a group without signal may have been
-            replaced by that of another row: ``Group.row`` says which it is.
+            As many groups as rows, in their order. With ``config.refills`` a group without signal may have been
+            replaced by that of another row, with ``config.start_prompts`` a group of which less was expected:
+            ``Group.row`` says which it is.
 
         Raises:
             InputError: when there is no tokenizer, or a reward is anything but 0 and 1.

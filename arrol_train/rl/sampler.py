@@ -8,6 +8,7 @@ training policy does not.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from arrol_train.rl.config import Detection, RolloutConfig
 from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.selection import select
+from arrol_train.rl.whole_groups import expected_signal, select_groups
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.stop_texts import before_stop
 from arrol_tts.prompts import encode_prompt
@@ -60,44 +62,84 @@ class GroupSampler:
     def roll_step(self, rows: Sequence[int], step: int, process: int = 0) -> list[Group]:
         """The groups of a training step, side by side, in the order of their rows.
 
-        Groups without signal are replaced by those of further rows while there are refills.
+        Of more that are started the best go on past the first detection position, and groups without signal are
+        replaced by those of further rows while there are refills.
 
         Args:
             rows: of the questions.
             step: of the policy.
             process: which of those that train: each has further rows of its own.
         """
-        groups = self._roll_rows(rows, step, 0)
-        others = np.random.default_rng((self._seed, step, process)).permutation(len(self._rows))
-        further = iter([int(row) for row in others if int(row) not in set(rows)])
-        for refill in range(1, self.config.refills + 1):
+        chance = np.random.default_rng((self._seed, step, process))
+        others = chance.permutation(len(self._rows))
+        further = iter([(int(row), 1 + process) for row in others if int(row) not in set(rows)])
+        starts = [(row, 0) for row in rows]
+        if self._detect(step):
+            starts += itertools.islice(further, round((self.config.start_prompts - 1) * len(rows)))
+        groups = self._roll_rows(starts, step, len(rows), chance)
+        for _ in range(self.config.refills):
             dead = [i for i, group in enumerate(groups) if not group.has_signal]
-            fresh = [row for _, row in zip(dead, further, strict=False)]
+            fresh = [start for _, start in zip(dead, further, strict=False)]
             if not fresh:
                 break
-            for i, group in zip(dead, self._roll_rows(fresh, step, refill), strict=False):
+            for i, group in zip(dead, self._roll_rows(fresh, step, len(fresh), chance), strict=False):
                 if group.has_signal:
-                    groups[i] = group
+                    groups[i], group = group, groups[i]
+                groups[i].give_up(group)
         return groups
 
     def roll_whole(self, row: int, step: int, size: int) -> Group:
         """A group of which nothing is pruned, outside training."""
         return self._roll(self._begin(row, step, size), f"eval/{step}/{row}", ())
 
-    def _roll_rows(self, rows: Sequence[int], step: int, refill: int) -> list[Group]:
-        config = self.config
-        detect = config.detect if step >= config.cold_start else ()
+    def _roll_rows(
+        self, starts: Sequence[tuple[int, int]], step: int, wanted: int, chance: np.random.Generator
+    ) -> list[Group]:
+        """Groups of rows, ``wanted`` of them.
 
-        def roll(row: int) -> Group:
-            rng = np.random.default_rng((self._seed, step, refill, row))
-            group = self._begin(row, step, config.group)
-            self._roll(group, f"{step}/{refill}/{row}", detect, rng)
+        Args:
+            starts: rows, and for each 0 where the trainer asked for it, else 1 + the process that added it.
+            step: of the policy.
+            wanted: how many go on past the first detection position.
+            chance: by which these are chosen.
+        """
+        detect, turns = self._detect(step), dict(starts)
+
+        def begin(group: Group) -> None:
+            self._extend(group, detect[0].at + 1, f"{step}/{turns[group.row]}/{group.row}/{detect[0].at}")
+
+        def roll(group: Group) -> None:
+            turn = turns[group.row]
+            rng = np.random.default_rng((self._seed, step, turn, group.row))
+            self._roll(group, f"{step}/{turn}/{group.row}", detect, rng)
             if not detect:
-                self._prune(group, config.survivors, FINISH, rng)
-            return group
+                self._prune(group, self.config.survivors, FINISH, rng)
 
-        with ThreadPoolExecutor(max_workers=len(rows)) as pool:
-            return list(pool.map(roll, rows))
+        groups = [self._begin(row, step, self.config.group) for row in turns]
+        with ThreadPoolExecutor(max_workers=len(groups)) as pool:
+            if wanted < len(groups):
+                list(pool.map(begin, groups))
+                groups = self._best(groups, wanted, detect[0].at, chance)
+            list(pool.map(roll, groups))
+        return groups
+
+    def _detect(self, step: int) -> Sequence[Detection]:
+        """The detection positions in a step: none in the cold start."""
+        return self.config.detect if step >= self.config.cold_start else ()
+
+    def _best(self, groups: list[Group], wanted: int, position: int, chance: np.random.Generator) -> list[Group]:
+        """The groups that go on past a position, to which they were written."""
+        assert self.head is not None
+        signal = [expected_signal(group, self.head, self.config.survivors, position) for group in groups]
+        chosen = select_groups(signal, wanted, chance, self.config.exploration)
+        best = [groups[i] for i in chosen.kept]
+        for group, inclusion in zip(best, chosen.inclusion[chosen.kept].tolist(), strict=True):
+            group.inclusion = inclusion
+            for rollout in group.rollouts:
+                rollout.inclusion = inclusion
+        for i in set(range(len(groups))) - set(chosen.kept.tolist()):
+            best[0].give_up(groups[i])
+        return best
 
     def _begin(self, row: int, step: int, size: int) -> Group:
         prompt_ids = encode_prompt(self._tokenizer, self._rows[row]["prompt"])
@@ -125,6 +167,8 @@ class GroupSampler:
         if not open_rollouts:
             return
         begun = len(open_rollouts[0].token_ids)
+        if begun >= until:
+            return
         marks = tuple(p.at - begun for p in self.config.detect if begun < p.at < until)
         if begun:
             questions = [

@@ -87,6 +87,10 @@ def test_fields_can_be_set_over_the_file(tmp_path: Path) -> None:
             {"head": None, "rollout": TINY["rollout"] | {"policy": "random", "baseline": "all"}},
             "baseline 'all' asks the head",
         ),
+        (
+            {"head": None, "rollout": {"detect": [{"at": 24, "keep": 1.0}], "start_prompts": 2}},
+            "start_prompts goes by what the head says",
+        ),
         ({"rollout": {"detect": [{"at": 32, "keep": 0.3}]}}, "not whole"),
         ({"head": {"training": {"speed": 1}}}, "speed"),
         ({"head": {"pooling": "steps"}}, "pooling: Input should be 'last', 'mean' or 'gated'"),
@@ -124,6 +128,7 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, message: str, tmp
         ({"detect": [{"at": 220, "keep": 0.5}]}, "beyond the completion length max_tokens=220"),
         ({"detect": [{"at": 32, "keep": 0.5}, {"at": 16, "keep": 0.25}]}, "must ascend"),
         ({"detect": [{"at": 16, "keep": 0.5}, {"at": 32, "keep": 0.75}]}, "must ascend and their keep"),
+        ({"detect": [], "start_prompts": 2}, "start_prompts prunes groups at the first detection position: add"),
         ({"policy": "best"}, "there is no policy 'best'"),
         ({"policy": "none"}, "policy 'none' keeps everybody"),
         ({"policy_options": {"lambda": 1.0}}, "no option 'lambda'"),

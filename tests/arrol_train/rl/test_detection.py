@@ -60,5 +60,9 @@ def test_those_that_went_on_stand_for_all_but_the_ones_that_had_ended() -> None:
     )
     group = Group(0, 0, [], [ended, on, pruned, pruned])
     assert [stands_for(group, rollout) for rollout in (ended, on)] == [1.0, 3.0]
+    for rollout in group.rollouts:  # and the group could have been pruned whole
+        rollout.inclusion *= 0.25
+    group.inclusion = 0.25
+    assert [stands_for(group, rollout) for rollout in (ended, on)] == [1.0, 3.0]
     group.at_random = False
     assert stands_for(group, on) == 0.0

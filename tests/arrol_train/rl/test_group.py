@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arrol_train.positions import FINISH
-from arrol_train.rl.group import Group, Rollout, summary
+from arrol_train.rl.group import GivenUp, Group, Rollout, summary
 from arrol_tts.trace import Trace
 
 
@@ -54,13 +54,14 @@ def test_one_part_without_log_probabilities_leaves_none() -> None:
 
 def group(*rewards: float, early: int = 0) -> Group:
     """Survivors of three tokens with these rewards, and a rollout that was pruned after one."""
-    kept = [Rollout([1, 2, 3], reward=reward) for reward in rewards]
+    kept = [Rollout([1, 2, 3], ended=True, reward=reward) for reward in rewards]
     return Group(0, 0, [5], [*kept, Rollout([1], pruned_at=8)], early)
 
 
 def test_a_step_is_summed_up_over_its_groups() -> None:
     assert summary([group(1.0, 0.0, early=1), group(1.0, 1.0)]) == {
         "rollout/started": 6.0,
+        "rollout/given_up": 0.0,
         "rollout/survivors": 4.0,
         "rollout/early": 1.0,
         "rollout/failed_rewards": 0.0,
@@ -91,6 +92,22 @@ def test_what_all_started_rollouts_would_have_got_is_estimated_by_inverse_inclus
 def test_a_group_of_one_graded_rollout_says_nothing_of_pairs() -> None:
     found = summary([Group(0, 0, [5], [Rollout([1], reward=1.0), Rollout([1], pruned_at=8)])])
     assert "rollout/success_square" not in found
+
+
+def test_what_was_given_up_counts_as_started_and_generated() -> None:
+    replaced, begun, kept = group(0.0, 0.0), Group(0, 4, [5], [Rollout([1, 2]), Rollout([1])]), group(1.0, 0.0)
+    replaced.give_up(begun)
+    kept.give_up(replaced)
+    assert kept.given_up == [GivenUp(4, 2, 3, []), GivenUp(0, 3, 7, [0.0, 0.0])]
+    found, alone = summary([kept]), summary([group(1.0, 0.0)])
+    more = {"rollout/started": 3.0 + 5.0, "rollout/given_up": 2.0, "rollout/generated_tokens": 7.0 + 10.0}
+    assert found == alone | more
+
+
+def test_groups_that_were_unlikely_to_be_kept_count_for_more() -> None:
+    rare, common = group(0.0, 0.0), group(1.0, 1.0)
+    rare.inclusion = 0.25
+    assert summary([rare, common])["rollout/success"] == pytest.approx(1 / 5)
 
 
 def test_what_was_finished_and_left_out_of_the_update_is_graded_and_no_survivor() -> None:

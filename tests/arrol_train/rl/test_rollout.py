@@ -393,6 +393,8 @@ def test_dynamic_sampling_replaces_groups_without_signal_within_its_bound(
     config = CONFIG.model_copy(update={"refills": 2})
     _, rollout, recorded = one_step(engine, tmp_path, config, reward=lambda row, text: 1.0)
     assert rollout.metrics["rollout/no_signal"] == 1.0  # it gives up, and the batch is whole
+    assert rollout.metrics["rollout/given_up"] == 2 * PROMPTS
+    assert rollout.metrics["rollout/started"] == 3 * PROMPTS * 8
     assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 4
 
 

@@ -12,7 +12,10 @@ import torch
 
 from arrol_train.positions import FINISH
 from arrol_train.rewards import Reward, Row, pocket_reward
+from arrol_train.rl import sampler
+from arrol_train.rl.group import Group
 from arrol_train.rl.rollout_worker import EngineMismatchError, FailedRewardsError, RolloutWorker
+from arrol_train.rl.whole_groups import expected_signal
 from tests.arrol_train.rl.test_rollout import AT, CONFIG, PROMPTS, ROWS, forward, online_head, pocket_model
 
 if TYPE_CHECKING:
@@ -73,6 +76,47 @@ def test_a_group_does_not_depend_on_the_rows_and_processes_beside_it(
     assert [rollout.token_ids for rollout in alone.rollouts] == [r.token_ids for r in together[1].rollouts]
     (later,) = worker.roll([7], step=6)
     assert [rollout.token_ids for rollout in later.rollouts] != [r.token_ids for r in together[1].rollouts]
+
+
+def test_of_more_prompts_than_are_wanted_the_groups_of_the_most_signal_go_on(
+    vllm_engine: VLLMEngine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals: dict[int, float] = {}
+
+    def noted(group: Group, *arguments: Any) -> float:
+        signals[group.row] = expected_signal(group, *arguments)
+        return signals[group.row]
+
+    monkeypatch.setattr(sampler, "expected_signal", noted)
+    changes = {"start_prompts": 2.0, "exploration": 0.0, "cold_start": 1}
+    worker = make_worker(vllm_engine, tokenizer, config=CONFIG.model_copy(update=changes))
+    cold = worker.roll([3, 7, 1], step=0)
+    assert ([group.row for group in cold], signals) == ([3, 7, 1], {})
+    worker.learn(cold, step=0)  # from here on the head tells groups apart
+    groups = worker.roll([3, 7, 1], step=1)
+    assert len(signals) == 6
+    assert {3, 7, 1} < set(signals)
+    rows = [group.row for group in groups]
+    ranked = sorted(signals.values(), reverse=True)
+    assert ranked[0] > ranked[-1]
+    assert sorted((signals[row] for row in rows), reverse=True) == ranked[:3]
+    assert [len(group.survivors) for group in groups] == [4] * 3
+    given_up = [lost for group in groups for lost in group.given_up]
+    assert {lost.row for lost in given_up} == set(signals) - set(rows)
+    assert [(lost.rollouts, lost.tokens, lost.rewards) for lost in given_up] == [(8, 8 * (AT + 1), [])] * 3
+
+
+def test_a_group_that_goes_on_is_as_it_would_be_alone(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
+    config = CONFIG.model_copy(update={"start_prompts": 3.0})
+    many = make_worker(vllm_engine, tokenizer, config=config).roll([3, 7], step=4)
+    few = {group.row: group for group in make_worker(vllm_engine, tokenizer).roll([3, 7], step=4)}
+    found = [group for group in many if group.row in few]
+    assert found
+    for group in found:
+        assert [r.token_ids for r in group.rollouts] == [r.token_ids for r in few[group.row].rollouts]
+        assert group.inclusion == pytest.approx(1 / 3)  # the head cannot tell them apart yet
+        for rollout, alone in zip(group.rollouts, few[group.row].rollouts, strict=True):
+            assert rollout.inclusion == pytest.approx(alone.inclusion / 3)
 
 
 def test_whole_groups_are_neither_pruned_nor_learned_from(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
