@@ -80,13 +80,13 @@ def expected_signal(
         )
     if not 1 <= survivors <= group:
         raise InputError(f"{survivors} survivors of {group} rollouts: choose between 1 and the group")
-    signal = _signal_by_right(group, survivors, round(auroc, 3))
+    signal = signal_by_right(group, survivors, round(auroc, 3))
     by_rate = binom.pmf(np.arange(group + 1), group, p[:, None]) @ signal
     return float(np.average(by_rate, weights=weights))
 
 
 @cache
-def _signal_by_right(group: int, survivors: int, auroc: float) -> Floats:
+def signal_by_right(group: int, survivors: int, auroc: float) -> Floats:
     """Expected signal of the survivors where so many of the group are right: float64 ``[group + 1]``."""
     counts = np.arange(survivors + 1)
     signal = group_signal(counts, survivors)

@@ -70,12 +70,18 @@ class RolloutConfig(_Section):
         policy: which rollouts survive, one of `arrol_train.rl.selection.POLICIES`.
         policy_options: of the policy: ``rho``, ``strength``, ``p_min``, ``p_max``.
         exploration: probability that a group's survivors are a uniformly random subset.
+        prune: when rollouts are pruned: ``early``, at the detection positions; or ``after`` all have ended, by
+            their rewards, so that only the update is cheaper and no head is needed (as PODS, arXiv 2504.13818).
         cold_start: first steps in which all G rollouts are finished (paper: 20).
         max_tokens: limit on the generated tokens of a rollout.
         temperature: of the sampling.
         stop: texts that end a rollout, beside the end-of-sequence token. One that straddles a detection position
             goes unnoticed; what comes after it is not graded.
         stop_token_ids: tokens that end a rollout.
+        max_group: most rollouts of a prompt where G is chosen for each, from M on and ``group`` on average: by its
+            success rate at earlier visits and by how well the head ranks; None: G for every prompt.
+        revisit: a prompt whose last n groups had no signal is rolled out with the probability ``revisit ** n``,
+            otherwise a further one in its place (as GRESO, arXiv 2506.02177); 1 is off.
         start_prompts: so many times the prompts of a step are started, after the cold start, and at the first
             detection position the groups go whole whose rewards are expected to vary least; 1 is off.
         refills: DAPO's dynamic sampling: how often groups without signal are replaced by those of further
@@ -94,11 +100,14 @@ class RolloutConfig(_Section):
     policy: str = "tails"
     policy_options: dict[str, float] = {}
     exploration: float = Field(default=0.1, ge=0, le=1)
+    prune: Literal["early", "after"] = "early"
     cold_start: int = Field(default=20, ge=0)
     max_tokens: int = Field(default=1024, ge=2)
     temperature: float = Field(default=1.0, gt=0, le=100)
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    max_group: int | None = Field(default=None, ge=2)
+    revisit: float = Field(default=1.0, gt=0, le=1)
     start_prompts: float = Field(default=1.0, ge=1)
     refills: int = Field(default=0, ge=0)
     baseline: Literal["survivors", "all"] = "survivors"
@@ -110,6 +119,11 @@ class RolloutConfig(_Section):
     def survivors(self) -> int:
         """M, the rollouts of a group that are trained on."""
         return round(self.group * self.detect[-1].keep) if self.detect else self.group
+
+    @property
+    def chooses(self) -> bool:
+        """Whether rollouts are pruned by what a head says of them."""
+        return self.survivors < self.group and self.policy != "random" and self.prune == "early"
 
     @property
     def needs_posterior(self) -> bool:
@@ -124,6 +138,8 @@ class RolloutConfig(_Section):
         """
         if self.needs_posterior:
             raise InputError(NO_POSTERIOR)
+        if self.max_group:
+            raise InputError("max_group goes by how well the head ranks: add one, or leave it out")
         if self.start_prompts > 1:
             raise InputError("start_prompts goes by what the head says: add one, or leave it out")
 
@@ -194,6 +210,14 @@ class RolloutConfig(_Section):
             _ = self.sampling
         except InputError as error:
             raise ValueError(str(error)) from None
+        if self.prune == "after" and (self.max_group or self.start_prompts > 1):
+            raise ValueError("prune 'after' finishes every rollout: leave out max_group and start_prompts")
+        if self.max_group and self.max_group < self.group:
+            raise ValueError(f"max_group is {self.max_group}: make it at least the group of {self.group}")
+        if self.max_group and (len(self.detect) != 1 or self.survivors == self.group):
+            raise ValueError("max_group is for one detection position, at which rollouts are pruned")
+        if self.max_group and self.policy == "random":
+            raise ValueError("max_group gains nothing with the policy 'random': choose another, or leave it out")
         if self.start_prompts > 1 and not self.detect:
             raise ValueError(
                 "start_prompts prunes groups at the first detection position: add one, of keep 1 where no rollout "
@@ -377,7 +401,7 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _fits(self) -> RunConfig:
-        if self.head is None and self.rollout.survivors < self.rollout.group and self.rollout.policy != "random":
+        if self.head is None and self.rollout.chooses:
             raise ValueError(f"policy {self.rollout.policy!r} needs a head: add one, or choose 'random'")
         if self.head is None:
             self.rollout.check_headless()

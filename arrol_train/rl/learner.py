@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from arrol_train.positions import FINISH
 from arrol_train.rl.buffer import ReplayBuffer, SequenceBuffer
-from arrol_train.rl.detection import ranked_pairs, stands_for
+from arrol_train.rl.detection import Pairs, ranked_pairs, stands_for
 from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.online_head import OnlineHead
+from arrol_tts.files import write_json
 from arrol_tts.head import QualityHead
 from arrol_tts.metrics import within_question_auroc
 
@@ -22,6 +24,9 @@ HEAD_FILE = "head.safetensors"
 BUFFER_FILE = "buffer.safetensors"
 SEQUENCES_FILE = "sequences.safetensors"
 LAST_FILE = "last_head.safetensors"
+PAIRS_FILE = "pairs.json"
+MEMORY = 0.95
+"""What the pairs of earlier steps count in the next one: those of about twenty are remembered."""
 
 
 class HeadLearner:
@@ -40,6 +45,7 @@ class HeadLearner:
         buffer: the states at the detection positions and the end.
         sequences: whole rollouts, for a head that pools.
         last: the head that is only compared with, beside one that pools.
+        pairs: at each position, how the head has ranked within groups so far, older steps counting less.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class HeadLearner:
         self.buffer = ReplayBuffer(buffer_rows, config.hidden_size)
         self.sequences: SequenceBuffer | None = None
         self.last: OnlineHead | None = None
+        self.pairs: dict[int, Pairs] = {}
         if head.stride:
             # The rollouts that the rows are of, where each has one for each position and one for its end.
             rollouts = max(1, buffer_rows // (1 + len(config.positions)))
@@ -82,6 +89,7 @@ class HeadLearner:
             tracked = self.head.track(here["scores"], here["labels"], here["groups"], here["inclusion"], position)
             weights = [stands_for(group, rollout) for group, rollout in marked_at(position, groups)]
             pairs = ranked_pairs(here["labels"], here["scores"], here["groups"], weights)
+            self.pairs[position] = self.pairs.get(position, Pairs()).followed_by(pairs, MEMORY)
             if pairs.total:
                 tracked["auroc_within_all"] = pairs.auroc
             if self.last is not None and "auroc_within" in tracked:
@@ -91,6 +99,10 @@ class HeadLearner:
             metrics |= {f"head/{name}/{key}": value for key, value in tracked.items()}
         return metrics
 
+    def auroc_within(self, position: int) -> float:
+        """Of all rollouts that come to a position, as far as it is known; nan before."""
+        return self.pairs.get(position, Pairs()).auroc
+
     def export(self) -> QualityHead:
         """The head for voting; see `OnlineHead.export`."""
         return self.head.export(self.buffer)
@@ -99,6 +111,7 @@ class HeadLearner:
         """Write head, calibration and buffers into a folder."""
         self.head.save(folder / HEAD_FILE)
         self.buffer.save(folder / BUFFER_FILE)
+        write_json(folder / PAIRS_FILE, {str(position): list(pairs) for position, pairs in self.pairs.items()})
         if self.sequences is not None and self.last is not None:
             self.sequences.save(folder / SEQUENCES_FILE)
             self.last.save(folder / LAST_FILE)
@@ -111,6 +124,8 @@ class HeadLearner:
         """
         self.head.load(folder / HEAD_FILE)
         self.buffer = ReplayBuffer.load(folder / BUFFER_FILE)
+        if (pairs := folder / PAIRS_FILE).exists():  # older checkpoints have none
+            self.pairs = {int(at): Pairs(*sums) for at, sums in json.loads(pairs.read_text()).items()}
         if self.sequences is not None and self.last is not None:
             self.sequences = SequenceBuffer.load(folder / SEQUENCES_FILE)
             self.last.load(folder / LAST_FILE)

@@ -16,6 +16,7 @@ then knows every reward.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from arrol_train.rl.config import FEWEST_REWARDS, RolloutConfig, check_same
 from arrol_train.rl.group import Group, summary
 from arrol_train.rl.learner import HeadLearner
 from arrol_train.rl.online_head import OnlineHead
+from arrol_train.rl.prompts import PromptTable
 from arrol_train.rl.sampler import GroupSampler, sampling_of
 from arrol_tts.engine.request import Question
 from arrol_tts.errors import EngineError, InputError
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
 
 CONFIG_FILE = "rollout.json"
+PROMPTS_FILE = "prompts.json"
 CHECKED_ROLLOUTS = 2
 CHECKED_TOKENS = 128
 MISMATCH = 0.2
@@ -83,6 +86,7 @@ class RolloutWorker:
     Attributes:
         rows: the training questions.
         learner: the head on the fly and its buffer, None without a head.
+        prompts: what is known of the questions that were rolled out.
         metrics: of the step that was last learned from: counts, tokens, rewards, how good the head is.
 
     Raises:
@@ -103,7 +107,7 @@ class RolloutWorker:
         head_updates: int = 8,
         seed: int = 0,
     ) -> None:
-        if head is None and config.survivors < config.group and config.policy != "random":
+        if head is None and config.chooses:
             raise InputError(f"policy {config.policy!r} needs a head: pass head=, or choose the policy 'random'")
         if head is None:
             config.check_headless()
@@ -117,6 +121,7 @@ class RolloutWorker:
         )
         self.tokenizer = tokenizer
         self.metrics: dict[str, float] = {}
+        self.prompts = PromptTable()
         self._grade = Grader(reward, config.reward_timeout)
         self._asked = self._failed = 0
         self._seed = seed
@@ -148,8 +153,8 @@ class RolloutWorker:
 
         Returns:
             As many groups as rows, in their order. With ``config.refills`` a group without signal may have been
-            replaced by that of another row, with ``config.start_prompts`` a group of which less was expected:
-            ``Group.row`` says which it is.
+            replaced by that of another row, with ``config.start_prompts`` one of which less was expected, with
+            ``config.revisit`` one whose row had no signal lately: ``Group.row`` says which it is.
 
         Raises:
             InputError: when there is no tokenizer, or a reward is anything but 0 and 1.
@@ -197,7 +202,8 @@ class RolloutWorker:
             FailedRewardsError: when more than ``config.max_failed_rewards`` of the rollouts could not be graded.
         """
         self._judge_rewards(groups)
-        self.metrics = summary(groups)
+        self.prompts.note(groups, posteriors=self.learner is not None)
+        self.metrics = summary(groups) | {"rollout/barren": self.prompts.barren_share}
         if self.learner is not None:
             self.metrics |= self.learner.learn(groups, step)
         return self.metrics
@@ -223,6 +229,7 @@ class RolloutWorker:
         temporary.mkdir(parents=True, exist_ok=True)
         if self.learner is not None:
             self.learner.save(temporary)
+        write_json(temporary / PROMPTS_FILE, self.prompts.state_dict())
         write_json(temporary / CONFIG_FILE, self.config.model_dump(mode="json"))
         temporary.rename(folder)
 
@@ -233,6 +240,8 @@ class RolloutWorker:
             ConfigError: when it comes from another configuration.
         """
         check_same(json.loads((folder / CONFIG_FILE).read_text()), self.config, str(folder.parent))
+        if (prompts := folder / PROMPTS_FILE).exists():  # older checkpoints have none
+            self.prompts.load_state_dict(json.loads(prompts.read_text()))
         if self.learner is not None:
             self.learner.load(folder)
 
@@ -254,5 +263,19 @@ class RolloutWorker:
     def _sampler(self) -> GroupSampler:
         if self.tokenizer is None:
             raise InputError("there is no tokenizer to encode prompts with: pass tokenizer=, that of the policy")
-        head = self.learner.head if self.learner else None
-        return GroupSampler(self.engine, self.rows, self._grade, self.config, head, self.tokenizer, self._seed)
+        head, auroc = None, math.nan
+        if self.learner is not None:
+            head = self.learner.head
+            if self.config.detect:
+                auroc = self.learner.auroc_within(self.config.detect[0].at)
+        return GroupSampler(
+            self.engine,
+            self.rows,
+            self._grade,
+            self.config,
+            head,
+            self.tokenizer,
+            self._seed,
+            self.prompts,
+            auroc,
+        )

@@ -9,6 +9,7 @@ training policy does not.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from arrol_train.rewards import Grader, Row
 from arrol_train.rl.config import Detection, RolloutConfig
 from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.online_head import OnlineHead
+from arrol_train.rl.prompts import PromptTable
 from arrol_train.rl.selection import select
 from arrol_train.rl.whole_groups import expected_signal, select_groups
 from arrol_tts.engine.request import Question, Sampling
@@ -43,6 +45,8 @@ class GroupSampler:
         head: reads the rollouts; None only where nothing is pruned, or at random.
         tokenizer: the policy's.
         seed: rollouts depend on it, the step and the row only.
+        prompts: what is known of the questions.
+        auroc: of the head within groups at the detection position, as far as it is known.
     """
 
     def __init__(
@@ -54,16 +58,20 @@ class GroupSampler:
         head: OnlineHead | None,
         tokenizer: Any,
         seed: int,
+        prompts: PromptTable | None = None,
+        auroc: float = math.nan,
     ) -> None:
         self.engine, self.grade, self.config, self.head = engine, grade, config, head
         self._rows, self._tokenizer, self._seed = rows, tokenizer, seed
         self._stride = head.stride if head else 0
+        self._prompts, self._auroc = prompts or PromptTable(), auroc
 
     def roll_step(self, rows: Sequence[int], step: int, process: int = 0) -> list[Group]:
         """The groups of a training step, side by side, in the order of their rows.
 
-        Of more that are started the best go on past the first detection position, and groups without signal are
-        replaced by those of further rows while there are refills.
+        Rows whose last groups had no signal may be left out for further ones. Of more that are started the best go
+        on past the first detection position, and groups without signal are replaced by those of further rows while
+        there are refills.
 
         Args:
             rows: of the questions.
@@ -71,9 +79,13 @@ class GroupSampler:
             process: which of those that train: each has further rows of its own.
         """
         chance = np.random.default_rng((self._seed, step, process))
-        others = chance.permutation(len(self._rows))
-        further = iter([(int(row), 1 + process) for row in others if int(row) not in set(rows)])
-        starts = [(row, 0) for row in rows]
+        others, asked = chance.permutation(len(self._rows)), set(rows)
+
+        def is_due(row: int) -> bool:
+            return bool(chance.random() < self.config.revisit ** self._prompts.barren(row))
+
+        further = ((row, 1 + process) for row in others.tolist() if row not in asked and is_due(row))
+        starts = [(row, 0) if is_due(row) else next(further, (row, 0)) for row in rows]
         if self._detect(step):
             starts += itertools.islice(further, round((self.config.start_prompts - 1) * len(rows)))
         groups = self._roll_rows(starts, step, len(rows), chance)
@@ -115,7 +127,7 @@ class GroupSampler:
             if not detect:
                 self._prune(group, self.config.survivors, FINISH, rng)
 
-        groups = [self._begin(row, step, self.config.group) for row in turns]
+        groups = [self._begin(row, step, size) for row, size in self._sizes([*turns], step).items()]
         with ThreadPoolExecutor(max_workers=len(groups)) as pool:
             if wanted < len(groups):
                 list(pool.map(begin, groups))
@@ -124,8 +136,17 @@ class GroupSampler:
         return groups
 
     def _detect(self, step: int) -> Sequence[Detection]:
-        """The detection positions in a step: none in the cold start."""
-        return self.config.detect if step >= self.config.cold_start else ()
+        """The detection positions in a step: none where all rollouts are finished."""
+        is_early = self.config.prune == "early" and step >= self.config.cold_start
+        return self.config.detect if is_early else ()
+
+    def _sizes(self, rows: list[int], step: int) -> dict[int, int]:
+        """How many rollouts are started for each row."""
+        config = self.config
+        if config.max_group is None or not self._detect(step) or math.isnan(self._auroc):
+            return dict.fromkeys(rows, config.group)
+        sizes = self._prompts.group_sizes(rows, config.group, config.survivors, config.max_group, self._auroc)
+        return dict(zip(rows, sizes, strict=True))
 
     def _best(self, groups: list[Group], wanted: int, position: int, chance: np.random.Generator) -> list[Group]:
         """The groups that go on past a position, to which they were written."""
@@ -149,10 +170,9 @@ class GroupSampler:
         self, group: Group, name: str, detect: Sequence[Detection], rng: np.random.Generator | None = None
     ) -> Group:
         """Generate a group, pruning it at every detection position; ``name`` is what seeds are made of."""
-        size = len(group.rollouts)
         for point in detect:
-            keep = round(point.keep * size)
-            if keep == size:
+            keep = round(point.keep * self.config.group)
+            if keep >= len(group.survivors):
                 continue  # read there in passing
             self._extend(group, point.at + 1, f"{name}/{point.at}")
             group.early = sum(rollout.ended for rollout in group.rollouts)
@@ -216,7 +236,7 @@ class GroupSampler:
             rng,
             known=known,
             scores=scores,
-            exploration=self.config.exploration,
+            exploration=0.0 if position == FINISH else self.config.exploration,
             tau=tau,
             **self.config.policy_options,
         )

@@ -109,6 +109,8 @@ def test_what_is_saved_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
     first.learn(groups(), step=0)
     first.save(tmp_path)
     second.load(tmp_path)
+    assert second.pairs == first.pairs
+    assert second.auroc_within(FINISH) == 1.0
     assert first.learn(groups(), step=1) == second.learn(groups(), step=1)
     assert first.learn(groups(), step=2) == second.learn(groups(), step=2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import torch
 from arrol_train.positions import FINISH
 from arrol_train.rewards import Reward, Row, pocket_reward
 from arrol_train.rl import sampler
+from arrol_train.rl.detection import Pairs
 from arrol_train.rl.group import Group
+from arrol_train.rl.prompts import Visited
 from arrol_train.rl.rollout_worker import EngineMismatchError, FailedRewardsError, RolloutWorker
 from arrol_train.rl.whole_groups import expected_signal
 from tests.arrol_train.rl.test_rollout import AT, CONFIG, PROMPTS, ROWS, forward, online_head, pocket_model
@@ -107,16 +110,63 @@ def test_of_more_prompts_than_are_wanted_the_groups_of_the_most_signal_go_on(
 
 
 def test_a_group_that_goes_on_is_as_it_would_be_alone(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
-    config = CONFIG.model_copy(update={"start_prompts": 3.0})
+    config = CONFIG.model_copy(update={"start_prompts": 1.5})
     many = make_worker(vllm_engine, tokenizer, config=config).roll([3, 7], step=4)
     few = {group.row: group for group in make_worker(vllm_engine, tokenizer).roll([3, 7], step=4)}
     found = [group for group in many if group.row in few]
-    assert found
+    assert found  # of three
     for group in found:
         assert [r.token_ids for r in group.rollouts] == [r.token_ids for r in few[group.row].rollouts]
-        assert group.inclusion == pytest.approx(1 / 3)  # the head cannot tell them apart yet
+        assert group.inclusion == pytest.approx(2 / 3)  # the head cannot tell them apart yet
         for rollout, alone in zip(group.rollouts, few[group.row].rollouts, strict=True):
-            assert rollout.inclusion == pytest.approx(alone.inclusion / 3)
+            assert rollout.inclusion == pytest.approx(alone.inclusion * 2 / 3)
+
+
+def test_rollouts_are_shared_out_by_what_is_known_of_the_prompts(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
+    worker = make_worker(vllm_engine, tokenizer, config=CONFIG.model_copy(update={"max_group": 12}))
+    assert worker.learner is not None
+    worker.prompts.visited = {3: Visited(3, 17), 7: Visited(300, 0)}
+    first = worker.roll([3, 7], step=0)  # how well the head ranks is not known yet
+    assert [len(group.rollouts) for group in first] == [8, 8]
+    worker.learner.pairs[AT] = Pairs(total=100.0, ranked=90.0)
+    groups = worker.roll([3, 7], step=0)
+    assert [len(group.rollouts) for group in groups] == [12, 4]
+    assert [len(group.survivors) for group in groups] == [4, 4]
+    assert [sum(r.pruned_at == AT for r in group.rollouts) for group in groups] == [8, 0]
+    worker.learn(groups, step=0)
+    assert worker.prompts.visited[3].wrong != 17
+
+
+def test_prompts_without_signal_make_way_for_others(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
+    worker = make_worker(vllm_engine, tokenizer, config=CONFIG.model_copy(update={"revisit": 0.5}))
+    worker.prompts.visited = {row: Visited(barren=60) for row in (3, *range(8, 24))}
+    other, asked = worker.roll([3, 7], step=0)
+    assert other.row in {0, 1, 2, 4, 5, 6}
+    assert asked.row == 7
+    worker.prompts.visited = {row: Visited(barren=60) for row in range(24)}
+    assert [group.row for group in worker.roll([3, 7], step=0)] == [3, 7]  # there is none that is due
+
+
+def test_pruned_after_their_end_rollouts_need_no_head_and_keep_the_most_variance(
+    vllm_engine: VLLMEngine, tokenizer: Any
+) -> None:
+    config = CONFIG.model_copy(update={"prune": "after"})
+    worker = RolloutWorker(vllm_engine, ROWS, pocket_reward, config, tokenizer=tokenizer)
+    for group in worker.roll([3, 7, 1], step=0):
+        assert [len(group.graded), len(group.survivors)] == [8, 4]
+        right = sum(rollout.reward == 1 for rollout in group.rollouts)
+        assert sum(rollout.reward == 1 for rollout in group.survivors) == min(max(2, right - 4), right)
+
+
+def test_a_worker_goes_on_with_what_is_known_of_the_prompts(
+    vllm_engine: VLLMEngine, tokenizer: Any, tmp_path: Path
+) -> None:
+    worker, again = (make_worker(vllm_engine, tokenizer) for _ in range(2))
+    worker.learn(worker.roll([3, 7], step=0), step=0)
+    worker.save(tmp_path / "saved")
+    again.load(tmp_path / "saved")
+    assert {3, 7} == set(again.prompts.visited)
+    assert again.prompts.visited == worker.prompts.visited
 
 
 def test_whole_groups_are_neither_pruned_nor_learned_from(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
