@@ -21,7 +21,7 @@ from arrol_train.rl.rollout import PrunedRollout
 from arrol_train.rl.saving import disk_watched, save_run
 from arrol_train.rl.tasks import load_task
 from arrol_train.rl.trainer import CHECKPOINTS, make_trainer
-from arrol_train.rl.trl_bridge import last_checkpoint
+from arrol_train.rl.trl_bridge import check_checkpoint, last_checkpoint
 from arrol_tts.engine.base import hidden_size_of
 from arrol_tts.engine.load import load_engine
 from arrol_tts.files import claim_folder
@@ -42,7 +42,8 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
         engine: samples the policy and has a quality head, instead of a vLLM engine of the run's own.
 
     Raises:
-        ConfigError: before anything loads, when the configuration cannot work, or ``out`` holds another run.
+        ConfigError: before anything loads, when the configuration cannot work, or ``out`` holds another run;
+            later, when the run's last checkpoint was sharded in another way.
         DiskFullError: when a file could not be written.
     """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -74,6 +75,8 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
         )
         trainer = make_trainer(config, model_path, task, rollout, out)
         checkpoint = last_checkpoint(out / CHECKPOINTS)
+        if checkpoint is not None:
+            check_checkpoint(checkpoint, trainer)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state.wait_for_everyone()
         save_run(trainer, rollout, out)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from arrol_train.rl.advantages import GroupRewards, advantages
+from arrol_train.rl.config import ConfigError
 from arrol_train.rl.group import Group
 from arrol_tts.errors import InputError
 
@@ -103,36 +104,38 @@ class TrainedPolicy:
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The policy's weights under the names of its checkpoint, adapters merged, shards gathered.
 
-        Every process must iterate to the end, since gathering is collective. Sharded models (FSDP, DeepSpeed
-        ZeRO-3) are handled as their documentation says, but untested here.
+        Every process must iterate to the end, since gathering is collective. A tensor is whole until the next one
+        is asked for. Adapters merge into whole tensors only: under DeepSpeed ZeRO-3 all are gathered for them.
         """
         model: Any = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        adapted = hasattr(model, "merge_adapter")
-        if adapted:
-            model.merge_adapter()
-        try:
+        if not hasattr(model, "merge_adapter"):
             for name, parameter in model.named_parameters():
-                plain = _checkpoint_name(name)
-                with _gathered(parameter):
-                    tensor = parameter.data
-                    tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-                    if plain:
-                        yield plain, tensor
-        finally:
-            if adapted:
+                with _gathered([parameter]):
+                    yield _checkpoint_name(name), _whole(parameter)
+            return
+        with _gathered(list(model.parameters())):
+            model.merge_adapter()
+            try:
+                for name, parameter in model.named_parameters():
+                    if plain := _checkpoint_name(name):
+                        yield plain, _whole(parameter)
+            finally:
                 model.unmerge_adapter()
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer, adapters merged. Every process must call; the main one writes."""
         accelerator = self._trainer.accelerator
-        model: Any = accelerator.unwrap_model(self._trainer.model)
-        weights = accelerator.get_state_dict(self._trainer.model)
-        if not accelerator.is_main_process:
+        main, weights = accelerator.is_main_process, {}
+        for name, tensor in self.weights():
+            if main:
+                weights[name] = tensor.detach().to("cpu", copy=True)
+        if not main:
             return
-        if hasattr(model, "merge_and_unload"):
-            model.merge_and_unload().save_pretrained(folder)
-        else:
-            model.save_pretrained(folder, state_dict=weights)
+        model: Any = accelerator.unwrap_model(self._trainer.model)
+        saved = model.state_dict().keys()
+        weights |= {_checkpoint_name(name): each.cpu() for name, each in model.named_buffers() if name in saved}
+        plain = model.get_base_model() if hasattr(model, "merge_adapter") else model
+        plain.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -309,6 +312,35 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+def check_checkpoint(checkpoint: Path, trainer: GRPOTrainer) -> None:
+    """Refuse a checkpoint that the trainer, started as it is, cannot go on from.
+
+    One that is not sharded goes on with any number of processes, as does FSDP's; DeepSpeed's only with as many as
+    wrote it.
+
+    Raises:
+        ConfigError: when it was sharded in another way, or by another number of DeepSpeed processes.
+    """
+    accelerator = trainer.accelerator
+    now = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed"}.get(accelerator.distributed_type.value, "neither of both")
+    wrote = "neither of both"
+    if any(checkpoint.glob("pytorch_model_fsdp*")):
+        wrote = "FSDP"
+    elif (checkpoint / "latest").exists():
+        wrote = "DeepSpeed"
+    if wrote != now:
+        raise ConfigError(
+            f"of FSDP and DeepSpeed, {wrote} wrote {checkpoint} and {now} is to go on from it: start the run as "
+            "it was started then, or choose another output folder to start afresh"
+        )
+    processes = len(list(checkpoint.glob("global_step*/*_optim_states.pt")))
+    if processes and processes != accelerator.num_processes:
+        raise ConfigError(
+            f"{processes} DeepSpeed processes wrote {checkpoint} and {accelerator.num_processes} are to go on "
+            "from it: start as many as then, or choose another output folder to start afresh"
+        )
+
+
 def beside_checkpoint(args: Any, step: int) -> Path:
     """Where what we keep beside TRL's checkpoint of a step lies, when there is one."""
     return Path(args.output_dir) / f"checkpoint-{step}" / CHECKPOINT_FOLDER
@@ -341,10 +373,17 @@ def _checkpoint_name(name: str) -> str:
     return name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
 
 
-def _gathered(parameter: torch.nn.Parameter) -> Any:
-    """A context in which a parameter of DeepSpeed ZeRO-3 is whole; others are anyway."""
-    if not hasattr(parameter, "ds_id"):
+def _gathered(parameters: list[torch.nn.Parameter]) -> Any:
+    """A context in which parameters of DeepSpeed ZeRO-3 are whole; others are let be."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters([parameter])
+    return deepspeed.zero.GatheredParameters(parameters)
+
+
+def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A parameter's tensor, gathered where FSDP2 shards it."""
+    tensor: Any = parameter.data
+    whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole

@@ -92,7 +92,9 @@ def weights_file(
 
     with tempfile.TemporaryDirectory(dir=folder or _in_memory()) as temporary:
         path = f"{temporary}/weights.safetensors"
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights}, path)
+        # Copies, on the CPU too: the trainer's own tensors may change as soon as the next ones are asked for.
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights}
+        save_file(copies, path)
         yield path
 
 

@@ -127,8 +127,10 @@ class TransformersEngine(Engine):
 
             weights = load_file(weights).items()
         tied = set(self._lm._tied_weights_keys or ())
+        # Copies: where weights are the trainer's own, they may change as soon as the next ones are asked for.
+        copies = {name: tensor.clone() for name, tensor in weights}
         try:
-            missing, unexpected = self._lm.load_state_dict(dict(weights), strict=False)
+            missing, unexpected = self._lm.load_state_dict(copies, strict=False)
         except RuntimeError as error:  # of another shape
             raise InputError(f"the weights do not fit the engine's model: {error}") from error
         if unexpected or set(missing) - tied:

@@ -6,18 +6,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from arrol_train.rl.buffer import ReplayBuffer
+from arrol_train.rl.config import RunConfig
+from arrol_train.rl.run import run
+from tests.arrol_train.rl.one_of_several import start_from
 from tests.arrol_train.rl.tiny import TINY, assert_same_run, log_of
+
+if TYPE_CHECKING:
+    from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm")
 pytest.importorskip("trl")
 
-SETTINGS = TINY | {"steps": 3, "prompts": 4, "save_every": 3}
+SETTINGS = TINY | {"steps": 3, "prompts": 4, "save_every": 2}
 MODULE = ["-m", "arrol_train.cli", "rl"]
 # "multi_gpu" is what accelerate calls its launcher of several processes; ACCELERATE_USE_CPU keeps them on the CPU.
 TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
@@ -34,7 +40,9 @@ def launch(folder: Path, launcher: list[str], settings: dict[str, Any]) -> subpr
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_process_gives(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_two_processes_give_what_one_process_gives_and_one_goes_on_where_two_were_cut_off(
+    tmp_path_factory: pytest.TempPathFactory, engine: VLLMEngine
+) -> None:
     folders = {name: tmp_path_factory.mktemp(name) for name in ("one", "two")}
     for name, launcher in (("one", []), ("two", TWO)):
         done = launch(folders[name], launcher, SETTINGS)
@@ -45,6 +53,11 @@ def test_two_processes_give_what_one_process_gives(tmp_path_factory: pytest.Temp
     buffers = [ReplayBuffer.load(out / "checkpoints/checkpoint-3/arrol/buffer.safetensors") for out in (one, two)]
     assert buffers[0].groups.tolist() == buffers[1].groups.tolist()  # whole groups, in the same order
     assert buffers[0].labels.tolist() == buffers[1].labels.tolist()
+    again = two.parent / "again"
+    start_from(two, again, 2)
+    run(RunConfig.model_validate(SETTINGS), again, engine)
+    assert [line["processes"] for line in log_of(again)] == [2, 2, 1]
+    assert_same_run(one, again)
 
 
 @pytest.mark.slow

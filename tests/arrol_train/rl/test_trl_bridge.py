@@ -15,7 +15,8 @@ from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.trl_bridge import Scoring, TrainedPolicy, last_checkpoint, trl_columns
 from arrol_tts.errors import InputError
 from arrol_tts.pocket import POCKET_MODEL
-from tests.arrol_train.rl.test_rollout import make_rollout, make_trainer
+from tests.arrol_train.conftest import restore_pocket
+from tests.arrol_train.rl.test_rollout import forward, make_rollout, make_trainer
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
@@ -38,6 +39,28 @@ def test_adapters_are_pushed_merged(engine: VLLMEngine, tmp_path: Path) -> None:
     assert len(changed) == 2 * 4
     for name, tensor in pushed.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["vllm_engine", "transformers_engine"])
+def test_an_engine_samples_with_the_adapters_that_were_trained(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """On the CPU pushed tensors are the trainer's own, which are unmerged again after the push."""
+    from peft import LoraConfig
+
+    engine = request.getfixturevalue(name)
+    rollout = make_rollout(engine)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4, peft_config=lora, learning_rate=3e-2)
+    trainer.train()
+    assert rollout.metrics["rollout/survivors"] == rollout.metrics["rollout/started"] / 2
+    rollout.push(trainer)
+    (group,) = rollout.worker.roll([0], step=1)
+    trained, plain = TrainedPolicy(trainer), forward(group.prompt_ids, group.survivors[0].token_ids)[0]
+    own = trained.logprobs(group.prompt_ids, group.survivors[0].token_ids, 1.0)
+    np.testing.assert_allclose(group.survivors[0].logprobs, own, atol=1e-3)
+    assert np.abs(own - plain).max() > 0.01
+    restore_pocket(engine)
 
 
 def survivors(*logprobs: list[float] | None) -> Group:
