@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from arrol_train.positions import FINISH
+from arrol_train.rl.config import ConfigError
 from arrol_train.rl.group import Group, Rollout
-from arrol_train.rl.trl_bridge import Scoring, TrainedPolicy, last_checkpoint, trl_columns
+from arrol_train.rl.trl_bridge import Scoring, TrainedPolicy, check_checkpoint, last_checkpoint, trl_columns
 from arrol_tts.errors import InputError
 from arrol_tts.pocket import POCKET_MODEL
 from tests.arrol_train.conftest import restore_pocket
@@ -51,7 +53,7 @@ def test_an_engine_samples_with_the_adapters_that_were_trained(
     engine = request.getfixturevalue(name)
     rollout = make_rollout(engine)
     lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
-    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4, peft_config=lora, learning_rate=3e-2)
+    trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 4, peft_config=lora, learning_rate=0.1)
     trainer.train()
     assert rollout.metrics["rollout/survivors"] == rollout.metrics["rollout/started"] / 2
     rollout.push(trainer)
@@ -61,6 +63,31 @@ def test_an_engine_samples_with_the_adapters_that_were_trained(
     np.testing.assert_allclose(group.survivors[0].logprobs, own, atol=1e-3)
     assert np.abs(own - plain).max() > 0.01
     restore_pocket(engine)
+
+
+def started_as(kind: str, processes: int) -> Any:
+    """As much of a trainer as says how it was started."""
+    from accelerate.utils import DistributedType
+
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(distributed_type=DistributedType(kind), num_processes=processes)
+    )
+
+
+def test_a_checkpoint_goes_on_as_it_was_sharded_and_deepspeeds_with_as_many_processes(tmp_path: Path) -> None:
+    check_checkpoint(tmp_path, started_as("NO", 1))
+    check_checkpoint(tmp_path, started_as("MULTI_GPU", 8))
+    with pytest.raises(ConfigError, match="neither of both wrote .* and FSDP is to go on"):
+        check_checkpoint(tmp_path, started_as("FSDP", 2))
+    (tmp_path / "global_step2").mkdir()
+    (tmp_path / "latest").write_text("global_step2")
+    for process in range(2):
+        (tmp_path / f"global_step2/zero_pp_rank_{process}_mp_rank_00_optim_states.pt").touch()
+    check_checkpoint(tmp_path, started_as("DEEPSPEED", 2))
+    with pytest.raises(ConfigError, match="2 DeepSpeed processes wrote .* and 4 are to go on from it"):
+        check_checkpoint(tmp_path, started_as("DEEPSPEED", 4))
+    with pytest.raises(ConfigError, match="DeepSpeed wrote .* and neither of both is to go on"):
+        check_checkpoint(tmp_path, started_as("MULTI_GPU", 2))
 
 
 def survivors(*logprobs: list[float] | None) -> Group:
