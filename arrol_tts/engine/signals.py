@@ -81,15 +81,6 @@ class HeadReading:
             return self.values[row]
         return log.pool(position, self.weights[row], self.values[row], self.stride)
 
-    def pass_over(self, row: int, position: int, log: TraceLog, token: int | None) -> None:
-        """As ``score``, where nobody wants to know it."""
-        if self.weights is not None:
-            if position % self.stride == 0 or not log.weight:
-                log.weight += self.weights[row]
-                log.value += self.weights[row] * self.values[row]
-        elif token in self.pool_after:
-            log.pool_steps(self.values[row])
-
 
 def token_confidence(logits: torch.Tensor, top_k: int) -> torch.Tensor:
     """DeepConf's token confidence (arXiv 2508.15260, section 3): minus the mean of the top-k log-probabilities.

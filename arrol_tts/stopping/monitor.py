@@ -99,26 +99,6 @@ class Monitor:
         if 0 <= log.due <= position:
             log.due = self._next(log)
 
-    def pass_over(self, key: Hashable, log: TraceLog, confidence: float | None) -> None:
-        """Take in a step whose position is before ``log.due`` and that did not end the trace: most steps.
-
-        The same as ``observe``, for less: nothing of the row is kept but its confidence, and only those rules are
-        asked that read every token.
-        """
-        log.length += 1
-        if log.wants_confidence and confidence is not None:
-            log.confidence.append(confidence)
-        for group in log.followed:
-            try:
-                verdicts = group.observe(key, log, None, False)
-            except Exception as error:
-                self._fail(group, error)
-                continue
-            if verdicts:
-                self._settle(group, _given, verdicts)
-            elif group.waiting and group not in self._holding:
-                self._holding[group] = None
-
     def drop(self, key: Hashable) -> TraceLog | None:
         """Forget a trace that ended, was pruned or was cancelled; returns its log."""
         log = self.logs.pop(key, None)
@@ -189,7 +169,3 @@ class Monitor:
                 self._settle(group, group.unstick)
                 if stuck:
                     return
-
-
-def _given(verdicts: Verdicts) -> Verdicts:
-    return verdicts

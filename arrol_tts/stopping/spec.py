@@ -120,9 +120,10 @@ class TraceSpec:
     def next_kept(self, position: int) -> float:
         """The first position from this one on whose score or state is kept while the trace goes on.
 
-        -1 where something is kept of every row, other than its confidence; infinite where nothing is any more.
+        -1 where that is known of no row before it comes, or is so of every one; infinite where nothing is kept any
+        more.
         """
-        if self.score_after or self.logprobs or self.self_certainty or self.live or self.score_every == 1:
+        if self.score_after or self.score_every == 1:
             return -1
         found = [at for at in (*self.score_at, *self.features_at) if at >= position]
         if every := self.score_every:

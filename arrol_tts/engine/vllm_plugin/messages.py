@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -56,3 +56,21 @@ class Signals:
     features: NDArray[np.float32] | None = None
     kept: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
+
+    def of_heads(self) -> Iterator[tuple[str, HeadKind, NDArray[np.float32]]]:
+        """The name of each head, its kind, and what it read: ``[1 or 2, rows]``."""
+        first = 0
+        for name, kind in self.heads.items():
+            assert self.numbers is not None
+            yield name, kind, self.numbers[first : first + kind.width]
+            first += kind.width
+
+    @property
+    def confidences(self) -> NDArray[np.float32] | None:
+        """``[rows]``, or None."""
+        return self.numbers[-1 - self.self_certainty] if self.confidence and self.numbers is not None else None
+
+    @property
+    def self_certainties(self) -> NDArray[np.float32] | None:
+        """``[rows]``, or None."""
+        return self.numbers[-1] if self.self_certainty and self.numbers is not None else None

@@ -26,6 +26,7 @@ from arrol_tts.engine.signals import HeadReading
 from arrol_tts.engine.stop_texts import StopTexts, Watched
 from arrol_tts.engine.vllm_plugin import check_config, require
 from arrol_tts.engine.vllm_plugin.allowed import allowed_signals, check_allowed
+from arrol_tts.engine.vllm_plugin.coasting import Coasting
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY, Signals, Wanted
 from arrol_tts.errors import EngineError, InputError
 from arrol_tts.stopping import Monitor, TraceLog, TraceSpec
@@ -33,6 +34,8 @@ from arrol_tts.stopping import Monitor, TraceLog, TraceSpec
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
     from vllm.config import VllmConfig
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.core.sched.request_queue import RequestQueue
@@ -111,6 +114,7 @@ class MonitoredScheduler(Base):
         self._serves = not in_process
         self._allowed = allowed_signals(ours)
         self._monitor = Monitor()
+        self._coasting = Coasting()
         # While vLLM goes through a step's outputs, the requests that it has freed.
         self._updating = False
         self._freed: set[str] = set()
@@ -138,6 +142,7 @@ class MonitoredScheduler(Base):
             assert request.sampling_params is not None
             stops = self._load_stop_texts().watch(parsed.stop, request.sampling_params.min_tokens)
             self._stops[request.request_id] = stops
+            self._look_for_texts()
         log = self._monitor.add(request.request_id, parsed)
         if parsed.stop:
             opened = self._load_stop_texts().decoder.opens_thinking(request.prompt_token_ids or ())
@@ -166,7 +171,8 @@ class MonitoredScheduler(Base):
             reason = _words(error, "all requests with a spec")
             for key in self._monitor.logs:
                 self._refuse(str(key), reason)
-            self._monitor, self._needs, self._condemned = Monitor(), None, set()
+            self._monitor, self._coasting = Monitor(), Coasting()
+            self._needs, self._condemned = None, set()
             return None
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
@@ -290,7 +296,7 @@ class MonitoredScheduler(Base):
         if self._monitor.logs:
             self._guarded(self._observe, outputs, model_runner_output)
         for key in self._freed:
-            self._guarded(self._monitor.drop, key)
+            self._guarded(self._drop, key)
         self._freed.clear()
         if self._refused:
             self._tell_refused(outputs)
@@ -299,7 +305,20 @@ class MonitoredScheduler(Base):
             self._finish(results, outputs)
         return outputs
 
-    def _update_request_with_output(self, request: Request, *args: Any, **kwargs: Any) -> tuple[list[int], bool]:
+    def _look_for_texts(self) -> None:
+        """Put ourselves into vLLM's way while anybody's stop texts are looked for.
+
+        It calls this of every request at every step, which takes a millisecond for a thousand of them.
+        """
+        hooks, name = self.__dict__, "_update_request_with_output"
+        if self._stops:
+            hooks[name] = self._update_request_and_stop_at_text
+        else:
+            hooks.pop(name, None)
+
+    def _update_request_and_stop_at_text(
+        self, request: Request, *args: Any, **kwargs: Any
+    ) -> tuple[list[int], bool]:
         new_token_ids, stopped = super()._update_request_with_output(request, *args, **kwargs)
         stops, log = self._stops.get(request.request_id), self._monitor.logs.get(request.request_id)
         if stops is None or log is None or request.status == RequestStatus.FINISHED_STOPPED:
@@ -320,40 +339,31 @@ class MonitoredScheduler(Base):
 
     def _observe(self, outputs: dict[int, EngineCoreOutputs], model_output: ModelRunnerOutput) -> None:
         """Tell the Monitor of this step's rows, and attach logs and news."""
-        logs, pass_over, refused = self._monitor.logs, self._monitor.pass_over, self._refused
-        rows = _Rows(getattr(model_output, "arrol_signals", None) or NOTHING, model_output.req_id_to_index)
-        readings, confidence, row_of = rows.readings, rows.confidence, rows.first
-        for group in outputs.values():
-            for output in group.outputs:
-                key = output.request_id
-                log = logs.get(key)
-                if log is None or key in refused:
-                    continue
-                try:
-                    # This runs for every token of every trace, and nearly all of them pass here.
-                    position = log.length
-                    if position < log.due and output.finish_reason is None and len(output.new_token_ids) == 1:
-                        reading = readings.get(log.spec.head) if log.wants_scores else None
-                        if (reading is not None or not log.wants_scores) and (
-                            confidence is not None or not log.wants_confidence
-                        ):
-                            row = row_of(key)
-                            if reading is not None:
-                                reading.pass_over(row, position, log, log.last_token)
-                            if log.wants_confidence or log.followed:
-                                pass_over(key, log, None if confidence is None else confidence[row])
-                            else:
-                                log.length = position + 1
-                            log.last_token = output.new_token_ids[0]
-                            continue
-                    missing = self._take_in(output, log, rows)
-                    if missing:
-                        # Going on would mean that nothing is ever pruned, and nobody told.
-                        self._refuse(key, missing)
-                    elif output.finish_reason is not None or log.spec.live:
-                        self._report(output, log)
-                except Exception as error:
-                    self._refuse(key, error)
+        signals = getattr(model_output, "arrol_signals", None) or NOTHING
+        index = model_output.req_id_to_index
+        found = [output for group in outputs.values() for output in group.outputs]
+        # Nearly all rows of nearly all traces end here.
+        left = self._coasting.advance(found, index, signals)
+        if not left:
+            return
+        rows, logs = _Rows(signals, index), self._monitor.logs
+        for output in left:
+            key = output.request_id
+            log = logs.get(key)
+            if log is None or key in self._refused:
+                continue
+            try:
+                self._coasting.land(key)
+                missing = self._take_in(output, log, rows)
+                if missing:
+                    # Going on would mean that nothing is ever pruned, and nobody told.
+                    self._refuse(key, missing)
+                elif output.finish_reason is None:
+                    self._coasting.put(key, log)
+                if output.finish_reason is not None or log.spec.live:
+                    self._report(output, log)
+            except Exception as error:
+                self._refuse(key, error)
 
     def _take_in(self, output: EngineCoreOutput, log: TraceLog, rows: _Rows) -> str:
         """Tell the Monitor of a request's rows; returns what they lack."""
@@ -414,17 +424,23 @@ class MonitoredScheduler(Base):
         if self._updating:
             self._freed.add(key)  # its last row is yet to be observed
         else:
-            self._guarded(self._monitor.drop, key)
+            self._guarded(self._drop, key)
             self._refused.pop(key, None)
-        self._stops.pop(key, None)
+        if self._stops.pop(key, None):
+            self._look_for_texts()
         self._needs = None
         return super()._free_request(request, *args, **kwargs)
+
+    def _drop(self, key: str) -> None:
+        self._coasting.forget(key)
+        self._monitor.drop(key)
 
     def _results(self) -> dict[str, Any]:
         """What the pruned and the refused are told, whom this step ends."""
         results: dict[str, Any] = {}
         for key in self._guarded(self._take_condemned) or ():
             try:
+                self._coasting.land(key)
                 results[key] = self._export(self._monitor.logs[key])
             except Exception as error:
                 self._refuse(key, error)
@@ -480,13 +496,11 @@ class _Rows:
     """A step's signals as they are looked up request by request: numbers of arrays are slow one by one."""
 
     def __init__(self, signals: Signals, index: Mapping[str, int]) -> None:
-        lists = iter(() if signals.numbers is None else signals.numbers.tolist())
         self.readings = {
-            name: HeadReading.of([next(lists) for _ in range(kind.width)], kind)
-            for name, kind in signals.heads.items()
+            name: HeadReading.of(numbers.tolist(), kind) for name, kind, numbers in signals.of_heads()
         }
-        self.confidence: list[float] | None = next(lists) if signals.confidence else None
-        self.self_certainty: list[float] | None = next(lists) if signals.self_certainty else None
+        self.confidence = _floats(signals.confidences)
+        self.self_certainty = _floats(signals.self_certainties)
         self.features: Any = signals.features
         self.kept, self.error = signals.kept, signals.error
         if signals.firsts is None:
@@ -494,6 +508,10 @@ class _Rows:
         else:
             firsts: list[int] = signals.firsts.tolist()
             self.first = lambda key: firsts[index[key]]
+
+
+def _floats(numbers: NDArray[np.float32] | None) -> list[float] | None:
+    return None if numbers is None else numbers.tolist()
 
 
 @lru_cache(maxsize=64)

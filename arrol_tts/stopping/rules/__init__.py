@@ -3,7 +3,7 @@
 A new rule derives from `Rule` and is listed in `RULES`.
 """
 
-from arrol_tts.stopping.rules.base import GroupState, Rule, Verdict, Verdicts
+from arrol_tts.stopping.rules.base import GroupState, Rule, Verdict, Verdicts, Window
 from arrol_tts.stopping.rules.budget import Budget
 from arrol_tts.stopping.rules.confidence_floor import ConfidenceFloor
 from arrol_tts.stopping.rules.keep_share import KeepShare
@@ -22,4 +22,5 @@ __all__ = [
     "Threshold",
     "Verdict",
     "Verdicts",
+    "Window",
 ]

@@ -63,6 +63,23 @@ class Rule(ABC):
         """The rule's state in a group of that many traces that is only beginning."""
 
 
+@dataclass(slots=True)
+class Window:
+    """A trace's last confidences, as a rule follows them that reads every one.
+
+    Attributes:
+        size: how many they are.
+        total: their sum; of all while there are fewer.
+        lowest: the lowest mean of a whole window so far.
+        bound: the mean below which the rule must be told of a row.
+    """
+
+    size: float
+    total: float = 0.0
+    lowest: float = math.inf
+    bound: float = -math.inf
+
+
 class GroupState:
     """One rule at work in one group.
 
@@ -91,6 +108,14 @@ class GroupState:
     def observe(self, key: Hashable, log: TraceLog, score: float | None, finished: bool) -> Verdicts:
         """Take in the step that made the trace ``log.length`` long."""
         raise NotImplementedError
+
+    def window(self, key: Hashable) -> Window | None:
+        """What the rule follows of a trace; None where it must be told of every row.
+
+        Who moves it on need not tell the rule of rows, except of one that leaves the mean below the bound, or that
+        ends the trace.
+        """
+        return None
 
     def leave(self, key: Hashable, log: TraceLog) -> Verdicts:
         """A trace ended, in whatever way."""

@@ -14,19 +14,12 @@ from arrol_tts.stopping.rules.base import (
     Rule,
     Verdict,
     Verdicts,
+    Window,
     check_number,
 )
 
 if TYPE_CHECKING:
     from arrol_tts.stopping.log import TraceLog
-
-
-@dataclass(slots=True)
-class _Window:
-    """A trace's sum of its last confidences, and the lowest mean of a whole window so far."""
-
-    total: float = 0.0
-    lowest: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +56,9 @@ class ConfidenceFloor(Rule):
 class _State(GroupState):
     def __init__(self, rule: ConfidenceFloor, size: int) -> None:
         super().__init__(size)
-        self.rule, self.window = rule, rule.window
+        self.rule = rule
         self.warming: set[Hashable] = set()
-        self.windows: dict[Hashable, _Window] = {}
+        self.windows: dict[Hashable, Window] = {}
         self.warmed: list[float] = []
         self.gone = 0
         self.floor: float | None = None
@@ -79,13 +72,11 @@ class _State(GroupState):
 
     def observe(self, key: Hashable, log: TraceLog, score: float | None, finished: bool) -> Verdicts:
         # This runs for every token of every trace.
-        confidences, window = log.confidence, self.window
+        confidences, window = log.confidence, self.rule.window
         length = len(confidences)
         if not length:
             return ()
-        trace = self.windows.get(key)
-        if trace is None:
-            trace = self.windows[key] = _Window()
+        trace = self._window(key)
         total = trace.total + confidences[-1]
         if length > window:
             total -= confidences[-1 - window]
@@ -103,6 +94,19 @@ class _State(GroupState):
             detail = f"confidence {confidence:.3f} of the last {window} tokens is below {self.floor:.3f}"
             return ((key, Verdict(self.rule.kind, log.length - 1, score, detail)),)
         return ()
+
+    def window(self, key: Hashable) -> Window | None:
+        waits = self.floor is None and key not in self.warming
+        return None if waits else self._window(key)
+
+    def _window(self, key: Hashable) -> Window:
+        window = self.windows.get(key)
+        if window is None:
+            window = self.windows[key] = Window(self.rule.window, bound=self._bound(key))
+        return window
+
+    def _bound(self, key: Hashable) -> float:
+        return -math.inf if self.floor is None or key in self.warming else self.floor
 
     def _warm(self, key: Hashable, lowest: float) -> None:
         """A trace that sets the floor has ended."""
@@ -133,6 +137,8 @@ class _State(GroupState):
 
     def _set_floor(self) -> None:
         self.floor = _percentile(self.warmed, 1 - self.rule.keep) if self.warmed else -math.inf
+        for key, window in self.windows.items():
+            window.bound = self._bound(key)
         self.waiting.clear()
 
 

@@ -360,7 +360,7 @@ class StandinEngine:
             assert ended.tokens == [token_of(request_id, i) for i in range(len(ended.tokens))]
         assert self.free_blocks == self.blocks
         assert (self.scheduler.requests, self.scheduler.running) == ({}, [])
-        assert self.scheduler._monitor.logs == {}
+        assert (self.scheduler._monitor.logs, len(self.scheduler._coasting)) == ({}, 0)
         assert not self.scheduler._monitor.any_held
         return self.ended
 

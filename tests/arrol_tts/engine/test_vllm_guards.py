@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 pytest.importorskip("vllm")
 
+from arrol_tts.engine.vllm_plugin.coasting import Coasting
+
 TEXTS = [q.text for q in itertools.islice(questions("test"), 6)]
 NEVER = "this is never written"
 PAIR = TraceSpec(group="pair", size=2, score_at=(8,), stop=(NEVER,), rules=(KeepShare(8, 0.5),))
@@ -89,6 +91,7 @@ def run(vllm_engine: VLLMEngine) -> Iterator[Callable[[], dict[str, Ended]]]:
     yield work
     assert (scheduler.requests, scheduler.running, len(scheduler.waiting)) == ({}, [], 0)
     assert (scheduler._refused, scheduler._stops, scheduler._freed) == ({}, {}, set())
+    assert (len(scheduler._coasting), "_update_request_with_output" in vars(scheduler)) == (0, False)
     monitor = scheduler._monitor
     assert (monitor.logs, monitor._groups, monitor._holding, monitor._failures) == ({}, {}, {}, {})
 
@@ -127,6 +130,9 @@ HOOKS: dict[str, tuple[Any, str, Callable[..., bool], set[str]]] = {
     "a request comes": (Monitor, "add", is_victim, {"victim"}),
     "a rule gets a member": (keep_share._State, "join", is_victim, {"victim"}),
     "a row is taken in": (Monitor, "observe", is_victim, {"victim"}),
+    "rows are added up": (Coasting, "advance", always, WATCHED),
+    "a trace begins to coast": (Coasting, "put", is_victim, {"victim"}),
+    "a trace coasts no more": (Coasting, "land", is_victim, {"victim"}),
     "a rule looks at a row": (keep_share._State, "observe", is_mate, {"victim", "mate"}),
     "a rule decides": (keep_share._State, "decide", always, {"victim", "mate"}),
     "a rule loses a member": (keep_share._State, "leave", always, {"mate"}),
