@@ -145,7 +145,8 @@ class Coasting:
             return
         self._empty_chunk(slot)
         log, window, row = self._logs[slot], self._windows[slot], self._table[slot]
-        log.length, log.last_token = int(row["length"]), int(row["last_token"])
+        log.length, token = int(row["length"]), int(row["last_token"])
+        log.last_token = None if token == NONE else token
         log.weight, log.value = float(row["weight"]), float(row["value"])
         log.steps, log.probability = int(row["steps"]), float(row["probability"])
         log.certainty = float(row["certainty"])
@@ -180,6 +181,8 @@ class Coasting:
         tokens = [output.new_token_ids for output in outputs]
         rows = self._passing(outputs, tokens, index, signals)
         confidence, certainty = signals.confidences, signals.self_certainties
+        # Only heads of steps ask for the row's input; what else does, does not coast.
+        by_token = any(kind.pool_after for kind in signals.heads.values())
         with np.errstate(all="ignore"):  # a model's numbers may be anything
             if confidence is not None:
                 rows = rows.where(self._move_windows(rows.slots, confidence[rows.first]))
@@ -195,8 +198,8 @@ class Coasting:
                     self._table["certainty"][slots[wanted]] += certainty[row[wanted]]
                 if confidence is not None:
                     self._confidence[slots, CHUNK + self._table["fill"][slots]] = confidence[row]
-                written = (tokens[i][j] for i in part.at.tolist())
-                self._move_on(slots, np.fromiter(written, np.int64, len(slots)))
+                self._table["last_token"][slots] = [tokens[i][j] for i in part.at.tolist()] if by_token else NONE
+                self._move_on(slots)
         if len(rows.at) == len(outputs):
             return []
         left = np.ones(len(outputs), np.bool_)
@@ -213,13 +216,15 @@ class Coasting:
         """Those of which nothing is kept or judged, as far as that does not depend on what was read of them."""
         table = self._table
         slots, numbers = self._find_places([output.request_id for output in outputs], index)
-        counts = np.fromiter(map(len, tokens), np.int64, len(tokens))
-        passing = (slots != NONE) & (numbers != NONE) & (counts > 0)
-        passing &= table["length"][slots] + counts <= table["due"][slots]
-        several = counts > 1
-        if several.any():
+        passing = (slots != NONE) & (numbers != NONE)
+        lengths = list(map(len, tokens))
+        counts = np.ones(len(tokens), np.int64)
+        if lengths.count(1) < len(lengths):
+            counts[:] = lengths
             # A rule's bound is looked at after each token.
-            passing &= ~several | (np.isinf(table["size"][slots]) & ~table["logprobs"][slots])
+            single = ~np.isinf(table["size"][slots]) | table["logprobs"][slots]
+            passing &= (counts == 1) | ((counts > 1) & ~single)
+        passing &= table["length"][slots] + counts <= table["due"][slots]
         reasons = [output.finish_reason for output in outputs]
         if reasons.count(None) < len(reasons):
             passing &= np.array([reason is None for reason in reasons])
@@ -277,10 +282,11 @@ class Coasting:
         table = self._table
         counted = table["head"][slots] == head
         if kind.width == 2:
-            # A head that comes late begins with the first row that it sees.
-            counted &= (table["length"][slots] % kind.stride == 0) | (table["weight"][slots] == 0)
+            if kind.stride > 1:
+                # A head that comes late begins with the first row that it sees.
+                counted &= (table["length"][slots] % kind.stride == 0) | (table["weight"][slots] == 0)
             slots, row = slots[counted], row[counted]
-            weight, value = numbers[:, row].astype(np.float64)
+            weight, value = numbers[0][row].astype(np.float64), numbers[1][row].astype(np.float64)
             table["weight"][slots] += weight
             table["value"][slots] += weight * value
         else:
@@ -299,11 +305,10 @@ class Coasting:
             outputs[i].new_logprobs = None
         self._logprobs[wanted.slots, self._table["fill"][wanted.slots]] = found
 
-    def _move_on(self, slots: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
+    def _move_on(self, slots: NDArray[np.int64]) -> None:
         """Traces have written a token each, all of which was taken in."""
         table = self._table
         table["length"][slots] += 1
-        table["last_token"][slots] = tokens
         fill = table["fill"][slots] + 1
         table["fill"][slots] = fill
         for slot in slots[fill == CHUNK].tolist():

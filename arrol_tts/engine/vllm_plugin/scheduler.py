@@ -341,7 +341,7 @@ class MonitoredScheduler(Base):
         """Tell the Monitor of this step's rows, and attach logs and news."""
         signals = getattr(model_output, "arrol_signals", None) or NOTHING
         index = model_output.req_id_to_index
-        found = [output for group in outputs.values() for output in group.outputs]
+        found = list(itertools.chain.from_iterable(group.outputs for group in outputs.values()))
         # Nearly all rows of nearly all traces end here.
         left = self._coasting.advance(found, index, signals)
         if not left:

@@ -1,4 +1,4 @@
-"""Traces whose rows are added up by slots have the logs of traces that are looked at row by row, to the last bit."""
+"""Traces whose rows are added up by slots have the logs of traces looked at row by row, to the last bit."""
 
 from __future__ import annotations
 
