@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from arrol_train.positions import FINISH
 from arrol_train.rl.config import OnlineTraining
 from arrol_train.rl.posterior import check_rows
 from arrol_tts.errors import InputError
@@ -168,6 +169,26 @@ class ReplayBuffer:
                 inclusion=self.inclusion[rows],
             )
 
+    def subset(self, rows: NDArray[np.bool_]) -> ReplayBuffer:
+        """The rows that are chosen: bool ``[n]``."""
+        buffer = ReplayBuffer(self.capacity, self.hidden_size)
+        for name in _COLUMNS:
+            setattr(buffer, name, getattr(self, name)[rows])
+        return buffer
+
+    def whole(self) -> Batch:
+        """The rows that were read at the end of their rollouts."""
+        rows = np.flatnonzero(self.positions == FINISH)
+        first = np.arange(len(rows))
+        return Batch(
+            states=self.features[rows],
+            starts=first,
+            ends=first + 1,
+            labels=self.labels[rows],
+            groups=self.groups[rows],
+            inclusion=self.inclusion[rows],
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""
         about = {"capacity": self.capacity, "hidden_size": self.hidden_size}
@@ -287,6 +308,27 @@ class SequenceBuffer:
                 groups=group[rollout] * rows.shape[1] + position,
                 inclusion=self.inclusion[rollouts][rollout],
             )
+
+    def subset(self, rollouts: NDArray[np.bool_]) -> SequenceBuffer:
+        """The rollouts that are chosen: bool ``[n]``."""
+        buffer = SequenceBuffer(self.capacity, self.max_bytes, self.hidden_size)
+        buffer.states = [self.states[i] for i in np.flatnonzero(rollouts)]
+        for name in _SEQUENCE_COLUMNS:
+            setattr(buffer, name, getattr(self, name)[rollouts])
+        return buffer
+
+    def whole(self) -> Batch:
+        """Every rollout from its first state to its last."""
+        lengths = np.array([len(each) for each in self.states], np.int64)
+        ends = lengths.cumsum()
+        return Batch(
+            states=np.concatenate([np.empty((0, self.hidden_size), np.float16), *self.states]),
+            starts=ends - lengths,
+            ends=ends,
+            labels=self.labels,
+            groups=self.groups,
+            inclusion=self.inclusion,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all."""

@@ -274,6 +274,8 @@ class HeadConfig(_Section):
         buffer_mib: MiB that whole rollouts' states may take, of which a pooling head learns.
         training: how it learns.
         start_from: folder or hub id of a head to start with instead of an untrained one.
+        refit: train a head once more at the end of the run, on all that the buffer holds, and leave that one where
+            it is better (`arrol_train.rl.refit`).
     """
 
     pooling: Literal["last", "mean", "gated"] = "mean"
@@ -284,6 +286,7 @@ class HeadConfig(_Section):
     buffer_mib: int = Field(default=1024, ge=1)
     training: OnlineTraining = OnlineTraining()
     start_from: str | None = None
+    refit: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -423,7 +426,9 @@ class RunConfig(_Section):
         return max(1, min(self.rollout.max_tokens // 128, most))
 
 
-RESUMABLE = frozenset({"servers", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "tensorboard"})
+RESUMABLE = frozenset(
+    {"servers", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "tensorboard", "head.refit"}
+)
 """Fields that may differ between a checkpoint's run and the one that resumes it."""
 
 

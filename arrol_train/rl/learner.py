@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from arrol_train.rl.buffer import ReplayBuffer, SequenceBuffer
 from arrol_train.rl.detection import Pairs, ranked_pairs, stands_for
 from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.online_head import OnlineHead
+from arrol_train.rl.refit import refit as refit_head
 from arrol_tts.files import write_json
 from arrol_tts.head import QualityHead
 from arrol_tts.metrics import within_question_auroc
@@ -64,6 +66,7 @@ class HeadLearner:
             plain = replace(config, pooling="last", stride=1, inner_size=128)
             self.last = OnlineHead(plain, head.training)
         self._updates = updates
+        self._start = copy.deepcopy(head.head)
 
     def learn(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Say how good the head is on rollouts that are new to it, then learn from them.
@@ -103,9 +106,22 @@ class HeadLearner:
         """Of all rollouts that come to a position, as far as it is known; nan before."""
         return self.pairs.get(position, Pairs()).auroc
 
-    def export(self) -> QualityHead:
-        """The head for voting; see `OnlineHead.export`."""
-        return self.head.export(self.buffer)
+    def export(self, *, refit: bool = True, seed: int = 0) -> QualityHead:
+        """The head for voting, calibrated; its ``config.metrics`` say how it was refitted.
+
+        Args:
+            refit: train a head once more on all that the buffer holds, and take it where it is better on groups
+                that it did not see (`arrol_train.rl.refit`); otherwise the head on the fly, see
+                `OnlineHead.export`.
+            seed: of the refit.
+        """
+        head = self.head.export(self.buffer)
+        if refit:
+            rollouts = self.buffer if self.sequences is None else self.sequences
+            found = refit_head(self._start, self.head.head, rollouts, self.head.training, seed=seed)
+            head = found.head or head
+            head.config.metrics |= {"refit": found.figures()}
+        return head
 
     def save(self, folder: Path) -> None:
         """Write head, calibration and buffers into a folder."""

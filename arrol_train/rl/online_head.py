@@ -24,7 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from arrol_train.losses import ranking_loss
 from arrol_train.pooling import pooled_logits
 from arrol_train.positions import FINISH
-from arrol_train.rl.buffer import ReplayBuffer, SequenceBuffer
+from arrol_train.rl.buffer import Batch, ReplayBuffer, SequenceBuffer
 from arrol_train.rl.config import OnlineTraining
 from arrol_train.rl.group import Rollout
 from arrol_train.rl.posterior import POSTERIORS, Posterior, check_rows
@@ -115,23 +115,13 @@ class OnlineHead:
         """
         if not len(buffer) or steps < 1:
             return {}
-        mean, deviation = (torch.from_numpy(moment) for moment in buffer.moments())
-        self.head.mean.copy_(mean)
-        self.head.scale.copy_(1 / (deviation + 1e-4))
+        standardize(self.head, buffer)
         self.head.train()
         batches = buffer.batches(self._rng, self.training)
-        mean_weight = self._weights(buffer.inclusion).mean()
+        mean_weight = propensity_weights(buffer.inclusion, self.training).mean()
         losses = []
         for _ in range(steps):
-            batch = next(batches)
-            states, starts, ends, y, groups = (
-                torch.from_numpy(each)
-                for each in (batch.states, batch.starts, batch.ends, batch.labels, batch.groups)
-            )
-            w = torch.from_numpy((self._weights(batch.inclusion) / mean_weight).astype(np.float32))
-            logits = pooled_logits(self.head, states.float(), starts, ends)
-            cross_entropy = binary_cross_entropy_with_logits(logits, y, weight=w)
-            ranking = ranking_loss(logits, y, groups)
+            cross_entropy, ranking = batch_losses(self.head, next(batches), self.training, mean_weight)
             self._optimizer.zero_grad()
             (cross_entropy + self.training.ranking * ranking).backward()
             self._optimizer.step()
@@ -153,7 +143,7 @@ class OnlineHead:
             rows = np.flatnonzero(buffer.positions == position)[-self.training.posterior_rows :]
             posterior = self._posteriors[position]
             labels, scores = buffer.labels[rows], buffer.scores[rows]
-            posterior.fit(scores, labels, self._weights(buffer.inclusion[rows]))
+            posterior.fit(scores, labels, propensity_weights(buffer.inclusion[rows], self.training))
             if position != FINISH:  # nobody chooses among rollouts that have ended
                 self._tau[position] = learn_tau(logit(posterior(scores), 1e-3), labels, buffer.groups[rows])
 
@@ -188,7 +178,7 @@ class OnlineHead:
         """
         if not np.size(labels):
             return {"rows": 0.0}
-        x, y, w = check_rows(scores, labels, self._weights(inclusion))
+        x, y, w = check_rows(scores, labels, propensity_weights(inclusion, self.training))
         q = self.posterior(x, position)
         metrics = {
             "rows": float(len(y)),
@@ -263,6 +253,41 @@ class OnlineHead:
             self._posteriors[int(position)].load_state_dict(state)
         self._tau = {int(position): tau for position, tau in about["tau"].items()}
 
-    def _weights(self, inclusion: ArrayLike) -> Floats:
-        """Inverse-propensity weights, bounded."""
-        return np.minimum(1 / np.asarray(inclusion, np.float64), self.training.max_weight)
+
+def propensity_weights(inclusion: ArrayLike, training: OnlineTraining) -> Floats:
+    """Inverse-propensity weights, bounded: float64, of the shape of the inclusion probabilities."""
+    return np.minimum(1 / np.asarray(inclusion, np.float64), training.max_weight)
+
+
+@torch.no_grad()
+def standardize(head: QualityHead, buffer: ReplayBuffer | SequenceBuffer) -> None:
+    """Have a head standardise its inputs by the moments of a buffer's states."""
+    mean, deviation = (torch.from_numpy(moment) for moment in buffer.moments())
+    head.mean.copy_(mean)
+    head.scale.copy_(1 / (deviation + 1e-4))
+
+
+def batch_losses(
+    head: QualityHead, batch: Batch, training: OnlineTraining, mean_weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy and ranking loss of a batch.
+
+    Args:
+        head: in training.
+        batch: of a buffer.
+        training: has the bound of the weights.
+        mean_weight: of the buffer's rows, by which the batch's weights are divided.
+    """
+    states, starts, ends, labels, groups = (
+        torch.from_numpy(each) for each in (batch.states, batch.starts, batch.ends, batch.labels, batch.groups)
+    )
+    weights = (propensity_weights(batch.inclusion, training) / mean_weight).astype(np.float32)
+    logits = pooled_logits(head, states.float(), starts, ends)
+    return part_losses(logits, labels, groups, torch.from_numpy(weights))
+
+
+def part_losses(
+    logits: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted cross-entropy, and the ranking loss within groups, of parts of rollouts ``[parts]``."""
+    return binary_cross_entropy_with_logits(logits, labels, weight=weights), ranking_loss(logits, labels, groups)

@@ -79,7 +79,7 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
             check_checkpoint(checkpoint, trainer)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state.wait_for_everyone()
-        save_run(trainer, rollout, out)
+        save_run(config, trainer, rollout, out)
 
 
 def _check_processes(config: RunConfig, processes: int) -> None:

@@ -13,6 +13,9 @@ from transformers import TrainerCallback
 
 from arrol_tts.files import write_atomic
 
+LOG_FILE = "log.jsonl"
+"""In a run's folder."""
+
 
 class StepClock:
     """Seconds of each phase of a step, on the wall (``time/``) and of this process's processors (``cpu/``).
@@ -128,6 +131,13 @@ class RunLog(TrainerCallback):
                 print(line["advice"], flush=True)
             with open(self._path, "a") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def add_to_last(path: Path, figures: dict[str, float]) -> None:
+    """Add figures to the last line of a log; nothing happens where there is none."""
+    if lines := read_log(path):
+        lines[-1] |= figures
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

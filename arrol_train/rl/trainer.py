@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from arrol_train.rl.advise import Clock, advice_of
 from arrol_train.rl.config import ConfigError, RunConfig
 from arrol_train.rl.rollout import PrunedRollout
-from arrol_train.rl.run_log import RunLog
+from arrol_train.rl.run_log import LOG_FILE, RunLog
 from arrol_train.rl.tasks import Task
 from arrol_tts.errors import InputError
 
@@ -58,7 +58,7 @@ def make_trainer(config: RunConfig, model_path: str, task: Task, rollout: Pruned
     test = partial(test_policy, config, task, rollout, trainer)
     trainer.add_callback(
         RunLog(
-            out / "log.jsonl",
+            out / LOG_FILE,
             rollout.clock,
             test,
             every=config.eval_every,

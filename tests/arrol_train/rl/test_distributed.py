@@ -24,6 +24,11 @@ pytest.importorskip("vllm")
 pytest.importorskip("trl")
 
 SETTINGS = TINY | {"steps": 3, "prompts": 4, "save_every": 2}
+# What goes over processes beside TRL's own: rewards that are missing, and advantages that replace TRL's.
+PATCHY = SETTINGS | {
+    "task": TINY["task"] | {"reward": "tests.arrol_train.rl.tiny:patchy_reward"},
+    "rollout": TINY["rollout"] | {"baseline": "all", "max_failed_rewards": 1.0},
+}
 MODULE = ["-m", "arrol_train.cli", "rl"]
 # "multi_gpu" is what accelerate calls its launcher of several processes; ACCELERATE_USE_CPU keeps them on the CPU.
 TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
@@ -45,17 +50,20 @@ def test_two_processes_give_what_one_process_gives_and_one_goes_on_where_two_wer
 ) -> None:
     folders = {name: tmp_path_factory.mktemp(name) for name in ("one", "two")}
     for name, launcher in (("one", []), ("two", TWO)):
-        done = launch(folders[name], launcher, SETTINGS)
+        done = launch(folders[name], launcher, PATCHY)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (folder / "out" for folder in folders.values())
     assert [line["processes"] for line in log_of(two)] == [2, 2, 2]
+    failed = [[line["rollout/failed_rewards"] for line in log_of(out)] for out in (one, two)]
+    assert failed[0] == failed[1]
+    assert sum(failed[0]) > 0
     assert_same_run(one, two)
     buffers = [ReplayBuffer.load(out / "checkpoints/checkpoint-3/arrol/buffer.safetensors") for out in (one, two)]
     assert buffers[0].groups.tolist() == buffers[1].groups.tolist()  # whole groups, in the same order
     assert buffers[0].labels.tolist() == buffers[1].labels.tolist()
     again = two.parent / "again"
     start_from(two, again, 2)
-    run(RunConfig.model_validate(SETTINGS), again, engine)
+    run(RunConfig.model_validate(PATCHY), again, engine)
     assert [line["processes"] for line in log_of(again)] == [2, 2, 1]
     assert_same_run(one, again)
 

@@ -21,6 +21,7 @@ from arrol_train.rl.run import run
 from arrol_train.rl.saving import DiskFullError
 from arrol_train.rl.trainer import trl_config
 from arrol_train.rl.trl_bridge import last_checkpoint
+from arrol_tts.head import QualityHead
 from tests.arrol_train.conftest import restore_pocket
 from tests.arrol_train.rl.tiny import TINY, assert_same_run, config, log_of
 
@@ -87,6 +88,8 @@ def test_a_run_logs_every_step_with_its_phases(finished: Path) -> None:
     assert generated[0] > generated[1]  # the cold start prunes nothing
     assert len(lines[-1]["eval/right"]) == 6
     assert lines[-1]["eval/accuracy"] == sum(lines[-1]["eval/right"]) / 12
+    assert lines[-1]["eval/ungraded"] == 0
+    assert "time/refit" not in lines[-1]
 
 
 def test_a_finished_run_is_left_alone(finished: Path, engine: VLLMEngine) -> None:
@@ -154,8 +157,11 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         run(config(), tmp_path)
 
 
-def test_dapo_uses_its_four_parts(engine: VLLMEngine, tmp_path: Path) -> None:
-    dapo = config(algorithm="dapo", steps=1, rollout=TINY["rollout"] | {"refills": 2, "max_tokens": 120})
+def test_dapo_uses_its_four_parts_and_a_run_says_how_its_head_was_refitted(
+    engine: VLLMEngine, tmp_path: Path
+) -> None:
+    rollout, head = TINY["rollout"] | {"refills": 2, "max_tokens": 120}, TINY["head"] | {"refit": True}
+    dapo = config(algorithm="dapo", steps=1, rollout=rollout, head=head)
     arguments = trl_config(dapo, tmp_path, 1)
     assert (arguments.loss_type, arguments.epsilon, arguments.epsilon_high) == ("dapo", 0.2, 0.28)
     run(dapo, tmp_path / "out", engine)
@@ -163,6 +169,8 @@ def test_dapo_uses_its_four_parts(engine: VLLMEngine, tmp_path: Path) -> None:
     # Solutions of up to 120 tokens: the punishment grows over the last 24.
     assert line["rewards/soft_overlong_punishment_reward/mean"] < 0
     assert line["reward"] < line["rewards/reward_func/mean"]
+    assert line["time/refit"] > 0
+    assert QualityHead.from_pretrained(tmp_path / "out" / "head").config.metrics == {"refit": {}}  # of two groups
 
 
 def test_an_unpruned_run_without_a_head(engine: VLLMEngine, tmp_path: Path) -> None:

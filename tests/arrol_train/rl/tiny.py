@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from arrol_train.rewards import Row, pocket_reward
 from arrol_train.rl.config import RunConfig
 
 if TYPE_CHECKING:
@@ -23,13 +25,21 @@ TINY: dict[str, Any] = {
     "learning_rate": 1e-3,
     "dtype": "float32",
     "rollout": {"group": 8, "detect": [{"at": 24, "keep": 0.5}], "cold_start": 1, "max_tokens": 220},
-    "head": {"updates": 2, "buffer_rows": 256, "inner_size": 16},
+    # Forty epochs of a refit would make much of a rounding.
+    "head": {"updates": 2, "buffer_rows": 256, "inner_size": 16, "refit": False},
     "engine": {"top_k": 5, "max_model_len": 256, "max_num_seqs": 16},
     "trl": {"gradient_checkpointing": False},
     "save_every": 1,
     "eval_samples": 2,
     "tensorboard": False,
 }
+
+
+def patchy_reward(row: Row, text: str) -> float:
+    """Cannot grade some of the rollouts; which, depends on their text alone."""
+    if zlib.crc32(text.encode()) % 4 == 0:
+        raise KeyError("answer")
+    return pocket_reward(row, text)
 
 
 def config(**changes: Any) -> RunConfig:
