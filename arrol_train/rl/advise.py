@@ -113,7 +113,11 @@ def advice_of(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any], clo
         raise InputError("the log has no step with the figures that are needed: let the run take a step first")
     mean = _means(steps)
     group, survivors = rollout["group"], round(mean["rollout/survivors"] / config["prompts"])
-    rates, weights = success_rates(mean["rollout/success"], mean["rollout/success_square"])
+    # No success so far does not mean that there is none: half of one, in all that were finished.
+    least = 0.5 / (mean["rollout/survivors"] * len(steps))
+    success = min(max(mean["rollout/success"], least), 1 - least)
+    unclear = success != mean["rollout/success"]
+    rates, weights = success_rates(success, success**2 if unclear else mean["rollout/success_square"])
     cost = StepCost(
         token=mean[f"{clock}/rollout"] / mean["rollout/generated_tokens"],
         rollout=(mean[f"{clock}/logprob"] + mean[f"{clock}/update"]) / mean["rollout/survivors"],

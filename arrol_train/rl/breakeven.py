@@ -7,7 +7,9 @@ Against M rollouts that are sampled and all kept, pruning pays where the gain in
 
 How many survivors are right is exact for a head whose ranks follow Plackett and Luce: from the top down, the next
 rollout is right with probability ``theta a / (theta a + b)`` where a right and b wrong ones are left. The AUROC is
-``theta / (1 + theta)`` then, which is how theta is found; random pruning is theta = 1.
+``theta / (1 + theta)`` then, which is how theta is found; random pruning is theta = 1. Such ranks are surer at one
+end than at the other, so the mean of both directions is taken, which is within a few percent of heads whose scores
+of right and wrong rollouts are normal with equal variance.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def signal_by_right(group: int, survivors: int, auroc: float) -> Floats:
     """Expected signal of the survivors where so many of the group are right: float64 ``[group + 1]``."""
     counts = np.arange(survivors + 1)
     signal = group_signal(counts, survivors)
-    return np.array([_right_survivors(group, survivors, auroc, right) @ signal for right in range(group + 1)])
+    found = np.array([_right_survivors(group, survivors, auroc, right) @ signal for right in range(group + 1)])
+    return (found + found[::-1]) / 2  # from the top down, and, right and wrong changed about, from the bottom up
 
 
 def _right_survivors(group: int, survivors: int, auroc: float, right: int) -> Floats:
@@ -115,12 +118,10 @@ def _right_survivors(group: int, survivors: int, auroc: float, right: int) -> Fl
         else:
             moved[:, 1:] += gained[:, :-1]
         state = moved + state * (1 - hit)
+    bottom = right - taken
+    top, before = np.nonzero((state > 0) & (bottom <= low))
     found = np.zeros(survivors + 1)
-    for top in range(high + 1):
-        for before in range(right + 1):
-            bottom = right - before
-            if bottom <= low:
-                found[top + bottom] += state[top, before]
+    np.add.at(found, top + bottom[before], state[top, before])
     return found
 
 

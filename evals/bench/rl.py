@@ -1,9 +1,9 @@
 """Reinforcement with pruned rollouts, on the pocket model (synthetic): ``python -m evals.bench.rl``.
 
-Pruned runs beside both baselines, one that finishes all G rollouts and one that starts only the M that survive, at
-equal steps and at equal processor time; what each option changes; and where pruning pays. Times are processor
-seconds, which on one core are those of the clock on a machine that does nothing else. Test questions are disjoint
-from those trained on; intervals are Student's over seeds. See ``rl_runs.py`` for what is run.
+Pruned runs beside their baselines (all G rollouts finished, only the M that survive started, or these of more
+prompts), at equal steps and at equal processor time; what each option changes; and where pruning pays. Times are
+processor seconds, which on one core are those of the clock on a machine that does nothing else. Test questions are
+disjoint from those trained on; intervals are Student's over seeds. See ``rl_runs.py`` for what is run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rich.console import Console
 
 from . import write_result
 from .rl_figures import comparison, row
-from .rl_pictures import plot_curves, plot_policies
-from .rl_runs import ARMS, PROMPTS, PRUNED, REGIMES, SLOTS, SURVIVORS, UNPRUNED_M, Arm, Runs
+from .rl_pictures import plot_curves, plot_map, plot_policies
+from .rl_runs import ARMS, PRUNED, REGIMES, SLOTS, SURVIVORS, UNPRUNED_G, UNPRUNED_M, Arm, Runs
 from .rl_votes import voting
 
 VOTED_QUESTIONS = 400
@@ -55,6 +55,7 @@ def main(
     figures = figures_of(runs, chosen, seeds, more_seeds)
     write_result("rl", figures, list(range(seeds)))
     plot_curves(figures["regimes"], Path("docs/rl_curves.png"))
+    plot_map(figures["regimes"], SURVIVORS, Path("docs/rl_map.png"))
     if figures["options"]:
         plot_policies(figures["options"], Path("docs/rl_policies.png"))
     Console().print_json(data={name: _short(found) for name, found in figures["regimes"].items()})
@@ -64,7 +65,6 @@ def figures_of(runs: Runs, regimes: Sequence[str], seeds: int, more_seeds: int) 
     """What the finished runs say; a seed counts once all of its arms have ended."""
     figures: dict[str, Any] = {
         "synthetic": True,
-        "prompts": PROMPTS,
         "survivors": SURVIVORS,
         "slots": SLOTS,
         "regimes": {},
@@ -75,7 +75,7 @@ def figures_of(runs: Runs, regimes: Sequence[str], seeds: int, more_seeds: int) 
         if finished:
             logs = {arm.name: runs.logs(name, arm, finished) for arm in ARMS}
             figures["regimes"][name] = comparison(REGIMES[name], logs) | {"seeds": finished}
-    for arm in (PRUNED, *ARMS[2:], *OPTIONS):
+    for arm in (PRUNED, UNPRUNED_G, *OPTIONS):
         if finished := runs.finished(ABLATED, (arm, UNPRUNED_M), range(more_seeds)):
             ours, others = (runs.logs(ABLATED, each, finished) for each in (arm, UNPRUNED_M))
             figures["options"][arm.name] = row(REGIMES[ABLATED], ours, others) | {"seeds": finished}

@@ -11,7 +11,7 @@ from arrol_tts.metrics import bootstrap_interval
 
 from .rl_runs import PHASES, Floats, Log, Regime
 
-BASELINES = ("unpruned_m", "unpruned_g")
+BASELINES = ("unpruned_m", "unpruned_g", "unpruned_wide")
 AXES = {"steps": 0, "time": 1}
 
 
@@ -46,6 +46,7 @@ def comparison(regime: Regime, arms: Mapping[str, Sequence[Log]]) -> dict[str, A
         "task": regime.task,
         "rare": regime.rare,
         "group": regime.group,
+        "prompts": regime.prompts,
         "detection_position": regime.detect,
         "cold_start": regime.cold_start,
         "steps": regime.steps,
@@ -63,12 +64,14 @@ def comparison(regime: Regime, arms: Mapping[str, Sequence[Log]]) -> dict[str, A
             f"tokens_{name}", [log.mean("rollout/generated_tokens", regime.cold_start) for log in logs]
         )
     for axis, column in AXES.items():
-        until = np.min([[log.curve[-1, column] for log in logs] for logs in arms.values()], axis=0)
-        for name, logs in arms.items():
+        # A step of the wide arm is another one: its curve counts for equal time only.
+        compared = {name: logs for name, logs in arms.items() if axis == "time" or name != "unpruned_wide"}
+        until = np.min([[log.curve[-1, column] for log in logs] for logs in compared.values()], axis=0)
+        for name, logs in compared.items():
             figures |= figure(
                 f"area_{axis}_{name}", [log.area(column, end) for log, end in zip(logs, until, strict=True)]
             )
-        for name in BASELINES:
+        for name in compared.keys() & set(BASELINES):
             for what, value in (("accuracy", Log.accuracy_at), ("area", Log.area)):
                 gains = [
                     value(ours, column, end) - value(other, column, end)

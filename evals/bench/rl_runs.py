@@ -1,8 +1,9 @@
 """The runs of the reinforcement benchmark: what each is, making those that are missing, and reading their logs.
 
-A *regime* is a task and a policy to start with. In each, three arms have the same seeds, prompts and learning
-rate: ``pruned`` (G rollouts started, M kept), ``unpruned_m`` (M from the start, no head: what costs as little) and
-``unpruned_g`` (all G finished and trained on). Every run is an ``arrol-train rl`` of its own on one core; finished
+A *regime* is a task and a policy to start with. In each, arms have the same seeds and learning rate: ``pruned``
+(G rollouts started, M kept), ``unpruned_m`` (M from the start, no head: what costs as little), ``unpruned_g`` (all
+G finished and trained on) and ``unpruned_wide`` (M from the start, of so many more prompts that a step starts as
+many rollouts as the pruned one). Every run is an ``arrol-train rl`` of its own on one core; finished
 runs stay in their folders, and the same command goes on where a cut one stopped.
 """
 
@@ -31,7 +32,6 @@ from .rl_starts import differing_questions, rare_policy
 
 Floats = NDArray[np.float64]
 
-PROMPTS = 8
 SURVIVORS = 8
 SLOTS = 256
 MAX_TOKENS = 256
@@ -39,6 +39,8 @@ LEARNING_RATE = 5e-4
 QUESTIONS = 200
 SAMPLES = 8
 """Test rollouts of each of so many test questions."""
+WIDER = 3
+"""A step of the wide arm takes about three times as long as a pruned one."""
 TESTS = 4
 """Tests of a run, beside the one before training, at equal distances."""
 TASKS: dict[str, dict[str, Any]] = {
@@ -72,6 +74,7 @@ class Regime:
         detect: detection position of the standard pruned run.
         cold_start: its steps in which nothing is pruned.
         steps: optimiser steps of a run.
+        prompts: of a step.
     """
 
     task: str
@@ -81,13 +84,14 @@ class Regime:
     detect: int
     cold_start: int
     steps: int
+    prompts: int = 4
 
 
 REGIMES = {
-    "pocket_rare": Regime("pocket", "precedence", 0.01, group=32, detect=16, cold_start=2, steps=16),
-    "pocket": Regime("pocket", "precedence", None, group=16, detect=16, cold_start=2, steps=16),
-    "second_rare": Regime("basic_arithmetic", "left_to_right", 0.01, group=32, detect=16, cold_start=2, steps=16),
-    "second": Regime("basic_arithmetic", "left_to_right", None, group=16, detect=16, cold_start=2, steps=16),
+    "pocket_rare": Regime("pocket", "precedence", 0.01, group=32, detect=16, cold_start=2, steps=24),
+    "pocket": Regime("pocket", "precedence", None, group=16, detect=16, cold_start=2, steps=24),
+    "second_rare": Regime("basic_arithmetic", "left_to_right", 0.01, group=32, detect=16, cold_start=2, steps=24),
+    "second": Regime("basic_arithmetic", "left_to_right", None, group=16, detect=16, cold_start=2, steps=24),
 }
 
 
@@ -100,6 +104,7 @@ class Arm:
         pruned: whether G rollouts are pruned to M.
         group: G where it is not the regime's.
         head: whether a head is trained.
+        wide: whether a step has G / M times the prompts; then there are fewer steps, for about as much time.
         rollout: what else differs, in the ``rollout`` section.
         options: what else differs, of the whole configuration.
     """
@@ -108,6 +113,7 @@ class Arm:
     pruned: bool = True
     group: int | None = None
     head: bool = True
+    wide: bool = False
     rollout: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -128,6 +134,9 @@ class Arm:
                 rare_policy(regime.rewarded, regime.rare, folder / f"{regime.task}-policy-{regime.rare:g}")
             )
         group = self.group or regime.group
+        prompts, steps = regime.prompts, regime.steps
+        if self.wide:
+            prompts, steps = prompts * regime.group // SURVIVORS, steps // WIDER
         rollout: dict[str, Any] = {"group": group, "max_tokens": MAX_TOKENS, "cold_start": 0, "detect": []}
         if self.pruned:
             rollout |= {
@@ -138,11 +147,10 @@ class Arm:
         return {
             "model": model,
             "task": task,
-            "steps": regime.steps,
-            "prompts": PROMPTS,
-            "micro_batch": PROMPTS * SURVIVORS,
+            "steps": steps,
+            "prompts": prompts,
+            "micro_batch": regime.prompts * SURVIVORS,
             "learning_rate": LEARNING_RATE,
-            "lr_schedule": "constant",
             "dtype": "float32",
             "rollout": rollout | dict(self.rollout),
             "head": {"updates": 8, "buffer_rows": 8192} if self.head else None,
@@ -150,7 +158,7 @@ class Arm:
             "engine": {"max_model_len": 320, "max_num_seqs": SLOTS, "top_k": 5, "block_size": 32},
             "trl": {"gradient_checkpointing": False},
             "save_every": 1_000_000,
-            "eval_every": regime.steps // TESTS,
+            "eval_every": steps // TESTS,
             "eval_samples": SAMPLES,
             "tensorboard": False,
             "seed": seed,
@@ -159,9 +167,10 @@ class Arm:
 
 UNPRUNED_M = Arm("unpruned_m", pruned=False, group=SURVIVORS, head=False)
 UNPRUNED_G = Arm("unpruned_g", pruned=False, head=False)
+UNPRUNED_WIDE = Arm("unpruned_wide", pruned=False, group=SURVIVORS, head=False, wide=True)
 PRUNED = Arm("pruned")
-ARMS = (PRUNED, UNPRUNED_M, UNPRUNED_G)
-"""The three that are compared."""
+ARMS = (PRUNED, UNPRUNED_M, UNPRUNED_G, UNPRUNED_WIDE)
+"""Those that are compared."""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,15 @@ def test_a_run_without_a_head_is_told_what_a_head_would_have_to_know() -> None:
     assert 0.5 < advice.needed[5] < advice.needed[20] < 1
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_rollouts_that_were_all_wrong_or_all_right_so_far_are_no_error(share: float) -> None:
+    known = {"rollout/success": share, "rollout/success_square": share}
+    advice = advice_of([line(3, **known), line(4, **known)], CONFIG)
+    assert advice.rates.tolist() == [abs(share - 0.5 / 64)]
+    assert advice.alone.signal > 0
+    assert "success rate of" in advice.sentence()
+
+
 def test_a_log_without_a_step_is_refused() -> None:
     with pytest.raises(InputError, match="let the run take a step first"):
         advice_of([{"step": 0, "eval/accuracy": 0.5}], CONFIG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_random_pruning_is_as_sampling_fewer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "group", "survivors", "auroc"), [(0.05, 32, 8, 0.85), (0.3, 12, 5, 0.7), (0.5, 16, 8, 0.2)]
+    ("rate", "group", "survivors", "auroc"), [(0.05, 32, 8, 0.85), (0.3, 12, 6, 0.7), (0.5, 16, 8, 0.2)]
 )
 def test_the_expected_signal_is_that_of_simulated_groups(
     rate: float, group: int, survivors: int, auroc: float
@@ -50,11 +51,23 @@ def test_the_expected_signal_is_that_of_simulated_groups(
     right = rng.random((20000, group)) < rate
     # Plackett and Luce's order is that of exponential times, whose rate is the weight.
     times = rng.exponential(size=right.shape) / np.where(right, auroc / (1 - auroc), 1.0)
+    # From the other end it is the wrong ones that come first.
+    times[10000:] = -rng.exponential(size=(10000, group)) / np.where(right[10000:], 1.0, auroc / (1 - auroc))
     order = np.argsort(times, axis=1)
     kept = np.concatenate([order[:, : survivors - survivors // 2], order[:, group - survivors // 2 :]], axis=1)
     found = group_signal(np.take_along_axis(right, kept, 1).sum(axis=1), survivors)
     error = 4 * found.std() / math.sqrt(len(found))
     assert expected_signal(rate, group, survivors, auroc) == pytest.approx(found.mean(), abs=error)
+
+
+def test_it_is_near_that_of_a_head_with_normal_scores() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random((20000, 32)) < 0.05
+    distance = math.sqrt(2) * NormalDist().inv_cdf(0.85)
+    order = np.argsort(rng.normal(size=right.shape) + distance * right, axis=1)
+    kept = np.concatenate([order[:, :4], order[:, 28:]], axis=1)
+    found = group_signal(np.take_along_axis(right, kept, 1).sum(axis=1), 8).mean()
+    assert expected_signal(0.05, 32, 8, 0.85) == pytest.approx(found, rel=0.03)
 
 
 def test_rates_of_a_beta_have_its_moments() -> None:

@@ -14,7 +14,8 @@ from arrol_train.rl.tasks import load_task
 from arrol_tts.pocket.task import parse, solve
 from evals.bench import rl, rl_runs
 from evals.bench.rl_figures import comparison, figure, row
-from evals.bench.rl_runs import ARMS, PRUNED, REGIMES, UNPRUNED_G, UNPRUNED_M, Arm, Log, Runs
+from evals.bench.rl_pictures import measured_cost
+from evals.bench.rl_runs import ARMS, PRUNED, REGIMES, UNPRUNED_G, UNPRUNED_M, UNPRUNED_WIDE, Arm, Log, Runs
 from evals.bench.rl_starts import differing_questions
 
 
@@ -36,6 +37,15 @@ def test_both_baselines_prune_nothing_and_have_no_head(tmp_path: Path) -> None:
     for arm, group in ((UNPRUNED_M, 8), (UNPRUNED_G, 16)):
         config = RunConfig.model_validate(arm.config(REGIMES["pocket"], seed=0, folder=tmp_path))
         assert (config.rollout.group, config.rollout.survivors, config.head) == (group, group, None)
+
+
+def test_the_wide_baseline_starts_as_many_rollouts_a_step_as_the_pruned_runs(tmp_path: Path) -> None:
+    wide, pruned = (
+        RunConfig.model_validate(arm.config(REGIMES["pocket"], seed=0, folder=tmp_path))
+        for arm in (UNPRUNED_WIDE, PRUNED)
+    )
+    assert wide.prompts * wide.rollout.group == pruned.prompts * pruned.rollout.group == 64
+    assert wide.rollout.survivors == pruned.rollout.survivors == 8
 
 
 def test_the_second_task_speaks_the_pocket_language_and_shares_no_question(tmp_path: Path) -> None:
@@ -91,6 +101,7 @@ def test_figures_follow_from_the_logs(tmp_path: Path) -> None:
         "pruned": [log(tmp_path / f"p{i}", 2.0, (0.25, 0.5, 1.0), **FIELDS) for i in range(2)],
         "unpruned_m": [log(tmp_path / f"m{i}", 1.0, (0.25, 0.5, 0.75), **FIELDS) for i in range(2)],
         "unpruned_g": [log(tmp_path / f"g{i}", 4.0, (0.25, 0.5, 1.0), **FIELDS) for i in range(2)],
+        "unpruned_wide": [log(tmp_path / f"w{i}", 2.0, (0.25, 0.25, 0.25), **FIELDS) for i in range(2)],
     }
     figures = comparison(REGIMES["pocket"], arms)
     assert figures["speedup_total_over_unpruned_g"] == pytest.approx(2.0)
@@ -102,6 +113,8 @@ def test_figures_follow_from_the_logs(tmp_path: Path) -> None:
     assert figures["accuracy_gain_equal_time_over_unpruned_m"] == pytest.approx(-0.25)
     # By then those of G rollouts have done a quarter: (0.25 + 0.375) / 2 against (0.25 + 0.5) / 2.
     assert figures["area_gain_equal_time_over_unpruned_g"] == pytest.approx(0.0625)
+    assert figures["area_gain_equal_time_over_unpruned_wide"] == pytest.approx(0.125)
+    assert "area_gain_equal_steps_over_unpruned_wide" not in figures
     assert figures["accuracy_gain_equal_steps_over_unpruned_m_interval"] == pytest.approx([0.25, 0.25])
     assert figures["curve_pruned"] == [[0, 0, 0.25], [5, 10, 0.5], [10, 20, 1.0]]
 
@@ -146,5 +159,18 @@ def test_only_missing_runs_are_made_and_a_failed_one_does_not_stop_the_others(
     (runs.folder("pocket", PRUNED, 0) / "policy").mkdir(parents=True)
     with pytest.raises(RuntimeError, match="pocket-unpruned_m-0 failed"):
         runs.make([("pocket", arm, 0) for arm in ARMS])
-    assert sorted(made) == ["pocket-unpruned_g-0", "pocket-unpruned_m-0"]
+    assert sorted(made) == ["pocket-unpruned_g-0", "pocket-unpruned_m-0", "pocket-unpruned_wide-0"]
     assert runs.finished("pocket", (PRUNED,), range(2)) == [0]
+
+
+def test_the_map_takes_a_step_s_cost_from_the_runs_of_m_rollouts() -> None:
+    found = {
+        "prompts": 4,
+        "tokens_unpruned_m": 4000.0,
+        "seconds_rollout_unpruned_m": 2.0,
+        "seconds_update_unpruned_m": 1.6,
+        "seconds_total_unpruned_m": 4.0,
+    }
+    cost = measured_cost(found, 8)
+    assert (cost.token, cost.rollout, cost.length) == pytest.approx((0.0005, 0.05, 125.0))
+    assert cost.seconds(8, 8) == pytest.approx(4.0)
