@@ -92,8 +92,10 @@ def signal_by_right(group: int, survivors: int, auroc: float) -> Floats:
     """Expected signal of the survivors where so many of the group are right: float64 ``[group + 1]``."""
     counts = np.arange(survivors + 1)
     signal = group_signal(counts, survivors)
-    found = np.array([_right_survivors(group, survivors, auroc, right) @ signal for right in range(group + 1)])
-    return (found + found[::-1]) / 2  # from the top down, and, right and wrong changed about, from the bottom up
+    rights = range(group + 1)
+    found: Floats = np.array([_right_survivors(group, survivors, auroc, right) @ signal for right in rights])
+    found = (found + found[::-1]) / 2  # from the top down, and, right and wrong changed about, from the bottom up
+    return found
 
 
 def _right_survivors(group: int, survivors: int, auroc: float, right: int) -> Floats:
