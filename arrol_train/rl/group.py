@@ -76,9 +76,10 @@ class Rollout:
             if mark in trace.features:
                 self.marks[begun + mark] = trace.features[mark].astype(np.float16)
         if stride and trace.features:
-            positions = range(-begun % stride, trace.num_tokens, stride)
-            rows = np.array([trace.features[position] for position in positions], np.float16)
-            self.states = rows if self.states is None else np.concatenate([self.states, rows])
+            rows = [trace.features[position] for position in range(-begun % stride, trace.num_tokens, stride)]
+            if rows:  # one that goes on may end before the next
+                states = np.array(rows, np.float16)
+                self.states = states if self.states is None else np.concatenate([self.states, states])
 
     def end(self, reward: float | None, trace: Trace) -> None:
         """Note the reward, None where it cannot be graded, and the state at the last token of the last trace."""
