@@ -26,7 +26,8 @@ from arrol_tts.errors import InputError
 
 Floats = NDArray[np.float64]
 
-_LARGEST_THETA = 1e6
+_EDGE = 1e-6
+"""An AUROC is kept this far from 0 and 1."""
 
 
 def group_signal(right: ArrayLike, size: int) -> Floats:
@@ -100,7 +101,8 @@ def signal_by_right(group: int, survivors: int, auroc: float) -> Floats:
 
 def _right_survivors(group: int, survivors: int, auroc: float, right: int) -> Floats:
     """Distribution of the right ones among the highest and lowest of a group: float64 ``[survivors + 1]``."""
-    theta = min(auroc / (1 - auroc), _LARGEST_THETA) if auroc < 1 else _LARGEST_THETA
+    known = min(max(auroc, _EDGE), 1 - _EDGE)
+    theta = known / (1 - known)
     low, high = survivors // 2, survivors - survivors // 2
     if group == survivors:
         only: Floats = np.eye(survivors + 1)[right]

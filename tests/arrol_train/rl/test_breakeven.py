@@ -37,6 +37,10 @@ def test_an_oracle_keeps_the_one_right_rollout_of_three() -> None:
     assert expected_signal(0.5, 3, 2, auroc=1.0) == pytest.approx(0.75, abs=1e-4)
 
 
+def test_a_head_that_is_always_wrong_keeps_the_extremes_too() -> None:
+    assert expected_signal(0.3, 8, 4, auroc=0.0) == pytest.approx(expected_signal(0.3, 8, 4, auroc=1.0), rel=1e-4)
+
+
 def test_random_pruning_is_as_sampling_fewer() -> None:
     assert expected_signal([0.1, 0.6], 16, 8, auroc=0.5) == pytest.approx(expected_signal([0.1, 0.6], 8, 8))
 
