@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,10 +56,20 @@ class Detection(_Section):
     Attributes:
         at: in generated tokens.
         keep: share of the *whole* group that goes on; 1 reads the head there and prunes nothing.
+        candidates: positions among which ``at``, the first choice, is chosen anew as the head learns: where a
+            group teaches most for its tokens; none: it stays.
     """
 
     at: int = Field(ge=1)
     keep: float = Field(gt=0, le=1)
+    candidates: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_candidate(self) -> Detection:
+        ascending = list(self.candidates) == sorted(set(self.candidates))
+        if self.candidates and (not ascending or self.at not in self.candidates or self.candidates[0] < 1):
+            raise ValueError(f"candidates must ascend from 1 or more, and the position {self.at} be one of them")
+        return self
 
 
 class RolloutConfig(_Section):
@@ -121,6 +132,12 @@ class RolloutConfig(_Section):
         return round(self.group * self.detect[-1].keep) if self.detect else self.group
 
     @property
+    def positions(self) -> tuple[int, ...]:
+        """Where the head reads: the detection positions, then other candidates."""
+        at = [point.at for point in self.detect]
+        return (*at, *(other for point in self.detect for other in point.candidates if other not in at))
+
+    @property
     def chooses(self) -> bool:
         """Whether rollouts are pruned by what a head says of them."""
         return self.survivors < self.group and self.policy != "random" and self.prune == "early"
@@ -138,6 +155,8 @@ class RolloutConfig(_Section):
         """
         if self.needs_posterior:
             raise InputError(NO_POSTERIOR)
+        if len(self.positions) > len(self.detect):
+            raise InputError("candidates go by how well the head ranks: add one, or leave them out")
         if self.max_group:
             raise InputError("max_group goes by how well the head ranks: add one, or leave it out")
         if self.start_prompts > 1:
@@ -210,6 +229,16 @@ class RolloutConfig(_Section):
             _ = self.sampling
         except InputError as error:
             raise ValueError(str(error)) from None
+        if len(self.positions) > len(self.detect):
+            if len(self.detect) > 1 or not self.chooses:
+                raise ValueError(
+                    "candidates are for one detection position, at which rollouts are pruned by the head"
+                )
+            if max(self.positions) >= self.max_tokens:
+                raise ValueError(
+                    f"candidate position {max(self.positions)} is beyond the completion length "
+                    f"max_tokens={self.max_tokens}: leave it out, or raise max_tokens"
+                )
         if self.prune == "after" and (self.max_group or self.start_prompts > 1):
             raise ValueError("prune 'after' finishes every rollout: leave out max_group and start_prompts")
         if self.max_group and self.max_group < self.group:
@@ -408,9 +437,10 @@ class RunConfig(_Section):
             raise ValueError(f"policy {self.rollout.policy!r} needs a head: add one, or choose 'random'")
         if self.head is None:
             self.rollout.check_headless()
-        if self.head and self.head.stride and any(point.at < self.head.stride for point in self.rollout.detect):
+        first = min(self.rollout.positions, default=math.inf)
+        if self.head and self.head.stride and first < self.head.stride:
             raise ValueError(
-                f"head.stride is {self.head.stride}: up to the detection position {self.rollout.detect[0].at} the "
+                f"head.stride is {self.head.stride}: up to the detection position {first} the "
                 "head would read the prompt's end alone; make it at most that"
             )
         return self
@@ -422,7 +452,7 @@ class RunConfig(_Section):
             return 1
         if self.head.stride:
             return self.head.stride
-        most = min([point.at // 16 for point in self.rollout.detect], default=self.rollout.max_tokens)
+        most = min([at // 16 for at in self.rollout.positions], default=self.rollout.max_tokens)
         return max(1, min(self.rollout.max_tokens // 128, most))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from arrol_train.positions import FINISH
 from arrol_train.rl.buffer import ReplayBuffer, SequenceBuffer
-from arrol_train.rl.detection import Pairs, ranked_pairs, stands_for
+from arrol_train.rl.detection import MEMORY, Pairs, ranked_pairs, stands_for
 from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.refit import refit as refit_head
@@ -27,8 +27,6 @@ BUFFER_FILE = "buffer.safetensors"
 SEQUENCES_FILE = "sequences.safetensors"
 LAST_FILE = "last_head.safetensors"
 PAIRS_FILE = "pairs.json"
-MEMORY = 0.95
-"""What the pairs of earlier steps count in the next one: those of about twenty are remembered."""
 
 
 class HeadLearner:
@@ -106,6 +104,11 @@ class HeadLearner:
         """Of all rollouts that come to a position, as far as it is known; nan before."""
         return self.pairs.get(position, Pairs()).auroc
 
+    def put_first(self, position: int) -> None:
+        """Make a position the first of the head's, at which a vote prunes by default."""
+        config = self.head.head.config
+        config.positions = [position, *(each for each in config.positions if each != position)]
+
     def export(self, *, refit: bool = True, seed: int = 0) -> QualityHead:
         """The head for voting, calibrated; its ``config.metrics`` say how it was refitted.
 
@@ -120,6 +123,7 @@ class HeadLearner:
             rollouts = self.buffer if self.sequences is None else self.sequences
             found = refit_head(self._start, self.head.head, rollouts, self.head.training, seed=seed)
             head = found.head or head
+            head.config.positions = [*self.head.head.config.positions]  # the refitted one's are those of the start
             head.config.metrics |= {"refit": found.figures()}
         return head
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from arrol_train.rewards import Grader, Reward, Row
 from arrol_train.rl.config import FEWEST_REWARDS, RolloutConfig, check_same
+from arrol_train.rl.detection import EVERY, PositionChooser
 from arrol_train.rl.group import Group, summary
 from arrol_train.rl.learner import HeadLearner
 from arrol_train.rl.online_head import OnlineHead
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "rollout.json"
 PROMPTS_FILE = "prompts.json"
+POSITION_FILE = "position.json"
 CHECKED_ROLLOUTS = 2
 CHECKED_TOKENS = 128
 MISMATCH = 0.2
@@ -87,6 +89,7 @@ class RolloutWorker:
         rows: the training questions.
         learner: the head on the fly and its buffer, None without a head.
         prompts: what is known of the questions that were rolled out.
+        position: chooses among candidates for the detection position, None where there are none.
         metrics: of the step that was last learned from: counts, tokens, rewards, how good the head is.
 
     Raises:
@@ -122,6 +125,10 @@ class RolloutWorker:
         self.tokenizer = tokenizer
         self.metrics: dict[str, float] = {}
         self.prompts = PromptTable()
+        self.position: PositionChooser | None = None
+        if len(config.positions) > len(config.detect):
+            (point,) = config.detect
+            self.position = PositionChooser(point.candidates, point.at, config.group, config.survivors)
         self._grade = Grader(reward, config.reward_timeout)
         self._asked = self._failed = 0
         self._seed = seed
@@ -206,6 +213,9 @@ class RolloutWorker:
         self.metrics = summary(groups) | {"rollout/barren": self.prompts.barren_share}
         if self.learner is not None:
             self.metrics |= self.learner.learn(groups, step)
+            if self.position is not None:
+                self.metrics["rollout/position"] = float(self.position.at)
+                self._choose_position(self.learner, self.position, step)
         return self.metrics
 
     def evaluate(self, rows: Sequence[Row], samples: int, seed: int) -> list[list[float | None]]:
@@ -229,6 +239,8 @@ class RolloutWorker:
         temporary.mkdir(parents=True, exist_ok=True)
         if self.learner is not None:
             self.learner.save(temporary)
+        if self.position is not None:
+            write_json(temporary / POSITION_FILE, self.position.state_dict())
         write_json(temporary / PROMPTS_FILE, self.prompts.state_dict())
         write_json(temporary / CONFIG_FILE, self.config.model_dump(mode="json"))
         temporary.rename(folder)
@@ -244,6 +256,16 @@ class RolloutWorker:
             self.prompts.load_state_dict(json.loads(prompts.read_text()))
         if self.learner is not None:
             self.learner.load(folder)
+            if self.position is not None:
+                self.position.load_state_dict(json.loads((folder / POSITION_FILE).read_text()))
+                self.learner.put_first(self.position.at)
+
+    def _choose_position(self, learner: HeadLearner, position: PositionChooser, step: int) -> None:
+        position.note(self.metrics)
+        trained = step + 1 - self.config.cold_start
+        if trained >= 0 and trained % EVERY == 0:
+            position.choose({at: learner.auroc_within(at) for at in position.candidates})
+            learner.put_first(position.at)
 
     def _judge_rewards(self, groups: Sequence[Group]) -> None:
         """Stop where the reward function failed too often, over this step or over as many as make a judgement."""
@@ -263,19 +285,14 @@ class RolloutWorker:
     def _sampler(self) -> GroupSampler:
         if self.tokenizer is None:
             raise InputError("there is no tokenizer to encode prompts with: pass tokenizer=, that of the policy")
-        head, auroc = None, math.nan
+        config, head, auroc = self.config, None, math.nan
+        if self.position is not None:
+            point = config.detect[0].model_copy(update={"at": self.position.at})
+            config = config.model_copy(update={"detect": (point,)})
         if self.learner is not None:
             head = self.learner.head
-            if self.config.detect:
-                auroc = self.learner.auroc_within(self.config.detect[0].at)
+            if config.detect:
+                auroc = self.learner.auroc_within(config.detect[0].at)
         return GroupSampler(
-            self.engine,
-            self.rows,
-            self._grade,
-            self.config,
-            head,
-            self.tokenizer,
-            self._seed,
-            self.prompts,
-            auroc,
+            self.engine, self.rows, self._grade, config, head, self.tokenizer, self._seed, self.prompts, auroc
         )

@@ -111,7 +111,7 @@ def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:
         inner_size=config.head.inner_size,
         pooling=config.head.pooling,
         stride=config.stride,
-        positions=[point.at for point in config.rollout.detect] or [max(1, config.rollout.max_tokens // 4)],
+        positions=[*config.rollout.positions] or [max(1, config.rollout.max_tokens // 4)],
         keep=config.rollout.survivors / config.rollout.group,
         sampling=config.rollout.sampling.record(),
         engine={name: config.engine[name] for name in ("dtype", "top_k") if name in config.engine},

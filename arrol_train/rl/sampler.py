@@ -189,7 +189,7 @@ class GroupSampler:
         begun = len(open_rollouts[0].token_ids)
         if begun >= until:
             return
-        marks = tuple(p.at - begun for p in self.config.detect if begun < p.at < until)
+        marks = tuple(at - begun for at in sorted(self.config.positions) if begun < at < until)
         if begun:
             questions = [
                 Question(f"{name}/{i}", token_ids=(*group.prompt_ids, *rollout.token_ids))

@@ -54,6 +54,7 @@ def test_a_run_from_before_heads_pooled_goes_on_as_it_was_or_is_refused() -> Non
         (4096, [], None, 32),
         (100, [], None, 1),
         (256, [{"at": 32, "keep": 0.5}], 5, 5),
+        (4096, [{"at": 256, "keep": 0.5, "candidates": [64, 256]}], None, 4),
     ],
 )
 def test_a_whole_rollout_has_128_states_and_its_first_part_16(
@@ -129,6 +130,20 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, message: str, tmp
         ({"detect": [{"at": 32, "keep": 0.5}, {"at": 16, "keep": 0.25}]}, "must ascend"),
         ({"detect": [{"at": 16, "keep": 0.5}, {"at": 32, "keep": 0.75}]}, "must ascend and their keep"),
         ({"detect": [], "start_prompts": 2}, "start_prompts prunes groups at the first detection position: add"),
+        (
+            {"detect": [{"at": 24, "keep": 0.5, "candidates": [8, 16]}]},
+            "candidates must ascend from 1 or more, and the position 24 be one of them",
+        ),
+        ({"detect": [{"at": 24, "keep": 0.5, "candidates": [32, 24]}]}, "candidates must ascend"),
+        ({"detect": [{"at": 24, "keep": 0.5, "candidates": [24, 220]}]}, "candidate position 220 is beyond"),
+        (
+            {"detect": [{"at": 8, "keep": 0.75}, {"at": 24, "keep": 0.5, "candidates": [16, 24]}]},
+            "candidates are for one detection position",
+        ),
+        (
+            {"detect": [{"at": 24, "keep": 0.5, "candidates": [16, 24]}], "policy": "random"},
+            "at which rollouts are pruned by the head",
+        ),
         ({"prune": "after", "start_prompts": 2}, "prune 'after' finishes every rollout: leave out"),
         ({"max_group": 7}, "max_group is 7: make it at least the group of 8"),
         ({"max_group": 9, "detect": []}, "max_group is for one detection position"),

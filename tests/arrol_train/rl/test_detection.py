@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from arrol_train.rl.detection import Pairs, ranked_pairs, stands_for
+from arrol_train.rl.detection import Pairs, PositionChooser, ranked_pairs, stands_for
 from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.selection import select
 from arrol_tts.metrics import within_question_auroc
@@ -66,3 +66,45 @@ def test_those_that_went_on_stand_for_all_but_the_ones_that_had_ended() -> None:
     assert [stands_for(group, rollout) for rollout in (ended, on)] == [1.0, 3.0]
     group.at_random = False
     assert stands_for(group, on) == 0.0
+
+
+EVEN = {"rollout/success": 0.5, "rollout/success_square": 0.25, "rollout/length": 100.0, "reward": 0.1}
+
+
+def chooser(at: int = 20) -> PositionChooser:
+    made = PositionChooser((10, 20, 60), at, 4, 2)
+    made.note(EVEN)
+    return made
+
+
+def test_a_position_is_worth_the_signal_of_a_group_for_its_tokens() -> None:
+    # At random, two survivors differ half of the time, and their signal is 1 then.
+    assert chooser().worth(20, 0.5) == pytest.approx(1000 * 0.5 / (2 * 100 + 2 * 21))
+    # An oracle finds a right and a wrong one unless all four are alike.
+    assert chooser().worth(60, 1.0) == pytest.approx(1000 * (1 - 2 / 16) / (2 * 100 + 2 * 61), rel=1e-4)
+    assert np.isnan(chooser().worth(20, float("nan")))
+    assert np.isnan(PositionChooser((10,), 10, 4, 2).worth(10, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("aurocs", "expected"),
+    [
+        ({10: 0.7, 20: 0.7, 60: 0.7}, 10),  # the earliest costs least
+        ({10: 0.5, 20: 0.5, 60: 1.0}, 60),  # the last knows more than it costs
+        ({10: 0.65, 20: 0.7}, 20),  # hardly better is not enough
+        ({10: float("nan"), 20: 0.5}, 20),
+        ({}, 20),
+    ],
+)
+def test_the_position_moves_where_another_is_clearly_worth_more(aurocs: dict[int, float], expected: int) -> None:
+    positions = chooser()
+    positions.choose(aurocs)
+    assert positions.at == expected
+
+
+def test_a_choice_comes_back_with_what_it_rests_on() -> None:
+    first, again = chooser(), PositionChooser((10, 20, 60), 60, 4, 2)
+    first.note(EVEN | {"rollout/length": 50.0})
+    again.load_state_dict(first.state_dict())
+    assert again.at == 20
+    assert again.worth(20, 0.5) == first.worth(20, 0.5) == pytest.approx(1000 * 0.5 / (2 * 97.5 + 2 * 21))

@@ -14,6 +14,7 @@ import torch
 from arrol_train.positions import FINISH
 from arrol_train.rewards import Reward, Row, pocket_reward
 from arrol_train.rl import sampler
+from arrol_train.rl.config import Detection
 from arrol_train.rl.detection import Pairs
 from arrol_train.rl.group import Group
 from arrol_train.rl.prompts import Visited
@@ -167,6 +168,32 @@ def test_a_worker_goes_on_with_what_is_known_of_the_prompts(
     again.load(tmp_path / "saved")
     assert {3, 7} == set(again.prompts.visited)
     assert again.prompts.visited == worker.prompts.visited
+
+
+def test_the_position_is_chosen_as_the_head_learns(
+    vllm_engine: VLLMEngine, tokenizer: Any, tmp_path: Path
+) -> None:
+    point = Detection(at=AT, keep=0.5, candidates=(9, AT, 40))
+    config = CONFIG.model_copy(update={"detect": (point,), "cold_start": 1})
+    worker, again = (make_worker(vllm_engine, tokenizer, config=config) for _ in range(2))
+    assert worker.learner is not None
+    assert worker.position is not None
+    cold = worker.roll([3, 7, 1], step=0)
+    assert {(*rollout.marks,) for group in cold for rollout in group.rollouts} == {(9, AT, 40, FINISH)}
+    metrics = worker.learn(cold, step=0)
+    assert metrics["rollout/position"] == AT
+    aurocs = {at: metrics[f"head/{at}/auroc_within_all"] for at in point.candidates}
+    worths = {at: worker.position.worth(at, auroc) for at, auroc in aurocs.items()}
+    chosen = worker.position.at
+    assert chosen == max(worths, key=worths.__getitem__) != AT
+    assert worker.learner.export().config.positions[0] == chosen
+    groups = worker.roll([3], step=1)
+    assert [rollout.pruned_at for rollout in groups[0].rollouts].count(chosen) == 4
+    assert worker.learn(groups, step=1)["rollout/position"] == chosen
+    worker.save(tmp_path / "saved")
+    again.load(tmp_path / "saved")
+    assert again.position is not None
+    assert again.position.state_dict() == worker.position.state_dict()
 
 
 def test_whole_groups_are_neither_pruned_nor_learned_from(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
