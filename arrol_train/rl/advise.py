@@ -128,6 +128,8 @@ def advice_of(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any], clo
     aurocs = _aurocs(mean)
     detect = rollout["detect"]
     position = detect[-1]["at"] if detect and survivors < group else 0
+    if position and "rollout/position" in steps[-1]:  # chosen among candidates
+        position = int(steps[-1]["rollout/position"])
     present = choices(rates, cost, {position: aurocs.get(position, 0.5)}, survivors, [group], weights)
     policy = "none" if not position else "random" if rollout["policy"] == "random" else "tails"
     groups = sorted({multiple * survivors for multiple in MULTIPLES} | {group})

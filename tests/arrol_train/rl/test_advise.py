@@ -68,6 +68,11 @@ def test_the_auroc_of_all_rollouts_goes_before_that_of_survivors() -> None:
     assert advice.aurocs == {10: 0.6}
 
 
+def test_a_run_that_chooses_its_position_is_taken_at_the_last() -> None:
+    chosen = {"rollout/position": 20.0, "head/20/auroc_within": 0.7}
+    assert advice_of([line(3), line(4, **chosen)], CONFIG).present.position == 20
+
+
 def test_a_run_without_a_head_is_told_what_a_head_would_have_to_know() -> None:
     plain = {"prompts": 4, "rollout": {"group": 8, "detect": [], "policy": "tails", "cold_start": 0}}
     without = {name: value for name, value in line(3).items() if not name.startswith("head/")}
