@@ -109,13 +109,13 @@ class TraceLog:
             stride: rows between its multiples do not count.
 
         Returns:
-            The probability; not a number from a row on that was not finite.
+            The probability; not a number from a row on that was not finite, and before any row has a weight.
         """
         # A head that comes late begins with the first row that it sees.
         if position % stride == 0 or not self.weight:
             self.weight += weight
             self.value += weight * value
-        logit = self.value / self.weight
+        logit = self.value / self.weight if self.weight else math.nan
         if -LARGEST < logit < LARGEST:  # this runs for every token of every trace
             return 1.0 / (1.0 + math.exp(-logit))
         return float(logit > 0) if math.isfinite(logit) else math.nan

@@ -248,6 +248,12 @@ def test_a_row_that_is_no_number_leaves_a_trace_without_scores(weight: float, va
     assert math.isnan(log.pool(2, 1.0, 0.0))
 
 
+def test_rows_of_no_weight_have_no_score_until_one_has_some() -> None:
+    log = TraceLog(TraceSpec())
+    assert math.isnan(log.pool(0, 0.0, 3.0))
+    assert log.pool(1, 2.0, 0.0) == 0.5
+
+
 def test_a_head_of_steps_that_comes_after_one_of_another_kind_begins_anew() -> None:
     log = TraceLog(TraceSpec())
     assert log.pool(0, 1.0, 5.0) > 0.99
