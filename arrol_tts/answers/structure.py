@@ -32,6 +32,7 @@ MAX_SIGNS = 4
 """Plus-minus signs in an expression; each doubles the values it stands for."""
 
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
+_BEFORE_A_VALUE = frozenset((",", ";", "+", "-", "*", "/", "=", r"\cdot", r"\times"))
 _RELATIONS = frozenset(("=", "≠", "<", ">", "≤", "≥", r"\in", r"\approx", r"\equiv"))
 _STATEMENTS = vocabulary(
     r"""
@@ -461,7 +462,8 @@ class Reading:
                 return self.read(inside) if inside else None
         else:
             described = _split_once(inside, ("|", ":"))
-            if described:
+            # After a comma or a sign the bar opens an absolute value.
+            if described and described[0][-1] not in _BEFORE_A_VALUE:
                 return self.described_set(*described)
         parts = [part for part in split(inside, (",", ";")) if part]
         if [r"\ldots"] in parts:
