@@ -27,6 +27,13 @@ LARGEST = 700.0
 """Log-odds up to which Python's exp gives a number."""
 
 
+def probability_of(logit: float) -> float:
+    """The probability of log-odds; not a number for what is not finite."""
+    if -LARGEST < logit < LARGEST:  # this runs for every token of every trace
+        return 1.0 / (1.0 + math.exp(-logit))
+    return float(logit > 0) if math.isfinite(logit) else math.nan
+
+
 @dataclass(slots=True)
 class TraceLog:
     """What was observed of one trace.
@@ -115,10 +122,7 @@ class TraceLog:
         if position % stride == 0 or not self.weight:
             self.weight += weight
             self.value += weight * value
-        logit = self.value / self.weight if self.weight else math.nan
-        if -LARGEST < logit < LARGEST:  # this runs for every token of every trace
-            return 1.0 / (1.0 + math.exp(-logit))
-        return float(logit > 0) if math.isfinite(logit) else math.nan
+        return probability_of(self.value / self.weight if self.weight else math.nan)
 
     def pool_steps(self, probability: float | None) -> float:
         """Take in what a head of steps read at the end of one, None elsewhere, and give its score up to there."""

@@ -120,13 +120,13 @@ class TraceSpec:
     def next_kept(self, position: int) -> float:
         """The first position from this one on whose score or state is kept while the trace goes on.
 
-        -1 where that is known of no row before it comes, or is so of every one; infinite where nothing is kept any
-        more.
+        -1 where that is known of no row before it comes; infinite where nothing is kept any more. Scores that are
+        kept at every token (``score_every`` is 1) do not count.
         """
-        if self.score_after or self.score_every == 1:
+        if self.score_after:
             return -1
         found = [at for at in (*self.score_at, *self.features_at) if at >= position]
-        if every := self.score_every:
+        if (every := self.score_every) > 1:
             found.append(max(position, 1) + -max(position, 1) % every)
         if every := self.features_every:
             first = max(position, self.features_from)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arrol_tts.stopping.log import probability_of
 from arrol_tts.stopping.rules import Window
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from arrol_tts.stopping import TraceLog
 
 CHUNK = 128
-"""Tokens of a trace whose confidences and log-probabilities are kept here before they go to its log."""
+"""Tokens of a trace whose scores, confidences and log-probabilities are kept here before they go to its log."""
 
 NONE = -1
 """No slot, no row, no head, no token."""
@@ -42,6 +43,7 @@ COLUMNS = np.dtype(
         ("confidence", np.bool_),
         ("self_certainty", np.bool_),
         ("logprobs", np.bool_),
+        ("every", np.bool_),  # its score is kept at every token
         # The sums of its log.
         ("weight", np.float64),
         ("value", np.float64),
@@ -95,6 +97,7 @@ class Coasting:
         # What is about to leave the window, then the chunk: what leaves with i lies at i - min(size, CHUNK).
         self._confidence = np.zeros((0, 2 * CHUNK), np.float32)
         self._logprobs = np.zeros((0, CHUNK), np.float32)
+        self._scores = np.zeros((0, CHUNK), np.float64)
         # Where the requests of the step before were found; None when slots were given or taken since.
         self._keys: list[str] | None = None
         self._index: Mapping[str, int] = {}
@@ -105,7 +108,8 @@ class Coasting:
 
     def put(self, key: str, log: TraceLog) -> None:
         """Let a trace coast, unless its next row must be looked at, or a rule of its be told of each."""
-        if log.due <= log.length:
+        every = log.spec.score_every == 1
+        if log.due <= log.length or (every and log.spec.live):
             return
         window = NO_WINDOW
         for group in log.followed:
@@ -127,6 +131,7 @@ class Coasting:
             log.wants_confidence,
             log.wants_certainty,
             log.spec.logprobs,
+            every,
             log.weight,
             log.value,
             log.steps,
@@ -276,24 +281,45 @@ class Coasting:
         kind: HeadKind,
         numbers: NDArray[np.float32],
     ) -> None:
-        """Add what a head read to the sums of its traces; as `HeadReading.score`."""
-        if head is None or not (kind.width == 2 or kind.pool_after):
+        """Add what a head read to the sums of its traces, and note scores; as `HeadReading.score`."""
+        if head is None:
             return
         table = self._table
-        counted = table["head"][slots] == head
+        mine = table["head"][slots] == head
+        slots, row = slots[mine], row[mine]
         if kind.width == 2:
+            counted = np.ones(len(slots), np.bool_)
             if kind.stride > 1:
                 # A head that comes late begins with the first row that it sees.
-                counted &= (table["length"][slots] % kind.stride == 0) | (table["weight"][slots] == 0)
-            slots, row = slots[counted], row[counted]
-            weight, value = numbers[0][row].astype(np.float64), numbers[1][row].astype(np.float64)
-            table["weight"][slots] += weight
-            table["value"][slots] += weight * value
-        else:
-            counted &= np.isin(table["last_token"][slots], list(kind.pool_after))
-            slots, row = slots[counted], row[counted]
-            table["steps"][slots] += 1
-            table["probability"][slots] += numbers[0, row]
+                counted = (table["length"][slots] % kind.stride == 0) | (table["weight"][slots] == 0)
+            added, at = slots[counted], row[counted]
+            weight, value = numbers[0][at].astype(np.float64), numbers[1][at].astype(np.float64)
+            table["weight"][added] += weight
+            table["value"][added] += weight * value
+        elif kind.pool_after:
+            counted = np.isin(table["last_token"][slots], list(kind.pool_after))
+            added = slots[counted]
+            table["steps"][added] += 1
+            table["probability"][added] += numbers[0, row[counted]]
+        every = table["every"][slots]
+        if every.any():
+            slots, row = slots[every], row[every]
+            self._scores[slots, table["fill"][slots]] = self._scores_of(slots, row, kind, numbers)
+
+    def _scores_of(
+        self, slots: NDArray[np.int64], row: NDArray[np.int64], kind: HeadKind, numbers: NDArray[np.float32]
+    ) -> list[float]:
+        """Of traces whose sums have what the head read of these rows."""
+        table = self._table
+        if kind.width == 2:
+            logits = table["value"][slots] / table["weight"][slots]
+            return [probability_of(logit) for logit in logits.tolist()]
+        if kind.pool_after:
+            steps = table["steps"][slots]
+            found: list[float] = np.where(steps > 0, table["probability"][slots] / steps, 0.5).tolist()
+            return found
+        read: list[float] = numbers[0, row].tolist()
+        return read
 
     def _take_logprobs(self, rows: _Rows, outputs: list[EngineCoreOutput]) -> None:
         """Take the log-probability of each trace's new token that wants it, and of the output all that it has."""
@@ -318,6 +344,10 @@ class Coasting:
     def _empty_chunk(self, slot: int) -> None:
         """Give the log what it has not of each token."""
         log, fill = self._logs[slot], int(self._table["fill"][slot])
+        if self._table["every"][slot]:
+            end = int(self._table["length"][slot])
+            found = zip(range(end - fill, end), self._scores[slot, :fill].tolist(), strict=True)
+            log.scores.update((position, score) for position, score in found if position)  # 0 is the prompt's end
         if log.wants_confidence:
             log.confidence.frombytes(self._confidence[slot, CHUNK : CHUNK + fill].tobytes())
         if log.spec.logprobs:
@@ -343,6 +373,7 @@ class Coasting:
         self._table = np.concatenate([self._table, np.zeros(new, COLUMNS)])
         self._confidence = np.concatenate([self._confidence, np.zeros((new, 2 * CHUNK), np.float32)])
         self._logprobs = np.concatenate([self._logprobs, np.zeros((new, CHUNK), np.float32)])
+        self._scores = np.concatenate([self._scores, np.zeros((new, CHUNK), np.float64)])
 
     def _find_places(
         self, keys: list[str], index: Mapping[str, int]
