@@ -125,9 +125,9 @@ def test_a_checkpoint_and_a_line_that_are_not_complete_are_passed_over(engine: V
 def test_a_full_disk_is_said_and_loses_nothing_standin_for_the_disk(
     engine: VLLMEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from arrol_train.rl import rollout
+    from arrol_train.rl import rollout_worker
 
-    out, write = tmp_path / "out", rollout.write_json
+    out, write = tmp_path / "out", rollout_worker.write_json
     written: list[Path] = []
 
     def fill(path: Path, content: dict[str, object]) -> None:
@@ -136,7 +136,7 @@ def test_a_full_disk_is_said_and_loses_nothing_standin_for_the_disk(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, content)
 
-    monkeypatch.setattr(rollout, "write_json", fill)
+    monkeypatch.setattr(rollout_worker, "write_json", fill)
     with pytest.raises(DiskFullError, match=r"is full .*last complete checkpoint is .*checkpoint-2\. Free some"):
         run(config(), out, engine)
     run(config(), out, engine)
