@@ -128,11 +128,11 @@ def test_a_full_disk_is_said_and_loses_nothing_standin_for_the_disk(
     from arrol_train.rl import rollout_worker
 
     out, write = tmp_path / "out", rollout_worker.write_json
-    written: list[Path] = []
+    full: list[Path] = []
 
     def fill(path: Path, content: dict[str, object]) -> None:
-        written.append(path)
-        if len(written) == 3:
+        if "checkpoint-3" in path.parts and not full:
+            full.append(path)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, content)
 
