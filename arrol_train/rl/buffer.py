@@ -159,15 +159,7 @@ class ReplayBuffer:
         pairs = np.stack([self.groups, self.positions])
         ranked = np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
         for rows in _whole_groups(self.groups, rng, training.groups_per_batch):
-            first = np.arange(len(rows))
-            yield Batch(
-                states=self.features[rows],
-                starts=first,
-                ends=first + 1,
-                labels=self.labels[rows],
-                groups=ranked[rows],
-                inclusion=self.inclusion[rows],
-            )
+            yield self._parts(rows, ranked[rows])
 
     def subset(self, rows: NDArray[np.bool_]) -> ReplayBuffer:
         """The rows that are chosen: bool ``[n]``."""
@@ -179,13 +171,17 @@ class ReplayBuffer:
     def whole(self) -> Batch:
         """The rows that were read at the end of their rollouts."""
         rows = np.flatnonzero(self.positions == FINISH)
+        return self._parts(rows, self.groups[rows])
+
+    def _parts(self, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> Batch:
+        """Rows as parts of one state each, to be ranked by these groups."""
         first = np.arange(len(rows))
         return Batch(
             states=self.features[rows],
             starts=first,
             ends=first + 1,
             labels=self.labels[rows],
-            groups=self.groups[rows],
+            groups=groups,
             inclusion=self.inclusion[rows],
         )
 
