@@ -22,6 +22,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ SEED = 0
 TOP_K = 20
 PAIRS = 11
 """Rounds in which two arms take turns; a warm-up round before them is not counted."""
+TURN = 5
+"""Decoding steps of a turn, where arms take turns within a round."""
+PROMPT_STEPS = 4
+"""First steps of a round, in which prompts are read; they are not counted."""
 
 app = typer.Typer(add_completion=False)
 
@@ -114,37 +119,46 @@ def submit(
 _names = itertools.count()
 
 
-def decode_steps(engine: Any, prompts: Sequence[Sequence[int]], spec: TraceSpec | None, tokens: int) -> float:
-    """Median seconds of a step in which all prompts are decoding; none ends early."""
-    submit(engine, prompts, spec, max_tokens=tokens, ignore_eos=True)
-    seconds = []
-    while engine.has_unfinished_requests():
+def decode(engine: Any, steps: int) -> list[float]:
+    """Seconds of each of the next steps, as many as there are up to so many."""
+    seconds: list[float] = []
+    while len(seconds) < steps and engine.has_unfinished_requests():
         start = time.perf_counter()
         engine.step()
         seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds[3:-2]))  # without the prompts' steps and the last
+    return seconds
 
 
 def compare_steps(
     off: VLLMLoop, on: VLLMLoop, prompts: Sequence[Sequence[int]], tokens: int, spec: TraceSpec
 ) -> dict[str, Any]:
-    """Step times of two engines that take turns."""
-    rows = []
+    """Step times of two engines that decode the same prompts and take turns every few steps; none ends early.
+
+    A machine's speed drifts by a tenth and more within seconds. Turns of a tenth of a second at the same tokens
+    see the same machine, and their ratios differ by what the engines differ in.
+    """
+    turns: list[tuple[float, float]] = []
     for i in range(PAIRS + 1):
-        arms: list[Callable[[], float]] = [
-            lambda: off.call(lambda engine: decode_steps(engine, prompts, None, tokens)),
-            lambda: on.call(lambda engine: decode_steps(engine, prompts, spec, tokens)),
-        ]
-        order = (0, 1) if i % 2 else (1, 0)
-        seconds = {arm: arms[arm]() for arm in order}
-        rows.append((seconds[0], seconds[1]))
-    ratios = [on_s / off_s for off_s, on_s in rows[1:]]
+        for loop, wanted in ((off, None), (on, spec)):
+            loop.call(partial(submit, prompts=prompts, spec=wanted, max_tokens=tokens, ignore_eos=True))
+            loop.call(partial(decode, steps=PROMPT_STEPS))
+        while True:
+            order = (off, on) if (i + len(turns)) % 2 else (on, off)
+            seconds = {id(loop): loop.call(partial(decode, steps=TURN)) for loop in order}
+            if min(map(len, seconds.values())) < TURN:  # the last steps, of another kind
+                break
+            if i:
+                turns.append((float(np.median(seconds[id(off)])), float(np.median(seconds[id(on)]))))
+    ratios = [on_s / off_s for off_s, on_s in turns]
+    medians = np.median(np.random.default_rng(SEED).choice(ratios, (2000, len(ratios))), axis=1)
     return {
         "sequences": len(prompts),
-        "step_ms_off": round(1e3 * float(np.median([r[0] for r in rows[1:]])), 2),
-        "step_ms_on": round(1e3 * float(np.median([r[1] for r in rows[1:]])), 2),
+        "step_ms_off": round(1e3 * float(np.median([turn[0] for turn in turns])), 2),
+        "step_ms_on": round(1e3 * float(np.median([turn[1] for turn in turns])), 2),
+        "turns": len(turns),
         "ratio": round(float(np.median(ratios)), 4),
-        "ratio_of_each_pair": [round(r, 4) for r in ratios],
+        "ratio_interval": [round(float(q), 4) for q in np.quantile(medians, (0.025, 0.975))],
+        "ratio_quartiles_of_turns": [round(float(q), 4) for q in np.quantile(ratios, (0.25, 0.75))],
     }
 
 
@@ -231,7 +245,7 @@ def steps() -> dict[str, Any]:
         options = {"max_num_seqs": 32, "dtype": "bfloat16"}
         off = engine_loop(model, head=None, plugin=False, **options)
         on = engine_loop(model, head=head, **options)
-        large = compare_steps(off, on, texts, 16, every)
+        large = compare_steps(off, on, texts, 40, every)
     return {
         "head_step_ratio_pocket": pocket["ratio"],
         "head_and_confidence_step_ratio_pocket": confident["ratio"],
