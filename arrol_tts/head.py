@@ -120,20 +120,28 @@ class QualityHead(nn.Module):
         else:
             weight = (self.inner.weight.double() * scale).T
             inner = (self.inner.bias.double() - mean @ weight).float(), weight.float().contiguous()
-        # The value comes first, and a gate is no log-odds.
-        outer, out_bias = torch.cat([a * outer[:1], outer[1:]]), torch.cat([a * out_bias[:1] + b, out_bias[1:]])
-        outer, out_bias = outer.float(), out_bias.float()[:, None]
+        # The value comes first, and a gate is no log-odds. Weights come first in what is given, all ones of a mean
+        # from a row of the last layer that reads nothing: at every step it is the number of operations that costs.
+        value, value_bias = a * outer[:1], a * out_bias[:1] + b
         pooling, activation = self.config.pooling, self._activation
+        if pooling == "gated":
+            outer, out_bias = torch.cat([outer[1:], value]), torch.cat([out_bias[1:], value_bias])
+        elif pooling == "mean":
+            outer = torch.cat([torch.zeros_like(value), value])
+            out_bias = torch.cat([torch.ones_like(value_bias), value_bias])
+        else:
+            outer, out_bias = value, value_bias
+        outer, out_bias = outer.float(), out_bias.float()[:, None]
 
         def read(hidden: torch.Tensor) -> torch.Tensor:
             if inner is not None:
                 hidden = activation(torch.addmm(inner[0], hidden, inner[1]))
             numbers = torch.addmm(out_bias, outer, hidden.T)  # this way round several times as fast on a CPU
             if pooling in ("last", "steps"):
-                return numbers.sigmoid()
-            if pooling == "mean":
-                return torch.cat([torch.ones_like(numbers), numbers])
-            return torch.stack([numbers[1].clamp(-GATE_LIMIT, GATE_LIMIT).exp(), numbers[0]])
+                return numbers.sigmoid_()
+            if pooling == "gated":
+                numbers[0].clamp_(-GATE_LIMIT, GATE_LIMIT).exp_()
+            return numbers
 
         return read
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -50,10 +50,17 @@ from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions, verify
 from . import add_part, write_result
 from .engine_scheduler import scheduler
 
+if TYPE_CHECKING:
+    from vllm.v1.engine.llm_engine import LLMEngine
+
 SEED = 0
 TOP_K = 20
 PAIRS = 11
 """Rounds in which two arms take turns; a warm-up round before them is not counted."""
+ENGINE_PAIRS = 6
+"""Engines made for a comparison of their steps, of each of two kinds."""
+ROUNDS = 3
+"""Of each pair of engines; a warm-up round before them is not counted."""
 TURN = 5
 """Decoding steps of a turn, where arms take turns within a round."""
 PROMPT_STEPS = 4
@@ -62,34 +69,34 @@ PROMPT_STEPS = 4
 app = typer.Typer(add_completion=False)
 
 
-def engine_loop(
+def make_engine(
     model: Path, *, head: Path | None, max_num_seqs: int, plugin: bool = True, **options: Any
-) -> VLLMLoop:
-    """A vLLM engine without a tokenizer, stock or with the plug-in, on a thread of its own."""
-
+) -> LLMEngine:
+    """A vLLM engine without a tokenizer, stock or with the plug-in, to be stepped by the thread that makes it."""
     # As VLLMEngine does: the CPU platform would otherwise start worker processes.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    from vllm import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.executor import Executor
 
-    def build() -> Any:
-        from vllm import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
-        from vllm.v1.executor import Executor
+    chosen: dict[str, Any] = {
+        **CPU_OPTIONS,
+        "max_model_len": 512,
+        "max_num_seqs": max_num_seqs,
+        "skip_tokenizer_init": True,
+        "distributed_executor_backend": "uni",
+        "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
+        **options,
+    }
+    if plugin:
+        chosen |= vllm_options(head=None if head is None else str(head), top_k=TOP_K)
+    config = EngineArgs(model=str(model), **chosen).create_engine_config()
+    return LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
 
-        chosen: dict[str, Any] = {
-            **CPU_OPTIONS,
-            "max_model_len": 512,
-            "max_num_seqs": max_num_seqs,
-            "skip_tokenizer_init": True,
-            "distributed_executor_backend": "uni",
-            "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
-            **options,
-        }
-        if plugin:
-            chosen |= vllm_options(head=None if head is None else str(head), top_k=TOP_K)
-        config = EngineArgs(model=str(model), **chosen).create_engine_config()
-        return LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
 
-    return VLLMLoop(build, lambda engine: engine.engine_core.shutdown())
+def engine_loop(model: Path, **options: Any) -> VLLMLoop:
+    """An engine as `make_engine`'s, on a thread of its own."""
+    return VLLMLoop(partial(make_engine, model, **options), lambda engine: engine.engine_core.shutdown())
 
 
 def submit(
@@ -130,35 +137,68 @@ def decode(engine: Any, steps: int) -> list[float]:
 
 
 def compare_steps(
-    off: VLLMLoop, on: VLLMLoop, prompts: Sequence[Sequence[int]], tokens: int, spec: TraceSpec
-) -> dict[str, Any]:
+    make: Sequence[Callable[[], LLMEngine]],
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    specs: Sequence[TraceSpec],
+) -> list[dict[str, Any]]:
     """Step times of two engines that decode the same prompts and take turns every few steps; none ends early.
 
-    A machine's speed drifts by a tenth and more within seconds. Turns of a tenth of a second at the same tokens
-    see the same machine, and their ratios differ by what the engines differ in.
+    A machine's speed drifts by a tenth and more within seconds: turns of a tenth of a second at the same tokens
+    see the same machine. Where an engine's weights came to lie in memory makes some percent too, so several pairs
+    of engines are made, in both orders. All run on this thread, which has one set of OpenMP threads.
+
+    Args:
+        make: makes the engine without our plug-in, and the one with it.
+        prompts: token ids.
+        tokens: generated for each.
+        specs: what is asked of the second engine; one result for each.
     """
+    turns: list[list[list[tuple[float, float]]]] = [[] for _ in specs]
+    for pair in range(ENGINE_PAIRS):
+        first, second = (make[arm]() for arm in ((0, 1) if pair % 2 else (1, 0)))
+        engines = (first, second) if pair % 2 else (second, first)
+        for spec, found in zip(specs, turns, strict=True):
+            found.append(_turns(engines, prompts, tokens, spec))
+        for engine in engines:
+            engine.engine_core.shutdown()
+    return [_compared(len(prompts), found) for found in turns]
+
+
+def _turns(
+    engines: tuple[LLMEngine, LLMEngine], prompts: Sequence[Sequence[int]], tokens: int, spec: TraceSpec
+) -> list[tuple[float, float]]:
+    """Median seconds of a step of both engines in each turn."""
     turns: list[tuple[float, float]] = []
-    for i in range(PAIRS + 1):
-        for loop, wanted in ((off, None), (on, spec)):
-            loop.call(partial(submit, prompts=prompts, spec=wanted, max_tokens=tokens, ignore_eos=True))
-            loop.call(partial(decode, steps=PROMPT_STEPS))
+    for i in range(ROUNDS + 1):
+        for engine, wanted in zip(engines, (None, spec), strict=True):
+            submit(engine, prompts, wanted, max_tokens=tokens, ignore_eos=True)
+            decode(engine, PROMPT_STEPS)
         while True:
-            order = (off, on) if (i + len(turns)) % 2 else (on, off)
-            seconds = {id(loop): loop.call(partial(decode, steps=TURN)) for loop in order}
+            order = (0, 1) if (i + len(turns)) % 2 else (1, 0)
+            seconds = {arm: decode(engines[arm], TURN) for arm in order}
             if min(map(len, seconds.values())) < TURN:  # the last steps, of another kind
                 break
             if i:
-                turns.append((float(np.median(seconds[id(off)])), float(np.median(seconds[id(on)]))))
-    ratios = [on_s / off_s for off_s, on_s in turns]
-    medians = np.median(np.random.default_rng(SEED).choice(ratios, (2000, len(ratios))), axis=1)
+                turns.append((float(np.median(seconds[0])), float(np.median(seconds[1]))))
+    return turns
+
+
+def _compared(sequences: int, turns: list[list[tuple[float, float]]]) -> dict[str, Any]:
+    """Figures of the turns of each pair of engines; the interval is Student's over the pairs."""
+    from scipy.stats import t
+
+    medians = [float(np.median([on / off for off, on in pair])) for pair in turns]
+    margin = float(t.ppf(0.975, len(medians) - 1) * np.std(medians, ddof=1) / np.sqrt(len(medians)))
+    ratio = float(np.mean(medians))
     return {
-        "sequences": len(prompts),
-        "step_ms_off": round(1e3 * float(np.median([turn[0] for turn in turns])), 2),
-        "step_ms_on": round(1e3 * float(np.median([turn[1] for turn in turns])), 2),
-        "turns": len(turns),
-        "ratio": round(float(np.median(ratios)), 4),
-        "ratio_interval": [round(float(q), 4) for q in np.quantile(medians, (0.025, 0.975))],
-        "ratio_quartiles_of_turns": [round(float(q), 4) for q in np.quantile(ratios, (0.25, 0.75))],
+        "sequences": sequences,
+        "step_ms_off": round(1e3 * float(np.median([off for pair in turns for off, _ in pair])), 2),
+        "step_ms_on": round(1e3 * float(np.median([on for pair in turns for _, on in pair])), 2),
+        "turns": sum(map(len, turns)),
+        "ratio": round(ratio, 4),
+        "ratio_interval": [round(ratio - margin, 4), round(ratio + margin, 4)],
+        "ratio_of_each_pair_of_engines": [round(median, 4) for median in medians],
     }
 
 
@@ -232,20 +272,31 @@ def main(
 def steps() -> dict[str, Any]:
     """Step time with the head off and on."""
     every = TraceSpec(score_every=1, score_finish=True)
-    prompts = pocket_prompts(256)
+    with_confidence = TraceSpec(score_every=1, score_finish=True, confidence=True)
     options: dict[str, Any] = {"max_num_seqs": 256, "dtype": "float32"}
-    off = engine_loop(POCKET_MODEL, head=None, plugin=False, **options)
-    on = engine_loop(POCKET_MODEL, head=POCKET_HEAD, **options)
-    pocket = compare_steps(off, on, prompts, 80, every)
-    confident = compare_steps(off, on, prompts, 80, TraceSpec(score_every=1, score_finish=True, confidence=True))
+    pocket, confident = compare_steps(
+        [
+            partial(make_engine, POCKET_MODEL, head=None, plugin=False, **options),
+            partial(make_engine, POCKET_MODEL, head=POCKET_HEAD, **options),
+        ],
+        pocket_prompts(256),
+        80,
+        [every, with_confidence],
+    )
     with tempfile.TemporaryDirectory() as folder:
         model, head = random_model(Path(folder), SMOLLM2_135M)
         rng = np.random.default_rng(SEED)
         texts = rng.integers(0, SMOLLM2_135M["vocab_size"], (32, 24)).tolist()
         options = {"max_num_seqs": 32, "dtype": "bfloat16"}
-        off = engine_loop(model, head=None, plugin=False, **options)
-        on = engine_loop(model, head=head, **options)
-        large = compare_steps(off, on, texts, 40, every)
+        (large,) = compare_steps(
+            [
+                partial(make_engine, model, head=None, plugin=False, **options),
+                partial(make_engine, model, head=head, **options),
+            ],
+            texts,
+            40,
+            [every],
+        )
     return {
         "head_step_ratio_pocket": pocket["ratio"],
         "head_and_confidence_step_ratio_pocket": confident["ratio"],

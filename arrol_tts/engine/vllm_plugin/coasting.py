@@ -261,6 +261,8 @@ class Coasting:
         """
         table, windows = self._table, self._windows
         size, lowest = table["size"][slots], table["lowest"][slots]
+        if np.isinf(size).all():
+            return np.ones(len(slots), np.bool_)
         leaving = CHUNK + table["fill"][slots] - np.minimum(size, CHUNK).astype(np.int64)
         total = table["total"][slots] + confidence.astype(np.float64) - self._confidence[slots, leaving]
         mean = total / size
