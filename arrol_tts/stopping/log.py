@@ -34,6 +34,16 @@ def probability_of(logit: float) -> float:
     return float(logit > 0) if math.isfinite(logit) else math.nan
 
 
+def probabilities_of(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`probability_of` each, to the last bit, which numpy's own exp would differ in."""
+    import numpy as np
+
+    if not np.abs(logits).max(initial=0.0) < LARGEST:
+        return np.array([probability_of(logit) for logit in logits.tolist()])
+    found: NDArray[np.float64] = 1.0 / (1.0 + np.array(list(map(math.exp, (-logits).tolist()))))
+    return found
+
+
 @dataclass(slots=True)
 class TraceLog:
     """What was observed of one trace.

@@ -61,8 +61,8 @@ ENGINE_PAIRS = 6
 """Engines made for a comparison of their steps, of each of two kinds."""
 ROUNDS = 3
 """Of each pair of engines; a warm-up round before them is not counted."""
-TURN = 5
-"""Decoding steps of a turn, where arms take turns within a round."""
+TURN = 8
+"""Decoding steps of a turn, where arms take turns within a round: twice what our scheduler takes in at once."""
 PROMPT_STEPS = 4
 """First steps of a round, in which prompts are read; they are not counted."""
 
@@ -168,7 +168,7 @@ def compare_steps(
 def _turns(
     engines: tuple[LLMEngine, LLMEngine], prompts: Sequence[Sequence[int]], tokens: int, spec: TraceSpec
 ) -> list[tuple[float, float]]:
-    """Median seconds of a step of both engines in each turn."""
+    """Mean seconds of a step of both engines in each turn."""
     turns: list[tuple[float, float]] = []
     for i in range(ROUNDS + 1):
         for engine, wanted in zip(engines, (None, spec), strict=True):
@@ -180,7 +180,7 @@ def _turns(
             if min(map(len, seconds.values())) < TURN:  # the last steps, of another kind
                 break
             if i:
-                turns.append((float(np.median(seconds[0])), float(np.median(seconds[1]))))
+                turns.append((float(np.mean(seconds[0])), float(np.mean(seconds[1]))))
     return turns
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arrol_tts.stopping.log import probability_of
+from arrol_tts.stopping.log import probabilities_of
 from arrol_tts.stopping.rules import Window
 
 if TYPE_CHECKING:
@@ -29,34 +29,35 @@ if TYPE_CHECKING:
 CHUNK = 128
 """Tokens of a trace whose scores, confidences and log-probabilities are kept here before they go to its log."""
 
+ASIDE = 4
+"""Steps whose rows are taken in together while nothing changes."""
+
 NONE = -1
 """No slot, no row, no head, no token."""
 
-COLUMNS = np.dtype(
-    [
-        ("length", np.int64),
-        ("due", np.float64),
-        ("last_token", np.int64),
-        ("fill", np.int64),  # tokens of the chunk
-        # What it needs of a step.
-        ("head", np.int64),
-        ("confidence", np.bool_),
-        ("self_certainty", np.bool_),
-        ("logprobs", np.bool_),
-        ("every", np.bool_),  # its score is kept at every token
-        # The sums of its log.
-        ("weight", np.float64),
-        ("value", np.float64),
-        ("steps", np.int64),
-        ("probability", np.float64),
-        ("certainty", np.float64),
-        # The window of its rule, infinite without one.
-        ("size", np.float64),
-        ("total", np.float64),
-        ("lowest", np.float64),
-    ]
-)
-"""What a slot holds."""
+COLUMNS: dict[str, Any] = {
+    "length": np.int64,
+    "due": np.float64,
+    "last_token": np.int64,
+    "fill": np.int64,  # tokens of the chunk
+    # What it needs of a step.
+    "head": np.int64,
+    "confidence": np.bool_,
+    "self_certainty": np.bool_,
+    "logprobs": np.bool_,
+    "every": np.bool_,  # its score is kept at every token
+    # The sums of its log.
+    "weight": np.float64,
+    "value": np.float64,
+    "steps": np.int64,
+    "probability": np.float64,
+    "certainty": np.float64,
+    # The window of its rule, infinite without one.
+    "size": np.float64,
+    "total": np.float64,
+    "lowest": np.float64,
+}
+"""What a slot holds, each in an array of its own."""
 
 NO_WINDOW = Window(math.inf)
 
@@ -84,6 +85,53 @@ class _Rows:
         return _Rows(self.at[mask], self.slots[mask], self.first[mask], self.counts[mask])
 
 
+@dataclass(slots=True)
+class _Steady:
+    """The same traces, step after step, of which nothing is judged: rows are put aside and taken in together.
+
+    One after the other, as they came, so that sums are the same; the arrays that they go to are then at hand. In
+    every step the model's own work pushes them out of the processor's caches.
+
+    Attributes:
+        keys: of the step's requests.
+        index: the number of each among the step's.
+        rows: of all of them.
+        like: signals of the first step.
+        steps: those that may follow before a position of one is due.
+        aside: signals that are not taken in yet.
+    """
+
+    keys: list[str]
+    index: dict[str, int]
+    rows: _Rows
+    like: Signals
+    steps: float
+    aside: list[Signals] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to take in what is aside."""
+        return len(self.aside) >= ASIDE
+
+    def goes_on(self, outputs: list[EngineCoreOutput], index: Mapping[str, int], signals: Signals) -> bool:
+        """Whether a step is one more of this kind; it is counted then."""
+        like = self.like
+        same = (
+            self.steps > 0
+            and signals.numbers is not None
+            and like.numbers is not None
+            and signals.numbers.shape == like.numbers.shape
+            and signals.heads == like.heads
+            and (signals.confidence, signals.self_certainty) == (like.confidence, like.self_certainty)
+            and signals.firsts is None
+            and [output.request_id for output in outputs] == self.keys
+            and index == self.index
+            and not any(output.finish_reason is not None or len(output.new_token_ids) != 1 for output in outputs)
+        )
+        self.steps -= same
+        return same
+
+
 class Coasting:
     """The traces that coast, by the names of their requests."""
 
@@ -93,11 +141,12 @@ class Coasting:
         self._logs: dict[int, TraceLog] = {}
         self._windows: list[Window] = []
         self._heads: dict[str, int] = {}
-        self._table = np.zeros(0, COLUMNS)
+        self._table: dict[str, NDArray[Any]] = {name: np.zeros(0, dtype) for name, dtype in COLUMNS.items()}
         # What is about to leave the window, then the chunk: what leaves with i lies at i - min(size, CHUNK).
         self._confidence = np.zeros((0, 2 * CHUNK), np.float32)
         self._logprobs = np.zeros((0, CHUNK), np.float32)
         self._scores = np.zeros((0, CHUNK), np.float64)
+        self._steady: _Steady | None = None
         # Where the requests of the step before were found; None when slots were given or taken since.
         self._keys: list[str] | None = None
         self._index: Mapping[str, int] = {}
@@ -122,7 +171,7 @@ class Coasting:
         slot = self._slots[key] = self._free.pop()
         self._keys = None
         self._logs[slot], self._windows[slot] = log, window
-        self._table[slot] = (
+        values = (
             log.length,
             log.due,
             NONE if log.last_token is None else log.last_token,
@@ -141,6 +190,8 @@ class Coasting:
             window.total,
             window.lowest,
         )
+        for column, value in zip(self._table.values(), values, strict=True):
+            column[slot] = value
         self._load_window(slot)
 
     def land(self, key: str) -> None:
@@ -148,21 +199,23 @@ class Coasting:
         slot = self._slots.get(key)
         if slot is None:
             return
+        self._catch_up()
         self._empty_chunk(slot)
-        log, window, row = self._logs[slot], self._windows[slot], self._table[slot]
-        log.length, token = int(row["length"]), int(row["last_token"])
-        log.last_token = None if token == NONE else token
-        log.weight, log.value = float(row["weight"]), float(row["value"])
-        log.steps, log.probability = int(row["steps"]), float(row["probability"])
-        log.certainty = float(row["certainty"])
+        log, window = self._logs[slot], self._windows[slot]
+        row = {name: column[slot].item() for name, column in self._table.items()}
+        log.length, log.weight, log.value = row["length"], row["weight"], row["value"]
+        log.last_token = None if row["last_token"] == NONE else row["last_token"]
+        log.steps, log.probability, log.certainty = row["steps"], row["probability"], row["certainty"]
         if window is not NO_WINDOW:
-            window.total, window.lowest = float(row["total"]), float(row["lowest"])
+            window.total, window.lowest = row["total"], row["lowest"]
         self.forget(key)
 
     def forget(self, key: str) -> None:
         """Nobody wants a trace's log."""
+        self._catch_up()
         slot = self._slots.pop(key, None)
         if slot is not None:
+            self._steady = None
             self._keys = None
             del self._logs[slot]
             self._windows[slot] = NO_WINDOW
@@ -183,33 +236,59 @@ class Coasting:
         """
         if not self._slots:
             return outputs
+        if self._steady is not None and self._steady.goes_on(outputs, index, signals):
+            self._steady.aside.append(signals)
+            if self._steady.is_full:
+                self._catch_up()
+            return []
+        self._catch_up()
+        self._steady = None
         tokens = [output.new_token_ids for output in outputs]
         rows = self._passing(outputs, tokens, index, signals)
-        confidence, certainty = signals.confidences, signals.self_certainties
+        confidence, table = signals.confidences, self._table
         # Only heads of steps ask for the row's input; what else does, does not coast.
         by_token = any(kind.pool_after for kind in signals.heads.values())
         with np.errstate(all="ignore"):  # a model's numbers may be anything
             if confidence is not None:
                 rows = rows.where(self._move_windows(rows.slots, confidence[rows.first]))
-            if self._table["logprobs"][rows.slots].any():
+            takes_logprobs = bool(table["logprobs"][rows.slots].any())
+            if takes_logprobs:
                 self._take_logprobs(rows, outputs)
             for j in range(int(rows.counts.max(initial=0))):
                 part = rows.where(rows.counts > j)
-                slots, row = part.slots, part.first + j
-                for name, kind, numbers in signals.of_heads():
-                    self._pool(slots, row, self._heads.get(name), kind, numbers)
-                if certainty is not None:
-                    wanted = self._table["self_certainty"][slots]
-                    self._table["certainty"][slots[wanted]] += certainty[row[wanted]]
-                if confidence is not None:
-                    self._confidence[slots, CHUNK + self._table["fill"][slots]] = confidence[row]
-                self._table["last_token"][slots] = [tokens[i][j] for i in part.at.tolist()] if by_token else NONE
-                self._move_on(slots)
-        if len(rows.at) == len(outputs):
-            return []
-        left = np.ones(len(outputs), np.bool_)
-        left[rows.at] = False
-        return list(itertools.compress(outputs, left.tolist()))
+                self._add(part.slots, part.first + j, signals)
+                table["last_token"][part.slots] = [tokens[i][j] for i in part.at.tolist()] if by_token else NONE
+        if len(rows.at) < len(outputs):
+            left = np.ones(len(outputs), np.bool_)
+            left[rows.at] = False
+            return list(itertools.compress(outputs, left.tolist()))
+        judged = by_token or takes_logprobs or not np.isinf(table["size"][rows.slots]).all()
+        if not judged and signals.firsts is None and len(rows.at):
+            steps = float((table["due"][rows.slots] - table["length"][rows.slots]).min())
+            self._steady = _Steady([output.request_id for output in outputs], dict(index), rows, signals, steps)
+        return []
+
+    def _catch_up(self) -> None:
+        """Take in what was put aside."""
+        steady = self._steady
+        if steady is None or not steady.aside:
+            return
+        with np.errstate(all="ignore"):
+            for signals in steady.aside:
+                self._add(steady.rows.slots, steady.rows.first, signals)
+        steady.aside.clear()
+
+    def _add(self, slots: NDArray[np.int64], row: NDArray[np.int64], signals: Signals) -> None:
+        """Add what was read of a row each to the sums of traces, and move on by its token."""
+        table, confidence, certainty = self._table, signals.confidences, signals.self_certainties
+        for name, kind, numbers in signals.of_heads():
+            self._pool(slots, row, self._heads.get(name), kind, numbers)
+        if certainty is not None:
+            wanted = table["self_certainty"][slots]
+            table["certainty"][slots[wanted]] += certainty[row[wanted]]
+        if confidence is not None:
+            self._confidence[slots, CHUNK + table["fill"][slots]] = confidence[row]
+        self._move_on(slots)
 
     def _passing(
         self,
@@ -310,17 +389,16 @@ class Coasting:
 
     def _scores_of(
         self, slots: NDArray[np.int64], row: NDArray[np.int64], kind: HeadKind, numbers: NDArray[np.float32]
-    ) -> list[float]:
+    ) -> NDArray[np.float64]:
         """Of traces whose sums have what the head read of these rows."""
         table = self._table
         if kind.width == 2:
-            logits = table["value"][slots] / table["weight"][slots]
-            return [probability_of(logit) for logit in logits.tolist()]
+            return probabilities_of(table["value"][slots] / table["weight"][slots])
         if kind.pool_after:
             steps = table["steps"][slots]
-            found: list[float] = np.where(steps > 0, table["probability"][slots] / steps, 0.5).tolist()
+            found: NDArray[np.float64] = np.where(steps > 0, table["probability"][slots] / steps, 0.5)
             return found
-        read: list[float] = numbers[0, row].tolist()
+        read: NDArray[np.float64] = numbers[0, row].astype(np.float64)
         return read
 
     def _take_logprobs(self, rows: _Rows, outputs: list[EngineCoreOutput]) -> None:
@@ -368,11 +446,13 @@ class Coasting:
         leaving[CHUNK - len(known) :] = known
 
     def _grow(self) -> None:
-        old = len(self._table)
+        old = len(self._windows)
         new = max(old, 64)
         self._free += range(old, old + new)
         self._windows += [NO_WINDOW] * new
-        self._table = np.concatenate([self._table, np.zeros(new, COLUMNS)])
+        self._table = {
+            name: np.concatenate([column, np.zeros(new, COLUMNS[name])]) for name, column in self._table.items()
+        }
         self._confidence = np.concatenate([self._confidence, np.zeros((new, 2 * CHUNK), np.float32)])
         self._logprobs = np.concatenate([self._logprobs, np.zeros((new, CHUNK), np.float32)])
         self._scores = np.concatenate([self._scores, np.zeros((new, CHUNK), np.float64)])

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = init_logger(__name__)
 
-SMALL = 1 << 17
+SMALL = 1 << 14
 """Numbers in a step's hidden states up to which one CPU thread is faster than several."""
 
 

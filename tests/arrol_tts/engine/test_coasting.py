@@ -191,6 +191,44 @@ def test_logs_and_verdicts_are_those_of_traces_that_are_looked_at_row_by_row(
     assert len(ours.scheduler._coasting) == 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_put_aside_while_nothing_changes_are_taken_in_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(coasting, "CHUNK", 8)
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
+    heads = {name: kind for name, kind in HEADS.items() if not kind.pool_after}
+    ours, plain = Observer(coasts=True), Observer(coasts=False)
+    specs = (
+        TraceSpec(score_at=(4, 30), head="pooled"),
+        TraceSpec(score_every=1, score_finish=True, confidence=True, head="whole"),
+        TraceSpec(score_every=1, self_certainty=True),
+        TraceSpec(score_every=7, live=True, head="whole"),
+        TraceSpec(score_at=(16,), head="pooled", confidence=True),
+    )
+    for i, spec in enumerate(specs):
+        for observer in (ours, plain):
+            for j in range(3):
+                observer.add(f"{i}-{j}", spec)
+    aside = 0
+    for _ in range(60):
+        keys = list(plain.scheduler._monitor.logs)
+        table = numbers.normal(size=(sum(kind.width for kind in heads.values()) + 2, len(keys)))
+        step = Step(
+            tokens={key: [rng.randrange(5)] for key in keys},
+            ended=frozenset(key for key in keys if rng.random() < 0.01),
+            index={key: len(keys) - 1 - i for i, key in enumerate(keys)},
+            logprobs={},
+            signals=Signals(table.astype(np.float32), heads=heads, confidence=True, self_certainty=True),
+        )
+        assert ours.observe(step) == plain.observe(step)
+        steady = ours.scheduler._coasting._steady
+        aside += steady is not None and bool(steady.aside)
+    assert aside > 10
+    for key in list(plain.scheduler._monitor.logs):
+        assert ours.take(key) == plain.take(key)
+
+
 def rows_of(keys: str, values: Sequence[float]) -> Signals:
     """Rows of a head that pools, each of weight 1."""
     return Signals(np.array([[1.0] * len(keys), values], np.float32), heads={"pooled": HEADS["whole"]})
@@ -246,7 +284,7 @@ def test_the_slots_of_traces_that_have_ended_are_given_to_others(watching: Obser
         key = f"r{i}"
         watching.observe(Step({key: [7]}, frozenset(), {key: 0}, {}, rows_of("r", [1.0])))
         watching.take(key)
-    assert len(watching.scheduler._coasting._table) == 64
+    assert len(watching.scheduler._coasting._windows) == 64
     assert len(watching.scheduler._coasting) == 3
 
 
