@@ -27,9 +27,12 @@ RULES = {
 
 def show(figures: Figures) -> Iterator[str]:
     """Step times, DeepConf online, and every stopping rule."""
-    yield "A step of vLLM without and with our worker and scheduler (medians of pairs that take turns):"
+    yield (
+        "A step of vLLM without and with our worker and scheduler (engines that take turns every few steps; the "
+        "interval is over pairs of engines):"
+    )
     yield table(
-        ["model and what is recorded", "sequences", "stock, ms", "ours, ms", "ratio"],
+        ["model and what is recorded", "sequences", "stock, ms", "ours, ms", "ratio", "95% interval"],
         [
             [
                 STEPS.get(name, name),
@@ -37,6 +40,7 @@ def show(figures: Figures) -> Iterator[str]:
                 f"{row['step_ms_off']:.1f}",
                 f"{row['step_ms_on']:.1f}",
                 f"{row['ratio']:.3f}",
+                to(row["ratio_interval"]),
             ]
             for name, row in figures["steps"].items()
         ],
