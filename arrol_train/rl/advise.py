@@ -117,7 +117,7 @@ def advice_of(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any], clo
     least = 0.5 / (mean["rollout/survivors"] * len(steps))
     success = min(max(mean["rollout/success"], least), 1 - least)
     unclear = success != mean["rollout/success"]
-    rates, weights = success_rates(success, success**2 if unclear else mean["rollout/success_square"])
+    rates = success_rates(success, success**2 if unclear else mean["rollout/success_square"])
     cost = StepCost(
         token=mean[f"{clock}/rollout"] / mean["rollout/generated_tokens"],
         rollout=(mean[f"{clock}/logprob"] + mean[f"{clock}/update"]) / mean["rollout/survivors"],
@@ -130,10 +130,10 @@ def advice_of(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any], clo
     position = detect[-1]["at"] if detect and survivors < group else 0
     if position and "rollout/position" in steps[-1]:  # chosen among candidates
         position = int(steps[-1]["rollout/position"])
-    present = choices(rates, cost, {position: aurocs.get(position, 0.5)}, survivors, [group], weights)
+    present = choices(rates, cost, {position: aurocs.get(position, 0.5)}, survivors, [group])
     policy = "none" if not position else "random" if rollout["policy"] == "random" else "tails"
     groups = sorted({multiple * survivors for multiple in MULTIPLES} | {group})
-    found = choices(rates, cost, aurocs, survivors, groups, weights)
+    found = choices(rates, cost, aurocs, survivors, groups)
     positions = sorted({max(1, round(share * cost.length)) for share in SHARES})
     return Advice(
         steps=len(steps),
@@ -142,7 +142,7 @@ def advice_of(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any], clo
         aurocs=aurocs,
         present=next(c for c in present if c.group == group and (c.position, c.policy) == (position, policy)),
         best=[choice for choice in found if choice.policy != "none" or choice.group == survivors],
-        needed={at: worth_at(rates, cost, 2 * survivors, survivors, at, weights) for at in positions},
+        needed={at: worth_at(rates, cost, 2 * survivors, survivors, at) for at in positions},
     )
 
 

@@ -36,7 +36,7 @@ def group_signal(right: ArrayLike, size: int) -> Floats:
     return np.asarray(np.sqrt(np.maximum(k * (size - k), 0.0)))
 
 
-def success_rates(mean: float, square: float, points: int = 64) -> tuple[Floats, Floats]:
+def success_rates(mean: float, square: float, points: int = 64) -> Floats:
     """How success rates differ between prompts: a Beta distribution with these moments.
 
     Args:
@@ -45,31 +45,28 @@ def success_rates(mean: float, square: float, points: int = 64) -> tuple[Floats,
         points: at which the distribution is taken: equally likely quantiles.
 
     Returns:
-        Rates and weights, float64 ``[n]`` each.
+        Equally likely rates, float64 ``[n]``.
     """
     from scipy.stats import beta
 
     variance = square - mean**2
     if not 0 < mean < 1 or variance <= 1e-6:
-        return np.array([mean]), np.ones(1)
+        return np.array([mean])
     # Moments beyond what a Beta can have: every prompt is nearly always right or nearly always wrong.
     strength = max(mean * (1 - mean) / variance - 1, 0.02)
     quantiles = (np.arange(points) + 0.5) / points
     rates = beta.ppf(quantiles, mean * strength, (1 - mean) * strength)
-    return np.asarray(rates, np.float64), np.full(points, 1 / points)
+    return np.asarray(rates, np.float64)
 
 
-def expected_signal(
-    rates: ArrayLike, group: int, survivors: int, auroc: float = 0.5, weights: ArrayLike | None = None
-) -> float:
+def expected_signal(rates: ArrayLike, group: int, survivors: int, auroc: float = 0.5) -> float:
     """Mean signal of the survivors of a group, chosen by ``tails``: exact, see the module.
 
     Args:
-        rates: float ``[n]``, success rates of prompts.
+        rates: float ``[n]``, success rates of equally likely prompts.
         group: G, rollouts started.
         survivors: M, those trained on; ``group == survivors``: nothing is pruned.
         auroc: of the head within groups where it chooses; 0.5 is random pruning, 1 an oracle.
-        weights: float ``[n]``, of the rates; by default equal.
 
     Raises:
         InputError: rates or an AUROC outside [0, 1], or survivors that are not between 1 and the group.
@@ -85,7 +82,7 @@ def expected_signal(
         raise InputError(f"{survivors} survivors of {group} rollouts: choose between 1 and the group")
     signal = signal_by_right(group, survivors, round(auroc, 3))
     by_rate = binom.pmf(np.arange(group + 1), group, p[:, None]) @ signal
-    return float(np.average(by_rate, weights=weights))
+    return float(np.mean(by_rate))
 
 
 @cache
@@ -185,7 +182,6 @@ def choices(
     aurocs: dict[int, float],
     survivors: int,
     groups: Sequence[int],
-    weights: ArrayLike | None = None,
 ) -> list[Choice]:
     """Ways to spend a step, that with most signal a second first.
 
@@ -193,7 +189,7 @@ def choices(
     head at all.
 
     Args:
-        rates, weights: as in `expected_signal`.
+        rates: as in `expected_signal`.
         cost: of a step.
         aurocs: AUROC within groups at each position at which rollouts might be pruned.
         survivors: M, rollouts of a group that are trained on.
@@ -201,32 +197,30 @@ def choices(
     """
     found = []
     for group in sorted({survivors, *groups}):
-        whole = expected_signal(rates, group, group, weights=weights)
+        whole = expected_signal(rates, group, group)
         found.append(Choice(group, group, 0, "none", whole, cost.seconds(group, group)))
         for position, auroc in aurocs.items() if group > survivors else ():
             seconds = cost.seconds(group, survivors, position)
             for policy, known in (("tails", auroc), ("random", 0.5)):
-                signal = expected_signal(rates, group, survivors, known, weights)
+                signal = expected_signal(rates, group, survivors, known)
                 found.append(Choice(group, survivors, position, policy, signal, seconds))
     return sorted(found, key=lambda choice: -choice.rate)
 
 
-def worth_at(
-    rates: ArrayLike, cost: StepCost, group: int, survivors: int, position: int, weights: ArrayLike | None = None
-) -> float:
+def worth_at(rates: ArrayLike, cost: StepCost, group: int, survivors: int, position: int) -> float:
     """The AUROC within groups from which on pruning pays against M rollouts of which nothing is pruned.
 
     Returns:
         The AUROC at which signal a second is equal, by bisection; nan where not even an oracle pays.
     """
-    alone = expected_signal(rates, survivors, survivors, weights=weights) / cost.seconds(survivors, survivors)
+    alone = expected_signal(rates, survivors, survivors) / cost.seconds(survivors, survivors)
     needed = alone * cost.seconds(group, survivors, position)
-    if expected_signal(rates, group, survivors, 1.0, weights) < needed:
+    if expected_signal(rates, group, survivors, 1.0) < needed:
         return math.nan
     low, high = 0.5, 1.0
     for _ in range(12):
         middle = (low + high) / 2
-        if expected_signal(rates, group, survivors, middle, weights) < needed:
+        if expected_signal(rates, group, survivors, middle) < needed:
             low = middle
         else:
             high = middle

@@ -113,8 +113,8 @@ class PositionChooser:
         """Expected signal of a group for a thousand tokens, nan where something is not known."""
         if not self._seen or math.isnan(auroc):
             return math.nan
-        rates, weights = success_rates(self._seen["rollout/success"], self._seen["rollout/success_square"])
-        signal = expected_signal(rates, self._group, self._survivors, auroc, weights)
+        rates = success_rates(self._seen["rollout/success"], self._seen["rollout/success_square"])
+        signal = expected_signal(rates, self._group, self._survivors, auroc)
         whole = self._seen["rollout/length"]
         begun = min(position + 1, whole)
         return 1000 * signal / (self._survivors * whole + (self._group - self._survivors) * begun)

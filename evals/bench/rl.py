@@ -32,9 +32,18 @@ OPTIONS = (
     Arm("group-16", group=16),
     Arm("group-64", group=64),
     Arm("late", rollout={"detect": [{"at": 32, "keep": 0.25}]}),
+    Arm("candidates", rollout={"detect": [{"at": 16, "keep": 0.25, "candidates": [8, 16, 32]}]}),
     # All G are finished, and M of known rewards are trained on: down-sampling after generation (PODS).
-    Arm("after", rollout={"cold_start": 1_000_000}),
+    Arm("after", head=False, rollout={"prune": "after"}),
+    Arm("baseline-all", rollout={"baseline": "all"}),
+    Arm("start_prompts", rollout={"start_prompts": 2.0}),
+    # DAPO's dynamic sampling, after groups have been finished.
+    Arm("refills", rollout={"refills": 1}),
+    Arm("revisit", rollout={"revisit": 0.5}),
+    Arm("max_group", rollout={"max_group": 64}),
 )
+VOTED = ("pocket_rare", "pocket")
+"""Regimes of whose heads votes are taken, on the questions that the pocket model is asked."""
 
 
 def main(
@@ -69,6 +78,7 @@ def figures_of(runs: Runs, regimes: Sequence[str], seeds: int, more_seeds: int) 
         "slots": SLOTS,
         "regimes": {},
         "options": {},
+        "voting": {},
     }
     for name in regimes:
         finished = runs.finished(name, ARMS, range(seeds))
@@ -79,8 +89,10 @@ def figures_of(runs: Runs, regimes: Sequence[str], seeds: int, more_seeds: int) 
         if finished := runs.finished(ABLATED, (arm, UNPRUNED_M), range(more_seeds)):
             ours, others = (runs.logs(ABLATED, each, finished) for each in (arm, UNPRUNED_M))
             figures["options"][arm.name] = row(REGIMES[ABLATED], ours, others) | {"seeds": finished}
-    if voted := runs.finished("pocket", (PRUNED,), range(seeds)):
-        figures["voting"] = voting([runs.folder("pocket", PRUNED, seed) for seed in voted], VOTED_QUESTIONS)
+    for name in VOTED:
+        if name in regimes and (voted := runs.finished(name, (PRUNED,), range(seeds))):
+            heads = [runs.folder(name, PRUNED, seed) for seed in voted]
+            figures["voting"][name] = voting(heads, VOTED_QUESTIONS)
     return figures
 
 

@@ -39,7 +39,7 @@ def comparison(regime: Regime, arms: Mapping[str, Sequence[Log]]) -> dict[str, A
 
     Args:
         regime: of the runs.
-        arms: ``pruned`` and those of `BASELINES`.
+        arms: ``pruned`` and some of `BASELINES`.
     """
     pruned = arms["pruned"]
     figures: dict[str, Any] = {
@@ -71,14 +71,14 @@ def comparison(regime: Regime, arms: Mapping[str, Sequence[Log]]) -> dict[str, A
             figures |= figure(
                 f"area_{axis}_{name}", [log.area(column, end) for log, end in zip(logs, until, strict=True)]
             )
-        for name in compared.keys() & set(BASELINES):
+        for name in (name for name in BASELINES if name in compared):
             for what, value in (("accuracy", Log.accuracy_at), ("area", Log.area)):
                 gains = [
                     value(ours, column, end) - value(other, column, end)
                     for ours, other, end in zip(pruned, arms[name], until, strict=True)
                 ]
                 figures |= figure(f"{what}_gain_equal_{axis}_over_{name}", gains)
-    for name in BASELINES:
+    for name in (name for name in BASELINES if name in arms):
         for phase in PHASES:
             ratios = [
                 b.seconds(phase, regime.cold_start) / a.seconds(phase, regime.cold_start)

@@ -26,13 +26,15 @@ def plot_curves(regimes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             "unpruned_g": f"{found['group']}, none pruned",
             "unpruned_wide": f"8 of {found['group'] // 8} times the prompts",
         }
-        for arm, color in COLORS.items():
+        for arm, color in ((arm, color) for arm, color in COLORS.items() if f"curve_{arm}" in found):
             curve = np.array(found[f"curve_{arm}"])
             by_time.plot(curve[:, 1], curve[:, 2], color=color, marker="o", label=labels[arm])
             if arm != "unpruned_wide":
                 by_step.plot(curve[:, 0], curve[:, 2], color=color, marker="o")
         by_time.set_xlim(0, 1.3 * found["curve_pruned"][-1][1])
-        by_step.set(xlabel="optimiser steps", ylabel="test accuracy", title=f"{name} (synthetic)")
+        by_step.set(
+            xlabel="optimiser steps", ylabel="test accuracy", title=f"{name.replace('_', ' ')} (synthetic)"
+        )
         by_time.set(xlabel="processor seconds of training")
         by_time.legend(fontsize=8)
     figure.savefig(path, dpi=150)

@@ -67,24 +67,28 @@ class Regime:
     """A task, and the policy that its runs start with.
 
     Attributes:
-        task: of `TASKS`.
-        rewarded: the strategy that is right there.
+        task: of `TASKS`, or one that ``options`` describes.
+        rewarded: the strategy that is right there, for ``rare``.
         rare: share of texts with that strategy that the policy was tuned on; None: the pocket model as it is.
         group: G.
         detect: detection position of the standard pruned run.
         cold_start: its steps in which nothing is pruned.
         steps: optimiser steps of a run.
         prompts: of a step.
+        rollout: what else its runs have, of the ``rollout`` section.
+        options: what else, of the whole configuration.
     """
 
     task: str
-    rewarded: Strategy
+    rewarded: Strategy | None
     rare: float | None
     group: int
     detect: int
     cold_start: int
     steps: int
     prompts: int = 4
+    rollout: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 REGIMES = {
@@ -126,9 +130,9 @@ class Arm:
             folder: for what the regime starts with, made where it is not there yet.
         """
         # Pilots were looked at on the test questions of seed 0.
-        task = TASKS[regime.task] | {"train": 4000, "test": QUESTIONS, "seed": 11}
+        task = TASKS.get(regime.task, {}) | {"train": 4000, "test": QUESTIONS, "seed": 11}
         model = "pocket"
-        if regime.rare is not None:
+        if regime.rare is not None and regime.rewarded is not None:
             task = differing_questions(task, folder / f"{regime.task}-questions")
             model = str(
                 rare_policy(regime.rewarded, regime.rare, folder / f"{regime.task}-policy-{regime.rare:g}")
@@ -152,7 +156,7 @@ class Arm:
             "micro_batch": regime.prompts * SURVIVORS,
             "learning_rate": LEARNING_RATE,
             "dtype": "float32",
-            "rollout": rollout | dict(self.rollout),
+            "rollout": {**rollout, **regime.rollout, **self.rollout},
             "head": {"updates": 8, "buffer_rows": 8192} if self.head else None,
             # Blocks as small as the CPU allows: what survivors share with their first part is cached by the block.
             "engine": {"max_model_len": 320, "max_num_seqs": SLOTS, "top_k": 5, "block_size": 32},
@@ -162,7 +166,9 @@ class Arm:
             "eval_samples": SAMPLES,
             "tensorboard": False,
             "seed": seed,
-        } | dict(self.options)
+            **regime.options,
+            **self.options,
+        }
 
 
 UNPRUNED_M = Arm("unpruned_m", pruned=False, group=SURVIVORS, head=False)
@@ -243,10 +249,11 @@ class Runs:
 
     Args:
         out: the folder.
+        regimes: those that runs are of, by name.
     """
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
+    def __init__(self, out: Path, regimes: Mapping[str, Regime] = REGIMES) -> None:
+        self._out, self._regimes = out, regimes
 
     def folder(self, regime: str, arm: Arm, seed: int) -> Path:
         """Of a run."""
@@ -289,7 +296,7 @@ class Runs:
     def _write(self, regime: str, arm: Arm, seed: int) -> Path:
         folder = self.folder(regime, arm, seed)
         path = folder.with_name(f"{folder.name}.yaml")
-        path.write_text(yaml.safe_dump(arm.config(REGIMES[regime], seed, self._out)))
+        path.write_text(yaml.safe_dump(arm.config(self._regimes[regime], seed, self._out)))
         return path
 
     def _run(self, regime: str, arm: Arm, seed: int, core: int) -> bool:

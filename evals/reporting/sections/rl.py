@@ -2,108 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from statistics import fmean
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .base import Section
 from .parts import NONE, VOTES, Figures, difference, picture, table, to
 
-PHASES = {"rollout": "rollouts", "update": "update", "total": "whole step"}
-POLICIES = {
-    "none": "nothing is pruned",
-    "tails": "tails (ours)",
-    "random": "at random",
-    "published": "as published",
-    "group_signed": "signed, by group",
-    "max_variance": "largest variance",
+BASELINES = ("unpruned_m", "unpruned_g", "unpruned_wide")
+REGIMES = {
+    "pocket": "pocket arithmetic",
+    "pocket_rare": "pocket arithmetic, successes rare",
+    "second": "reasoning-gym's basic arithmetic",
+    "second_rare": "reasoning-gym's basic arithmetic, successes rare",
+}
+OPTIONS = {
+    "pruned": "as above",
+    "unpruned_g": "all finished and trained on",
+    "policy-random": "pruned at random",
+    "policy-published": "pruned as published",
+    "policy-group_signed": "signed, by group",
+    "policy-max_variance": "largest variance",
+    "after": "all finished, M chosen by their rewards (PODS)",
+    "late": "pruned at token 32",
+    "candidates": "position chosen among 8, 16 and 32",
+    "baseline-all": "baseline from all that were started",
+    "start_prompts": "twice the prompts started, half of the groups pruned whole",
+    "refills": "groups without signal replaced once (DAPO)",
+    "revisit": "prompts without signal skipped half of the time (GRESO)",
+    "max_group": "up to 64 started, by prompt",
 }
 
 
 def show(figures: Figures) -> Iterator[str]:
-    """Speed and accuracy against all rollouts, votes, and what the choices change."""
-    group, keep = figures["group"], figures["keep"]
-    kept = round(group * keep)
+    """Pruned runs beside both baselines, votes, and what the options change."""
+    kept = figures["survivors"]
     yield (
-        f"{figures['steps']} steps of GRPO, {figures['prompts']} questions of {group} rollouts each, of which "
-        f"{kept} are kept at token {figures['detection_position']} by an online head (the first "
-        f"{figures['cold_start']} steps prune nothing and are left out of times). Times are processor seconds; "
-        "intervals are over the seeds."
+        f"A step trains on {kept} rollouts of each of a few questions; the baselines train on all that were "
+        "started, or start no more than these, or these of so many more questions that a step starts as many. The "
+        "policy starts as the pocket model is, or, where successes are rare, tuned on texts that seldom take the "
+        "strategy that is rewarded. Times are processor seconds; *area* is the mean test accuracy over the steps, "
+        "or over the seconds, up to where the shortest of a seed's runs ends. Intervals are over the seeds."
     )
-    yield table(
-        ["measure", f"all {group} finished", f"{kept} of {group} kept", "ratio or difference", "95% interval"],
-        [
-            *(
-                [
-                    f"seconds of a step: {label}",
-                    f"{fmean(figures[f'seconds_{phase}']['unpruned']):.2f}",
-                    f"{fmean(figures[f'seconds_{phase}']['pruned']):.2f}",
-                    f"{figures[f'speedup_{phase}']:.2f}x as fast",
-                    to(figures[f"speedup_{phase}_interval"], ".2f"),
-                ]
-                for phase, label in PHASES.items()
-            ),
-            [
-                "the same by the clock",
-                NONE,
-                NONE,
-                f"{figures['speedup_wall_clock']:.2f}x as fast",
-                to(figures["speedup_wall_clock_interval"], ".2f"),
-            ],
-            [
-                "generated tokens of a step",
-                NONE,
-                NONE,
-                f"{figures['tokens_ratio']:.2f}x as few",
-                to(figures["tokens_ratio_interval"], ".2f"),
-            ],
-            [
-                "test accuracy before",
-                f"{figures['accuracy_before']:.3f}",
-                f"{figures['accuracy_before']:.3f}",
-                NONE,
-                NONE,
-            ],
-            [
-                "test accuracy after as many steps",
-                f"{figures['accuracy_unpruned']:.3f}",
-                f"{figures['accuracy_pruned']:.3f}",
-                f"{figures['accuracy_gain']:+.3f}",
-                to(figures["accuracy_gain_interval"], "+.3f"),
-            ],
-            [
-                "test accuracy after equal time",
-                NONE,
-                NONE,
-                f"{figures['accuracy_gain_at_equal_time']:+.3f}",
-                to(figures["accuracy_gain_at_equal_time_interval"], "+.3f"),
-            ],
-        ],
-    )
+    for name, found in figures["regimes"].items():
+        yield (
+            f"**{REGIMES[name]}** ({len(found['seeds'])} seeds, {found['steps']} steps of {found['prompts']} "
+            f"questions, pruned at token {found['detection_position']} by a head that starts untrained; the first "
+            f"{found['cold_start']} steps prune nothing; {found['test_questions']} test questions x "
+            f"{found['test_samples_per_question']}):"
+        )
+        yield _regime(found, kept)
     yield picture("rl_curves.png", "test accuracy against steps and against seconds of training")
-    yield "The same comparison elsewhere:"
-    second, slots = figures["second_task"], figures["as_many_slots_as_rollouts"]
-    source = second["task"]["source"].partition(":")[2].replace("_", " ")
+    yield "The head at the detection position, on rollouts that it had not learned from:"
+    heads = {name: found for name, found in figures["regimes"].items() if "head_auroc_within" in found}
     yield table(
-        ["where", "speed of a step", "95% interval", "accuracy after as many steps", "accuracy after equal time"],
+        ["where", "AUROC", "AUROC within a question", "accuracy", "calibration error"],
         [
-            _elsewhere("pocket arithmetic (above)", figures),
-            _elsewhere(f"reasoning-gym's {source}", second),
-            _elsewhere("pocket arithmetic, as many slots as rollouts", slots),
+            [
+                REGIMES[name],
+                *(f"{of[f'head_{what}']:.3f}" for what in ("auroc", "auroc_within", "accuracy", "ece")),
+            ]
+            for name, of in heads.items()
         ],
     )
-    yield "The online head at the detection position:"
-    yield table(
-        ["task", "AUROC", "AUROC within a question", "accuracy", "calibration error"],
-        [
-            [label, *(f"{of[f'head_{name}']:.3f}" for name in ("auroc", "auroc_within", "accuracy", "ece"))]
-            for label, of in (("pocket arithmetic", figures), (f"reasoning-gym's {source}", second))
-        ],
+    if options := figures["options"]:
+        yield from _options(options)
+    yield picture(
+        "rl_map.png", "AUROC within groups from which on pruning pays, by success rate, and what was found"
     )
-    votes = figures["voting"]
     yield (
-        f"Votes with the head that came out of each pruned run, {votes['questions']} test questions of "
+        "Lines say from which AUROC on pruning pays against fewer rollouts, by this machine's times of a token "
+        "and an update (`arrol_train/rl/breakeven.py`); bars are the regimes, from the success rate before "
+        "training to that after it, at the AUROC that their heads had among survivors: green where pruned runs "
+        "were better at equal time, red where they were worse, grey where that cannot be told."
+    )
+    for name, votes in figures["voting"].items():
+        yield from _votes(REGIMES[name], votes)
+    yield _meaning(figures)
+
+
+def _regime(found: Figures, kept: int) -> str:
+    labels = _labels(found, kept)
+    heading = [
+        "rollouts",
+        "seconds a step",
+        "tokens a step",
+        "accuracy before",
+        "after as many steps",
+        "area, equal steps",
+        "area, equal time",
+    ]
+    rows = [
+        [
+            label,
+            f"{found[f'seconds_total_{arm}']:.2f}",
+            f"{found[f'tokens_{arm}']:,.0f}",
+            f"{found['accuracy_before']:.3f}",
+            f"{found[f'accuracy_{arm}']:.3f}",
+            f"{found[f'area_steps_{arm}']:.3f}" if f"area_steps_{arm}" in found else NONE,
+            f"{found[f'area_time_{arm}']:.3f}",
+        ]
+        for arm, label in labels.items()
+    ]
+    for arm in BASELINES:
+        rows.append(
+            [
+                f"pruned against {labels[arm]}",
+                f"{found[f'speedup_total_over_{arm}']:.2f}x as fast",
+                NONE,
+                NONE,
+                *(
+                    _gain(found, name)
+                    for name in (
+                        f"accuracy_gain_equal_steps_over_{arm}",
+                        f"area_gain_equal_steps_over_{arm}",
+                        f"area_gain_equal_time_over_{arm}",
+                    )
+                ),
+            ]
+        )
+    return table(heading, rows)
+
+
+def _labels(found: Figures, kept: int) -> dict[str, str]:
+    group = found["group"]
+    return {
+        "pruned": f"{group} pruned to {kept}",
+        "unpruned_m": f"{kept}, none pruned",
+        "unpruned_g": f"{group}, none pruned",
+        "unpruned_wide": f"{kept}, none pruned, of {found['prompts'] * group // kept} questions",
+    }
+
+
+def _options(options: Mapping[str, Figures]) -> Iterator[str]:
+    yield (
+        "What the options change where successes are rare, each against as many rollouts from the start. No "
+        "signal: share of the groups whose kept rollouts are all right or all wrong."
+    )
+    yield table(
+        ["option", "seeds", "variance of rewards", "no signal", "seconds a step", "area gained, steps", "time"],
+        [
+            [
+                OPTIONS.get(name, name.replace("-", " ")),
+                str(len(of["seeds"])),
+                f"{of['variance']:.3f}",
+                f"{of['no_signal']:.3f}",
+                f"{of['seconds_step']:.2f}",
+                _gain(of, "area_gain_equal_steps"),
+                _gain(of, "area_gain_equal_time"),
+            ]
+            for name, of in options.items()
+        ],
+    )
+    yield picture("rl_policies.png", "variance of the kept rewards, and groups without signal, by option")
+
+
+def _votes(where: str, votes: Figures) -> Iterator[str]:
+    yield (
+        f"Votes with the head that came out of each pruned run ({where}), {votes['questions']} test questions of "
         f"{votes['traces_per_question']} traces:"
     )
+    above: Mapping[str, Any] = votes["above_majority_intervals"]
     yield table(
         ["vote", "accuracy", "95% interval", "above majority (95%)", "tokens a question"],
         [
@@ -111,68 +169,41 @@ def show(figures: Figures) -> Iterator[str]:
                 VOTES.get(name, name),
                 f"{accuracy:.3f}",
                 to(votes["intervals"][name]),
-                to(votes["above_majority_intervals"][name], "+.3f")
-                if name in votes["above_majority_intervals"]
-                else NONE,
+                to(above[name], "+.3f") if name in above else NONE,
                 f"{votes['tokens_per_question'][name]:,.0f}",
             ]
             for name, accuracy in votes["accuracy"].items()
         ],
     )
-    yield (
-        f"What the choices change ({figures['seeds_of_tables']} seeds). No signal: share of the groups whose kept "
-        "rollouts are all right or all wrong. Balance: 1 where half of the kept are right. Speed: against "
-        "nothing pruned."
-    )
-    for heading, name in (("who is pruned", "policies"), ("keep ratio", "keep_ratios"), ("position", "positions")):
-        yield table(
-            [heading, "variance of kept rewards", "no signal", "balance", "test accuracy", "speed of a step"],
-            [
-                [
-                    POLICIES.get(row, row),
-                    *(_cell(of, key) for key in ("variance", "no_signal", "balance", "accuracy")),
-                    f"{of['speedup']:.2f}x",
-                ]
-                for row, of in figures[name].items()
-            ],
-        )
-    yield picture("rl_policies.png", "variance of the kept rewards, and groups without signal, by policy")
-    variance = {POLICIES.get(name, name): row["variance"] for name, row in figures["policies"].items()}
-    most, least = max(variance, key=variance.__getitem__), min(variance, key=variance.__getitem__)
-    gain = difference(figures["accuracy_gain"], figures["accuracy_gain_interval"])
-    equal = difference(figures["accuracy_gain_at_equal_time"], figures["accuracy_gain_at_equal_time_interval"])
-    other = difference(second["accuracy_gain_at_equal_time"], second["accuracy_gain_at_equal_time_interval"])
-    yield (
-        f"**What it means.** With half of the rollouts pruned a step takes 1/{figures['speedup_total']:.2f} of "
-        f"the time; test accuracy after as many steps differs by {gain}, after equal time by {equal}, and on the "
-        f"second task by {other}. **Pruning is compared with finishing all {group} rollouts. The control of fewer "
-        f"rollouts from the start, {kept} instead of {group}, is not in this benchmark yet**, so these figures do "
-        "not say that pruning is better than sampling less. Pruning at random is as fast, and no policy's "
-        "accuracy can be told from another's with these seeds, so that the head's choice pays off in accuracy is "
-        "not shown either. The "
-        f'kept rewards vary most with the policy "{most}" and least with "{least}". The head\'s probabilities are '
-        f"not calibrated while the policy moves (calibration error {figures['head_ece']:.2f}). All of it is one "
-        "small model on synthetic arithmetic."
+
+
+def _meaning(figures: Figures) -> str:
+    said = []
+    for name, found in figures["regimes"].items():
+        gains = [
+            f"{_gain(found, f'area_gain_equal_time_over_{arm}')} against {label}"
+            for arm, label in _labels(found, figures["survivors"]).items()
+            if arm in BASELINES
+        ]
+        said.append(f"{REGIMES[name]}: {' and '.join(gains)}")
+    return (
+        "**What it means.** Differences in area at equal processor time, pruned against nothing pruned: "
+        f"{'; '.join(said)}. Where a difference cannot be told from none, sampling fewer rollouts does as well as "
+        "pruning, and needs no head. All of it is one small model on synthetic arithmetic, at one learning rate."
     )
 
 
-def _elsewhere(label: str, of: Figures) -> list[str]:
-    def accuracy(name: str) -> str:
-        return difference(of[name], of[f"{name}_interval"]) if name in of else NONE
-
-    speed = f"{of['speedup_total']:.2f}x"
-    gains = map(accuracy, ("accuracy_gain", "accuracy_gain_at_equal_time"))
-    return [label, speed, to(of["speedup_total_interval"], ".2f"), *gains]
-
-
-def _cell(of: Figures, key: str) -> str:
-    ends: Sequence[float] | None = of[f"{key}_interval"]
-    return f"{of[key]:.3f}" + (f" ({to(ends, '.2f')})" if ends else "")
+def _gain(found: Figures, name: str) -> str:
+    if name not in found:  # steps of another size are not compared
+        return NONE
+    ends = found[f"{name}_interval"]
+    return difference(found[name], ends) if ends else f"{found[name]:+.3f} (one seed)"
 
 
 SECTION = Section(
     "Reinforcement learning with pruned rollouts (synthetic)",
-    "Does pruning rollouts while they are generated make GRPO faster at the same accuracy? The pocket model "
-    "learns pocket arithmetic, and a task of reasoning-gym, on two cores.",
+    "Does pruning rollouts while they are generated teach a policy more in the same time? Against finishing all "
+    "rollouts, and against starting only as many as survive. The pocket model learns pocket arithmetic, and a "
+    "task of reasoning-gym, from policies that are right often and seldom.",
     show,
 )

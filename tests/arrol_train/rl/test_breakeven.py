@@ -75,13 +75,13 @@ def test_it_is_near_that_of_a_head_with_normal_scores() -> None:
 
 
 def test_rates_of_a_beta_have_its_moments() -> None:
-    rates, weights = success_rates(0.3, 0.15, points=2000)
-    assert np.average(rates, weights=weights) == pytest.approx(0.3, abs=1e-3)
-    assert np.average(rates**2, weights=weights) == pytest.approx(0.15, abs=1e-3)
+    rates = success_rates(0.3, 0.15, points=2000)
+    assert np.mean(rates) == pytest.approx(0.3, abs=1e-3)
+    assert np.mean(rates**2) == pytest.approx(0.15, abs=1e-3)
 
 
 def test_rates_that_do_not_differ_are_one_rate() -> None:
-    assert success_rates(0.3, 0.09)[0].tolist() == [0.3]
+    assert success_rates(0.3, 0.09).tolist() == [0.3]
 
 
 def test_seconds_of_a_step_are_tokens_rollouts_and_what_is_fixed() -> None:

@@ -12,7 +12,7 @@ import pytest
 from arrol_train.rl.config import RunConfig
 from arrol_train.rl.tasks import load_task
 from arrol_tts.pocket.task import parse, solve
-from evals.bench import rl, rl_runs
+from evals.bench import rl, rl_real, rl_runs
 from evals.bench.rl_figures import comparison, figure, row
 from evals.bench.rl_pictures import measured_cost
 from evals.bench.rl_runs import ARMS, PRUNED, REGIMES, UNPRUNED_G, UNPRUNED_M, UNPRUNED_WIDE, Arm, Log, Runs
@@ -26,6 +26,18 @@ def test_every_run_has_a_valid_configuration(arm: Arm, tmp_path: Path) -> None:
     config = RunConfig.model_validate(arm.config(regime, seed=1, folder=tmp_path))
     assert config.seed == 1
     assert config.rollout.survivors == (regime.group if arm is UNPRUNED_G else 8)
+
+
+@pytest.mark.parametrize("arm", rl_real.ARMS, ids=lambda arm: arm.name)
+def test_every_run_of_the_real_model_has_a_valid_configuration_and_task(arm: Arm, tmp_path: Path) -> None:
+    regime = rl_real.regime(tmp_path, tmp_path / "model")
+    config = RunConfig.model_validate(arm.config(regime, seed=1, folder=tmp_path))
+    assert config.rollout.survivors == (32 if arm is UNPRUNED_G else 8)
+    assert (config.rollout.stop, config.rollout.max_tokens) == (("\n\n", "Question:"), 64)
+    task = load_task(config.task)
+    assert (len(task.train), len(task.test)) == (rl_real.TRAIN, rl_real.TEST)
+    assert not {row["prompt"] for row in task.train} & {row["prompt"] for row in task.test}
+    assert task.reward(task.test[0], f"So it is that. The answer is {task.test[0]['answer']}.") == 1.0
 
 
 def test_names_of_runs_are_distinct() -> None:
