@@ -9,6 +9,7 @@ disjoint from those trained on; intervals are Student's over seeds. See ``rl_run
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from rich.console import Console
 from . import write_result
 from .rl_figures import comparison, row
 from .rl_pictures import plot_curves, plot_map, plot_policies
-from .rl_runs import ARMS, PRUNED, REGIMES, SLOTS, SURVIVORS, UNPRUNED_G, UNPRUNED_M, Arm, Runs
+from .rl_runs import ARMS, LEARNING_RATE, PRUNED, REGIMES, SLOTS, SURVIVORS, UNPRUNED_G, UNPRUNED_M, Arm, Runs
 from .rl_votes import voting
 
 VOTED_QUESTIONS = 400
@@ -28,6 +29,11 @@ ABLATED = "pocket_rare"
 POLICIES = ("random", "published", "group_signed", "max_variance")
 """Those compared with ``tails``, which all other runs use."""
 OPTIONS = (
+    # The baseline that costs as little, at other learning rates: is it at its best?
+    *(
+        replace(UNPRUNED_M, name=f"unpruned_m-rate-{times:g}x", options={"learning_rate": times * LEARNING_RATE})
+        for times in (0.5, 2)
+    ),
     *(Arm(f"policy-{policy}", rollout={"policy": policy}) for policy in POLICIES),
     Arm("group-16", group=16),
     Arm("group-64", group=64),

@@ -18,6 +18,8 @@ REGIMES = {
 OPTIONS = {
     "pruned": "as above",
     "unpruned_g": "all finished and trained on",
+    "unpruned_m-rate-0.5x": "as many from the start, half the learning rate",
+    "unpruned_m-rate-2x": "as many from the start, twice the learning rate",
     "policy-random": "pruned at random",
     "policy-published": "pruned as published",
     "policy-group_signed": "signed, by group",
@@ -78,6 +80,40 @@ def show(figures: Figures) -> Iterator[str]:
     for name, votes in figures["voting"].items():
         yield from _votes(REGIMES[name], votes)
     yield _meaning(figures)
+
+
+def readme_part(figures: Figures) -> str:
+    """What README.md says of it."""
+    kept = figures["survivors"]
+    rows = [
+        [
+            f"{REGIMES[name]}, {found['accuracy_before']:.0%} right before ({len(found['seeds'])} seeds)",
+            label,
+            f"{found[f'seconds_total_{arm}']:.1f}",
+            f"{found[f'area_time_{arm}']:.3f}",
+            NONE if arm == "pruned" else _gain(found, f"area_gain_equal_time_over_{arm}"),
+        ]
+        for name, found in figures["regimes"].items()
+        for arm, label in _labels(found, kept).items()
+    ]
+    heading = [
+        "where",
+        "rollouts of a question",
+        "seconds a step",
+        "mean accuracy, equal time",
+        "pruned beats it by",
+    ]
+    return "\n\n".join(
+        [
+            "**Training with pruned rollouts**, on the pocket model (**synthetic**; `make bench-rl` makes "
+            "[evals/results/rl.json](evals/results/rl.json)), beside what costs as little: test accuracy, a mean "
+            "over as many seconds of training; 95% intervals over seeds.",
+            table(heading, rows),
+            "Where about half of the rollouts are right, sampling fewer does as well and needs no head: "
+            "[docs/training.md](docs/training.md#does-pruning-pay) has the arithmetic, and `arrol-train advise` "
+            "says it of your run.",
+        ]
+    )
 
 
 def _regime(found: Figures, kept: int) -> str:
