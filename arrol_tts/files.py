@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from arrol_tts.errors import InputError
 
@@ -45,6 +45,23 @@ def file_sha256(path: Path) -> str:
 
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock_file(path: Path) -> IO[str] | None:
+    """Open a lock file, where no other process holds it.
+
+    Returns:
+        The file, whose lock goes when it is closed or the process ends; None while another has it.
+    """
+    import fcntl
+
+    file = open(path, "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def claim_folder(

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arrol_tts.errors import RecordError, StoreBusyError
+from arrol_tts.files import lock_file
 from arrol_tts.trace import Trace
 
 if TYPE_CHECKING:
@@ -467,18 +468,13 @@ def _write_all(file: IO[bytes], data: Any) -> None:
 
 
 def _acquire(path: Path) -> IO[str]:
-    """The opened lock file; the lock goes when it is closed or the process ends, however it ends."""
-    import fcntl
-
-    file = open(path, "w")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+    """The opened lock file of a store."""
+    file = lock_file(path)
+    if file is None:
         raise StoreBusyError(
             f"another writer has {path.parent} open, and a trace store has one: "
             "wait for it, or write to a folder of your own and read both"
-        ) from None
+        )
     return file
 
 

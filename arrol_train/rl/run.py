@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
@@ -24,7 +24,7 @@ from arrol_train.rl.trainer import CHECKPOINTS, make_trainer
 from arrol_train.rl.trl_bridge import check_checkpoint, last_checkpoint
 from arrol_tts.engine.base import hidden_size_of
 from arrol_tts.engine.load import load_engine
-from arrol_tts.files import claim_folder
+from arrol_tts.files import claim_folder, lock_file
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL
@@ -44,6 +44,7 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
     Raises:
         ConfigError: before anything loads, when the configuration cannot work, or ``out`` holds another run;
             later, when the run's last checkpoint was sharded in another way.
+        ConfigError: when another process is training in ``out``.
         DiskFullError: when a file could not be written.
     """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -59,6 +60,8 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
     model_path = str(POCKET_MODEL) if config.model == "pocket" else config.model
     head = _make_head(config, model_path)
     with disk_watched(out), ExitStack() as stack:
+        if state.is_main_process:
+            stack.enter_context(_alone(out))
         if engine is None:
             engine = _load_engine(config, model_path)
             stack.callback(engine.close)
@@ -100,6 +103,14 @@ def _claim(config: RunConfig, out: Path) -> None:
     there = claim_folder(out, "run.json", config.model_dump(mode="json"), error=ConfigError)
     if there is not None:
         check_same(there, config, str(out))
+
+
+def _alone(out: Path) -> IO[str]:
+    """Hold a run's folder: two processes that wrote a log and checkpoints side by side would damage both."""
+    file = lock_file(out / "run.lock")
+    if file is None:
+        raise ConfigError(f"{out} is being trained in by another process: wait for it, or choose another folder")
+    return file
 
 
 def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:

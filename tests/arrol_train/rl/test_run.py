@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from arrol_train.rl.run import run
 from arrol_train.rl.saving import DiskFullError
 from arrol_train.rl.trainer import trl_config
 from arrol_train.rl.trl_bridge import last_checkpoint
+from arrol_tts.files import lock_file
 from arrol_tts.head import QualityHead
 from tests.arrol_train.conftest import restore_pocket
 from tests.arrol_train.rl.tiny import TINY, assert_same_run, config, log_of
@@ -155,6 +157,15 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="holds something else"):
         run(config(), tmp_path)
+
+
+def test_a_folder_that_another_process_trains_in_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    held = lock_file(tmp_path / "run.lock")
+    assert held is not None
+    (tmp_path / "run.json").write_text(json.dumps(config().model_dump(mode="json")))
+    with held, pytest.raises(ConfigError, match="is being trained in by another process"):
+        run(config(), tmp_path)
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_dapo_uses_its_four_parts_and_a_run_says_how_its_head_was_refitted(
