@@ -42,6 +42,14 @@ def test_parts_of_a_rollout_are_appended_and_positions_count_from_its_beginning(
     assert rollout.reward == 1.0
 
 
+def test_a_part_that_ends_before_the_next_stride_adds_no_state() -> None:
+    rollout = Rollout()
+    rollout.append(part(0), stride=3)
+    rollout.append(Trace("q", 0, num_tokens=1, token_ids=[4], features={0: np.zeros(2, np.float32)}), stride=3)
+    assert rollout.states is not None
+    assert rollout.states.tolist() == [[0.0, 0.0], [3.0, 3.0]]
+
+
 def test_one_part_without_log_probabilities_leaves_none() -> None:
     rollout = Rollout()
     rollout.append(part(0))
