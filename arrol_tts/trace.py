@@ -39,7 +39,8 @@ class Trace:
             from, float32 ``[num_tokens]``, or None.
         correct: whether the answer is right, when a reference is known.
         token_ids: the generated token ids, when kept.
-        meta: anything else a source recorded; JSON-serialisable.
+        meta: anything else a source recorded; JSON-serialisable. An engine's ``verdict`` says which rule stopped a
+            pruned trace, at which position, and whether the rule chose it (`arrol_tts.stopping.Verdict`).
         reasoning: what a reasoning model thought before its text, without the delimiters (`arrol_tts.thinking`);
             None when it did not think.
         tool_calls: of tools in OpenAI's form, ``{"id", "type", "function": {"name", "arguments"}}``, or None.

@@ -54,7 +54,7 @@ def expected_rewards(rewards: ArrayLike, posteriors: ArrayLike, tau: ArrayLike) 
         posteriors: float ``[G]``, probability of being right as the head said when the rollout was last chosen
             among, nan where it never was; such a rollout's reward must be known.
         tau: float ``[G]`` or one number, standard deviation of the group effect where that was said (see
-            `arrol_train.rl.selection.learn_tau`).
+            `arrol_train.rl.group_effect.learn_tau`).
 
     Returns:
         float64 ``[G]``: the reward where it is known, else a probability.

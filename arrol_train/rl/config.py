@@ -11,10 +11,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from arrol_train.rl.posterior import POSTERIORS
-from arrol_train.rl.selection import POLICIES
 from arrol_tts.engine.request import Sampling
 from arrol_tts.errors import InputError
 from arrol_tts.files import differences
+from arrol_tts.stopping.selection import POLICIES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """Where the built-in configurations are."""
@@ -78,11 +78,14 @@ class RolloutConfig(_Section):
     Attributes:
         group: G, rollouts started for each prompt (paper: 16).
         detect: detection positions in ascending order, whose keep ratios fall; none: nothing is pruned.
-        policy: which rollouts survive, one of `arrol_train.rl.selection.POLICIES`.
+        policy: which rollouts survive, one of `arrol_tts.stopping.selection.POLICIES`.
         policy_options: of the policy: ``rho``, ``strength``, ``p_min``, ``p_max``.
         exploration: probability that a group's survivors are a uniformly random subset.
         prune: when rollouts are pruned: ``early``, at the detection positions; or ``after`` all have ended, by
             their rewards, so that only the update is cheaper and no head is needed (as PODS, arXiv 2504.13818).
+        choose_in: where the survivors of early pruning are chosen. ``engine``: inside it, by a stopping rule, and
+            they go on as the requests that they are. ``trainer``: beside it; all requests end at the position, and
+            the survivors go on as requests of their own. ``auto``: in the engine where it can run the run's head.
         cold_start: first steps in which all G rollouts are finished (paper: 20).
         max_tokens: limit on the generated tokens of a rollout.
         temperature: of the sampling.
@@ -112,6 +115,7 @@ class RolloutConfig(_Section):
     policy_options: dict[str, float] = {}
     exploration: float = Field(default=0.1, ge=0, le=1)
     prune: Literal["early", "after"] = "early"
+    choose_in: Literal["auto", "engine", "trainer"] = "auto"
     cold_start: int = Field(default=20, ge=0)
     max_tokens: int = Field(default=1024, ge=2)
     temperature: float = Field(default=1.0, gt=0, le=100)

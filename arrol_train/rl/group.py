@@ -42,6 +42,8 @@ class Rollout:
         states: at every stride-th token from the prompt's end on, float16 ``[rows, hidden_size]``, for heads that
             pool; None while there are none.
         marks: the state at each detection position, and at the last token by `FINISH`.
+        scores: the engine's, at the detection positions, where the engine prunes.
+        stopped_at: the position at which the engine chose not to let it go on, None where it did not.
         pruned_at: the position at which it was pruned, `FINISH` where it was finished and only left out of the
             update; None while it survives.
     """
@@ -56,27 +58,38 @@ class Rollout:
     tau: float = 0.0
     states: NDArray[np.float16] | None = None
     marks: dict[int, Vector] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
+    stopped_at: int | None = None
     pruned_at: int | None = None
 
     def append(self, trace: Trace, marks: Iterable[int] = (), stride: int = 0) -> None:
-        """Take over what an engine wrote from here on.
+        """Take over what an engine wrote from here on, and whether it was to go on.
+
+        Where the engine stopped it without having chosen, it ends at that position: what was written past it
+        meanwhile is left out.
 
         Args:
             trace: whose positions count from where this rollout was.
             marks: of the trace's positions, those that are detection positions.
             stride: of the states, 0 for none; counted from the rollout's beginning.
         """
-        begun = len(self.token_ids)
-        self.token_ids += trace.token_ids or []
+        begun, count = len(self.token_ids), trace.num_tokens
+        if verdict := trace.meta.get("verdict"):
+            if verdict["chosen"]:
+                self.stopped_at = begun + verdict["position"]
+            else:
+                count = verdict["position"] + 1
+        self.scores |= {begun + position: score for position, score in trace.scores.items()}
+        self.token_ids += (trace.token_ids or [])[:count]
         if trace.logprobs is None or self.logprobs is None:
             self.logprobs = None
         else:
-            self.logprobs += trace.logprobs.tolist()
+            self.logprobs += trace.logprobs[:count].tolist()
         for mark in marks:
             if mark in trace.features:
                 self.marks[begun + mark] = trace.features[mark].astype(np.float16)
         if stride and trace.features:
-            rows = [trace.features[position] for position in range(-begun % stride, trace.num_tokens, stride)]
+            rows = [trace.features[position] for position in range(-begun % stride, count, stride)]
             if rows:  # one that goes on may end before the next
                 states = np.array(rows, np.float16)
                 self.states = states if self.states is None else np.concatenate([self.states, states])

@@ -27,8 +27,8 @@ from arrol_train.positions import FINISH
 from arrol_train.rl.buffer import Batch, ReplayBuffer, SequenceBuffer
 from arrol_train.rl.config import OnlineTraining
 from arrol_train.rl.group import Rollout
-from arrol_train.rl.posterior import POSTERIORS, Posterior, check_rows
-from arrol_train.rl.selection import learn_tau
+from arrol_train.rl.group_effect import learn_tau
+from arrol_train.rl.posterior import POSTERIORS, Corners, Posterior, check_rows
 from arrol_tts.calibration import logit, platt_scale
 from arrol_tts.errors import HeadError
 from arrol_tts.files import write_atomic
@@ -152,6 +152,11 @@ class OnlineHead:
         values = np.asarray(scores, np.float64)
         fitted = self._posteriors.get(position)
         return fitted(values) if fitted else np.full(values.shape, 0.5)
+
+    def posterior_corners(self, position: int) -> Corners:
+        """The curve of `posterior` at a position as its corners; see `Posterior.corners`."""
+        fitted = self._posteriors.get(position)
+        return fitted.corners() if fitted else ((0.5,), (0.5,))
 
     def tau_at(self, position: int) -> float:
         """Standard deviation of the group effect on the log-odds at a position; 0 before any fit."""

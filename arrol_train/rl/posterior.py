@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from arrol_tts.errors import InputError
 
 Floats = NDArray[np.float64]
+Corners = tuple[tuple[float, ...], tuple[float, ...]]
+"""Scores, which ascend, and as many probabilities; see `arrol_tts.stopping.KeepSubset`."""
 
 
 class Posterior(Protocol):
@@ -25,6 +27,9 @@ class Posterior(Protocol):
 
     def __call__(self, scores: ArrayLike) -> Floats:
         """Probabilities of being right: float64 ``[n]``."""
+
+    def corners(self) -> Corners:
+        """The same curve as its corners, between which it is linear: how it travels into an engine."""
 
     def state_dict(self) -> dict[str, Any]:
         """What was fitted, as JSON."""
@@ -67,12 +72,23 @@ class HistogramPosterior:
 
     def __call__(self, scores: ArrayLike) -> Floats:
         """Probabilities of being right: float64 ``[n]``."""
+        return self._levels()[self._bin(np.asarray(scores, np.float64))]
+
+    def corners(self) -> Corners:
+        """Two a bin: its lowest and its highest number, so that nothing lies between it and the next."""
+        edges = np.arange(self.bins + 1) / self.bins
+        ends = [*np.nextafter(edges[1:-1], 0).tolist(), 1.0]
+        scores = tuple(each for bin_ in zip(edges[:-1].tolist(), ends, strict=True) for each in bin_)
+        return scores, tuple(self._levels().repeat(2).tolist())
+
+    def _levels(self) -> Floats:
+        """The probability in each bin: float64 ``[bins]``."""
         right, wrong = self.right.sum(), self.wrong.sum()
         share = right / (right + wrong) if right + wrong else 0.5
         given_right = (self.right + self.alpha) / (right + self.alpha * self.bins)
         given_wrong = (self.wrong + self.alpha) / (wrong + self.alpha * self.bins)
-        curve: Floats = share * given_right / (share * given_right + (1 - share) * given_wrong)
-        return curve[self._bin(np.asarray(scores, np.float64))]
+        levels: Floats = share * given_right / (share * given_right + (1 - share) * given_wrong)
+        return levels
 
     def _bin(self, scores: Floats) -> NDArray[np.int64]:
         return np.clip((scores * self.bins).astype(np.int64), 0, self.bins - 1)
@@ -115,6 +131,10 @@ class IsotonicPosterior:
     def __call__(self, scores: ArrayLike) -> Floats:
         """Probabilities of being right: float64 ``[n]``."""
         return np.interp(np.asarray(scores, np.float64), self.thresholds, self.probabilities)
+
+    def corners(self) -> Corners:
+        """What was fitted."""
+        return tuple(self.thresholds.tolist()), tuple(self.probabilities.tolist())
 
     def state_dict(self) -> dict[str, Any]:
         """The curve's corners."""

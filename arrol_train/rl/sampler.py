@@ -1,9 +1,13 @@
 """Groups of rollouts: generated, pruned at the detection positions, graded as they end.
 
-Pruning is by requests: a group is generated up to a detection position, all its requests end there, and only the
-survivors go on, as requests of their own whose beginning the engine has in its prefix cache. Engines also prune
-by rules of their own while they generate (``arrol_tts.stopping``), but those choose the best by score, and a
-training policy does not.
+A `KeepSubset` for every group and detection position says who survives, in one of two places. In the engine it is
+a stopping rule: a group waits at the position until all have arrived, and the survivors go on as the requests that
+they are. Beside the trainer it is asked when all requests have ended at the position, and the survivors go on as
+requests of their own, whose beginning the engine has in its prefix cache.
+
+Both choose the same, but for rounding: the engine's head reads the model's own states, the one beside the trainer
+what the engine gave of them, in float16. A rollout that ended before the position has a reward, which decides
+about its place and which no engine knows. The engine hands its group back, which goes on beside the trainer.
 """
 
 from __future__ import annotations
@@ -23,12 +27,12 @@ from arrol_train.rl.config import Detection, RolloutConfig
 from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.online_head import OnlineHead
 from arrol_train.rl.prompts import PromptTable
-from arrol_train.rl.selection import select
 from arrol_train.rl.whole_groups import expected_signal, select_groups
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.stop_texts import before_stop
+from arrol_tts.errors import EngineError, InputError
 from arrol_tts.prompts import encode_prompt
-from arrol_tts.stopping import TraceSpec
+from arrol_tts.stopping import KeepSubset, TraceSpec
 
 if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
@@ -47,6 +51,12 @@ class GroupSampler:
         seed: rollouts depend on it, the step and the row only.
         prompts: what is known of the questions.
         auroc: of the head within groups at the detection position, as far as it is known.
+
+    Attributes:
+        in_engine: whether survivors are chosen in the engine.
+
+    Raises:
+        InputError: when they are to be, and the engine cannot score with the head.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class GroupSampler:
         self._rows, self._tokenizer, self._seed = rows, tokenizer, seed
         self._stride = head.stride if head else 0
         self._prompts, self._auroc = prompts or PromptTable(), auroc
+        self.in_engine = _prunes_in_engine(engine, config, head)
 
     def roll_step(self, rows: Sequence[int], step: int, process: int = 0) -> list[Group]:
         """The groups of a training step, side by side, in the order of their rows.
@@ -78,6 +89,8 @@ class GroupSampler:
             step: of the policy.
             process: which of those that train: each has further rows of its own.
         """
+        if self.in_engine and self._detect(step) and self.head is not None:
+            self.engine.load_head(self.head.head)
         chance = np.random.default_rng((self._seed, step, process))
         others, asked = chance.permutation(len(self._rows)), set(rows)
 
@@ -122,10 +135,10 @@ class GroupSampler:
 
         def roll(group: Group) -> None:
             turn = turns[group.row]
-            rng = np.random.default_rng((self._seed, step, turn, group.row))
-            self._roll(group, f"{step}/{turn}/{group.row}", detect, rng)
+            seed = (self._seed, step, turn, group.row)
+            self._roll(group, f"{step}/{turn}/{group.row}", self._rules(group, detect, seed))
             if not detect:
-                self._prune(group, self.config.survivors, FINISH, rng)
+                self._prune(group, FINISH, self._rule(FINISH, self.config.survivors, seed))
 
         groups = [self._begin(row, step, size) for row, size in self._sizes([*turns], step).items()]
         with ThreadPoolExecutor(max_workers=len(groups)) as pool:
@@ -166,29 +179,55 @@ class GroupSampler:
         prompt_ids = encode_prompt(self._tokenizer, self._rows[row]["prompt"])
         return Group(step * len(self._rows) + row, row, prompt_ids, [Rollout() for _ in range(size)])
 
-    def _roll(
-        self, group: Group, name: str, detect: Sequence[Detection], rng: np.random.Generator | None = None
-    ) -> Group:
-        """Generate a group, pruning it at every detection position; ``name`` is what seeds are made of."""
+    def _rules(self, group: Group, detect: Sequence[Detection], seed: Sequence[int]) -> list[KeepSubset]:
+        """One for each position at which a group is pruned; at others the head is read in passing."""
+        rules: list[KeepSubset] = []
+        left = len(group.rollouts)
         for point in detect:
             keep = round(point.keep * self.config.group)
-            if keep >= len(group.survivors):
-                continue  # read there in passing
-            self._extend(group, point.at + 1, f"{name}/{point.at}")
-            group.early = sum(rollout.ended for rollout in group.rollouts)
-            assert rng is not None
-            self._prune(group, keep, point.at, rng)
+            if keep < left:
+                rules.append(self._rule(point.at, keep, seed))
+                left = keep
+        return rules
+
+    def _rule(self, position: int, keep: int, seed: Sequence[int]) -> KeepSubset:
+        """Who survives a detection position, or at `FINISH`, where all have ended."""
+        config, head = self.config, self.head
+        options: dict[str, Any] = dict(config.policy_options)
+        if head is not None and position != FINISH:
+            options |= {"posterior": head.posterior_corners(position), "tau": head.tau_at(position)}
+        return KeepSubset(
+            config.max_tokens if position == FINISH else position,
+            keep,
+            config.policy,
+            exploration=0.0 if position == FINISH else config.exploration,
+            seed=int(np.random.SeedSequence((*seed, position)).generate_state(1, np.uint64)[0]),
+            **options,
+        )
+
+    def _roll(self, group: Group, name: str, rules: Sequence[KeepSubset]) -> Group:
+        """Generate a group, pruning it by one rule after the other; ``name`` is what seeds are made of."""
+        if rules and self.in_engine and not group.rollouts[0].token_ids:
+            self._extend(group, self.config.max_tokens, f"{name}/{rules[0].at}", rules)
+        for rule in rules:
+            self._extend(group, rule.at + 1, f"{name}/{rule.at}")
+            self._prune(group, rule.at, rule)
         self._extend(group, self.config.max_tokens, f"{name}/end")
         return group
 
-    def _extend(self, group: Group, until: int, name: str) -> None:
-        """Let the open survivors write on until they have ``until`` tokens, and grade those that end."""
-        open_rollouts = [rollout for rollout in group.survivors if not rollout.ended]
+    def _extend(self, group: Group, until: int, name: str, rules: Sequence[KeepSubset] = ()) -> None:
+        """Let the open survivors write on until they have ``until`` tokens, and grade those that end.
+
+        Args:
+            group: whose open survivors are equally long. Those that are as long as that already stay as they are.
+            until: tokens of a rollout.
+            name: of the requests.
+            rules: by which the engine prunes on the way, where nothing has been written yet.
+        """
+        open_rollouts = [r for r in group.survivors if not r.ended and len(r.token_ids) < until]
         if not open_rollouts:
             return
         begun = len(open_rollouts[0].token_ids)
-        if begun >= until:
-            return
         marks = tuple(at - begun for at in sorted(self.config.positions) if begun < at < until)
         if begun:
             questions = [
@@ -199,7 +238,7 @@ class GroupSampler:
             questions = [Question(name, token_ids=tuple(group.prompt_ids))]
         sampling = sampling_of(self.config, len(open_rollouts) // len(questions), until - begun, self._seed)
         order = {question.id: i for i, question in enumerate(questions)}
-        for trace in self.engine.sample(questions, sampling, self._spec(marks, begun)):
+        for trace in self.engine.sample(questions, sampling, self._spec(marks, begun, rules)):
             rollout = open_rollouts[order[trace.question_id] + trace.sample_id]
             rollout.append(trace, marks, self._stride)
             if trace.finish_reason == "stop":
@@ -210,65 +249,86 @@ class GroupSampler:
                 rollout.cut_off = True
                 rollout.end(0.0, trace)
 
-    def _prune(self, group: Group, keep: int, position: int, rng: np.random.Generator) -> None:
-        """Choose the survivors among those of before; a rollout that has ended has a known reward.
+    def _prune(self, group: Group, position: int, rule: KeepSubset) -> None:
+        """Note who of the survivors goes on, and how likely each was to.
 
-        The ungraded, of which nothing can be learned, are the first to go.
+        What the engine chose, when none had ended, is what the rule says of its scores. Beside the trainer those
+        that have ended have a known reward; the ungraded, of which nothing can be learned, are the first to go.
         """
-        candidates = group.survivors
-        for rollout in [rollout for rollout in candidates if rollout.ungraded][: len(candidates) - keep]:
-            rollout.pruned_at = position
-        candidates = group.survivors
-        if keep == len(candidates):
-            return
-        known = np.array([rollout.reward is not None for rollout in candidates])
-        scores = np.full(len(candidates), 0.5)
-        tau = 0.0
-        if self.head is not None and position != FINISH:
-            scores = self.head.scores(candidates, position)
-            tau = self.head.tau_at(position)
-        q = self.head.posterior(scores, position) if self.head is not None else scores
-        rewards = np.array([rollout.reward or 0.0 for rollout in candidates])
-        selection = select(
-            self.config.policy,
-            np.where(known, rewards, q),
-            keep,
-            rng,
-            known=known,
-            scores=scores,
-            exploration=0.0 if position == FINISH else self.config.exploration,
-            tau=tau,
-            **self.config.policy_options,
-        )
+        survivors = group.survivors
+        stopped = [rollout.stopped_at == position for rollout in survivors]
+        if position != FINISH:
+            group.early = 0 if any(stopped) else sum(rollout.ended for rollout in group.rollouts)
+        if not any(stopped):
+            for rollout in [r for r in survivors if r.ungraded][: len(survivors) - rule.keep]:
+                rollout.pruned_at = position
+            survivors = group.survivors
+            if rule.keep == len(survivors):
+                return
+        scores, rewards = np.full(len(survivors), 0.5), np.full(len(survivors), np.nan)
+        if any(stopped):
+            scores = np.array([rollout.scores[position] for rollout in survivors])
+        else:
+            rewards = np.array([rollout.reward for rollout in survivors], np.float64)
+            if self.head is not None and position != FINISH:
+                scores = self.head.scores(survivors, position)
+        selection = rule.select(scores, rewards)
+        kept = np.isin(np.arange(len(survivors)), selection.kept)
+        if any(stopped):
+            chosen, kept = kept, ~np.array(stopped)
+            if not np.array_equal(np.sort(scores[kept]), np.sort(scores[chosen]), equal_nan=True):
+                raise EngineError(
+                    f"the engine keeps other rollouts at token {position} than policy {rule.policy!r} does by "
+                    "their scores: set rollout.choose_in to trainer"
+                )
         if position != FINISH:  # where all are graded
             group.at_random &= selection.at_random
-        kept = set(selection.kept.tolist())
-        for i, rollout in enumerate(candidates):
-            if rollout.reward is None:  # a known reward is learned from whether it is kept or not
+        known, q = ~np.isnan(rewards), rule.probabilities(scores)
+        for i, rollout in enumerate(survivors):
+            if not known[i]:  # a known reward is learned from whether it is kept or not
                 rollout.inclusion *= float(selection.inclusion[i])
-                rollout.posterior, rollout.tau = float(q[i]), tau
-            if i not in kept:
+                rollout.posterior, rollout.tau = float(q[i]), rule.tau
+            if not kept[i]:
                 rollout.pruned_at = position
-                if rollout.reward is None:
+                if not known[i]:
                     rollout.states = None  # nobody learns from it
 
-    def _spec(self, marks: tuple[int, ...], begun: int) -> TraceSpec:
-        """What a request is to record that goes on where its rollout had ``begun`` tokens.
+    def _spec(self, marks: tuple[int, ...], begun: int, rules: Sequence[KeepSubset]) -> TraceSpec:
+        """What a request is to record that goes on where its rollout had ``begun`` tokens, and how it is pruned.
 
-        The head is run here and not in the engine, whose sums over a trace begin anew with every request.
+        Scores of requests that go on are read beside the trainer: the engine's sums over a trace begin anew there.
         """
         if self.head is None:
             return TraceSpec(logprobs=True)
         stride = self._stride
         return TraceSpec(
             logprobs=True,
+            score_at=tuple(rule.at for rule in rules),
             features_at=marks,
             features_every=stride,
             features_from=-begun % stride if stride else 0,
             features_finish=True,
+            rules=tuple(rules),
         )
 
 
 def sampling_of(config: RolloutConfig, n: int, max_tokens: int, seed: int) -> Sampling:
     """How ``n`` rollouts of a prompt are sampled."""
     return replace(config.sampling, n=n, max_tokens=max_tokens, seed=seed)
+
+
+def _prunes_in_engine(engine: Engine, config: RolloutConfig, head: OnlineHead | None) -> bool:
+    """Whether survivors are chosen in the engine.
+
+    Raises:
+        InputError: when they are to be, and cannot.
+    """
+    able = head is not None and engine.takes_head()
+    if config.choose_in == "engine" and not able:
+        if head is None:
+            raise InputError("rollout.choose_in is 'engine', which chooses by a head: add one, or set it to auto")
+        raise InputError(
+            "rollout.choose_in is 'engine', and the server has no head in whose place the run's could score: "
+            "start it with a head for this model, or set rollout.choose_in to auto"
+        )
+    return able and config.choose_in != "trainer"

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 
 from arrol_train.rl.group import Group
 from arrol_train.rl.online_head import OnlineHead
-from arrol_train.rl.selection import Selection, expected_variance
 from arrol_tts.errors import InputError
+from arrol_tts.stopping.selection import Selection, expected_variance
 
 
 def largest_variance(q: ArrayLike, keep: int, tau: float = 0.0, known: ArrayLike | None = None) -> float:

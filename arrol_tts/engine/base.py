@@ -209,6 +209,10 @@ class Engine(ABC):
     def _start(self, request: Request) -> Run:
         """Set a checked request to work."""
 
+    def takes_head(self, name: str = "") -> bool:
+        """Whether `load_head` can give it a head of that name."""
+        return True
+
     @abstractmethod
     def load_head(self, head: HeadSource, name: str = "") -> None:
         """Load a quality head, or replace the one of that name, while the engine runs.

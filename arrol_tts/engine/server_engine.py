@@ -218,6 +218,10 @@ class ServerEngine(Engine):
     def _start(self, request: Request) -> Run:
         return ServerRun(self._loop, request, self._ask)
 
+    def takes_head(self, name: str = "") -> bool:
+        """See ``Engine.takes_head``: a server takes new heads in the place of those that it was started with."""
+        return name in self.heads
+
     def load_head(self, head: HeadSource, name: str = "") -> None:
         """See ``Engine.load_head``; every server must have been started with a head of that name."""
         with head_folder(head, hidden_size=self.hidden_size, model=self.model, folder=self._shared_folder) as path:

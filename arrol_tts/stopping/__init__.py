@@ -6,11 +6,10 @@ states of all rows from 0, the prompt's end, to k that are multiples of its stri
 row k has already sampled token k + 1, so a trace pruned at k has k + 1 tokens (more under speculative
 decoding, and one more where vLLM schedules asynchronously and the trace waited for its group).
 
-`rules` holds each rule with what it remembers while it runs, `spec` what is asked of a trace, `log` what was
-seen of it, and `monitor` ties them to an engine: the engine tells it what it sees (``add``, ``observe``,
-``drop``),
-asks which traces to stop (``take_verdicts``) and which to leave unscheduled for now (``is_held``).
-Nothing here knows of models, tensors or schedulers.
+`rules` holds each rule with what it remembers while it runs, `selection` the policies by which one of them
+chooses, `spec` what is asked of a trace, `log` what was seen of it, and `monitor` ties them to an engine: the
+engine tells it what it sees (``add``, ``observe``, ``drop``), asks which traces to stop (``take_verdicts``) and
+which to leave unscheduled for now (``is_held``). Nothing here knows of models, tensors or schedulers.
 """
 
 from arrol_tts.stopping.log import TraceLog
@@ -20,6 +19,7 @@ from arrol_tts.stopping.rules import (
     Budget,
     ConfidenceFloor,
     KeepShare,
+    KeepSubset,
     Rule,
     Threshold,
     Verdict,
@@ -31,6 +31,7 @@ __all__ = [
     "Budget",
     "ConfidenceFloor",
     "KeepShare",
+    "KeepSubset",
     "Monitor",
     "Rule",
     "Threshold",

@@ -67,12 +67,13 @@ class TraceLog:
         thinking: whether it is inside a thinking, where stop texts do not end it; None while that is not known.
         thought: generated tokens up to which that was looked for.
         received: the measures of a log that came over the wire, which has not every token's number.
-        wants_scores: the spec's need of a head; kept here because it is asked for at every token.
+        wants_scores: whether a head is needed, now and later; kept here because it is asked for at every token.
         wants_confidence: likewise, of token confidences.
         wants_certainty: likewise, of self-certainties.
         due: the position before which no row is kept or judged, but for what is so at every token; -1 for logs of
             which every row is.
         followed: those of its groups whose rule reads every token.
+        scores_until: the last position at which a score is kept or judged, where that is known beforehand.
         features_until: the longest length at which the next step's hidden vector may be kept.
     """
 
@@ -97,6 +98,7 @@ class TraceLog:
     received: dict[str, Any] | None = None
     due: float = -1
     followed: list[GroupState] = field(default_factory=list)
+    scores_until: float = math.inf
     wants_scores: bool = field(init=False)
     wants_confidence: bool = field(init=False)
     wants_certainty: bool = field(init=False)
@@ -184,6 +186,7 @@ class TraceLog:
         )
         if self.verdict is not None:
             trace.finish_reason, trace.detail = "pruned", self.verdict.detail
+            trace.meta["verdict"] = {name: getattr(self.verdict, name) for name in ("rule", "position", "chosen")}
         return trace
 
     def to_wire(self) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class Monitor:
         log.followed = [group for group in log.groups if group.asked_at is None]
         # A rule that reads every token is told the score with it, where there is one.
         log.due = -1 if log.followed and log.wants_scores else self._next(log)
+        if not (log.followed or spec.score_every or spec.score_after or spec.score_finish):
+            log.scores_until = max((*spec.score_at, *(rule.at for rule in spec.rules)), default=-1)
 
     @staticmethod
     def _next(log: TraceLog) -> float:
@@ -98,6 +100,8 @@ class Monitor:
                 self._settle(group, group.observe, key, log, score, finished)
         if 0 <= log.due <= position:
             log.due = self._next(log)
+        if position >= log.scores_until:
+            log.wants_scores = False
 
     def drop(self, key: Hashable) -> TraceLog | None:
         """Forget a trace that ended, was pruned or was cancelled; returns its log."""

@@ -354,7 +354,10 @@ class MonitoredScheduler(Base):
                 continue
             try:
                 self._coasting.land(key)
+                scored = log.wants_scores
                 missing = self._take_in(output, log, rows)
+                if scored and not log.wants_scores:
+                    self._needs = None
                 if missing:
                     # Going on would mean that nothing is ever pruned, and nobody told.
                     self._refuse(key, missing)

@@ -7,9 +7,12 @@ from arrol_tts.stopping.rules.base import GroupState, Rule, Verdict, Verdicts, W
 from arrol_tts.stopping.rules.budget import Budget
 from arrol_tts.stopping.rules.confidence_floor import ConfidenceFloor
 from arrol_tts.stopping.rules.keep_share import KeepShare
+from arrol_tts.stopping.rules.keep_subset import KeepSubset
 from arrol_tts.stopping.rules.threshold import Threshold
 
-RULES: dict[str, type[Rule]] = {rule.kind: rule for rule in (Threshold, KeepShare, ConfidenceFloor, Budget)}
+RULES: dict[str, type[Rule]] = {
+    rule.kind: rule for rule in (Threshold, KeepShare, ConfidenceFloor, Budget, KeepSubset)
+}
 """Every rule by its kind, under which it is serialised."""
 
 __all__ = [
@@ -18,6 +21,7 @@ __all__ = [
     "ConfidenceFloor",
     "GroupState",
     "KeepShare",
+    "KeepSubset",
     "Rule",
     "Threshold",
     "Verdict",

@@ -27,12 +27,21 @@ DEADLINE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why a trace is stopped: the rule, the position, the trace's score there (None without), and words."""
+    """Why a trace is stopped.
+
+    Attributes:
+        rule: its kind.
+        position: where.
+        score: of the trace there, None without.
+        detail: in words.
+        chosen: whether the rule chose this trace; otherwise it could not choose, and stopped all.
+    """
 
     rule: str
     position: int
     score: float | None
     detail: str
+    chosen: bool = True
 
 
 Verdicts = Iterable[tuple[Hashable, Verdict]]
@@ -40,7 +49,7 @@ Verdicts = Iterable[tuple[Hashable, Verdict]]
 
 @dataclass(frozen=True, slots=True)
 class Rule(ABC):
-    """When to stop a trace: a frozen dataclass whose fields are numbers.
+    """When to stop a trace: a frozen dataclass whose fields are plain data that can be hashed.
 
     Attributes:
         kind: its name in serialised form.

@@ -33,7 +33,7 @@ class Meeting(GroupState):
         if not finished:
             self.wait(key)
         # Late traces of a group that has met without them are judged at once.
-        if self.met or self._complete:
+        if self.met or self.complete:
             yield from self._meet()
 
     def leave(self, key: Hashable, log: TraceLog) -> Verdicts:
@@ -44,14 +44,15 @@ class Meeting(GroupState):
                 self.lost += 1
             else:
                 self.gone += 1
-        if not self.met and self._complete:
+        if not self.met and self.complete:
             yield from self._meet()
 
     def unstick(self) -> Verdicts:
         yield from self._meet()
 
     @property
-    def _complete(self) -> bool:
+    def complete(self) -> bool:
+        """Whether every member has arrived, was stopped by another rule or has gone."""
         return len(self.scores) + self.lost + self.gone >= self.size
 
     def _meet(self) -> Verdicts:

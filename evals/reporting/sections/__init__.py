@@ -11,7 +11,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import candidates, demo, engine, equality, fuzz, head, pocket, real, reproduce, rl, serve, voting
+from . import (
+    candidates,
+    demo,
+    engine,
+    equality,
+    fuzz,
+    head,
+    pocket,
+    real,
+    reproduce,
+    rl,
+    rl_pruning,
+    serve,
+    voting,
+)
 from .base import Section
 from .parts import details, every_figure
 
@@ -20,6 +34,7 @@ SECTIONS: dict[str, Section] = {
     "reproduce": reproduce.SECTION,
     "pocket": pocket.SECTION,
     "rl": rl.SECTION,
+    "rl_pruning": rl_pruning.SECTION,
     "head": head.SECTION,
     "candidates": candidates.SECTION,
     "engine": engine.SECTION,

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from arrol_train.rl.advantages import GroupRewards, Scale, advantages, expected_rewards
-from arrol_train.rl.selection import select
 from arrol_tts.calibration import logit, sigmoid
+from arrol_tts.stopping.selection import select
 
 NAN = float("nan")
 Floats = NDArray[np.float64]

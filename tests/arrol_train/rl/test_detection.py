@@ -7,8 +7,8 @@ import pytest
 
 from arrol_train.rl.detection import Pairs, PositionChooser, ranked_pairs, stands_for
 from arrol_train.rl.group import Group, Rollout
-from arrol_train.rl.selection import select
 from arrol_tts.metrics import within_question_auroc
+from arrol_tts.stopping.selection import select
 
 
 def test_pairs_of_a_group_count_by_the_product_of_their_weights() -> None:

@@ -132,10 +132,13 @@ def one_step(engine: Engine, out: Path, config: RolloutConfig = CONFIG, **option
     return trainer, rollout, recorded
 
 
-@pytest.fixture(scope="module")
-def stepped(vllm_engine: VLLMEngine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+@pytest.fixture(scope="module", params=["engine", "trainer"])
+def stepped(
+    vllm_engine: VLLMEngine, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Any, Any, Any]:
     """One step as most tests want it, whose head has learned nothing yet; to be looked at only."""
-    step = one_step(vllm_engine, tmp_path_factory.mktemp("stepped"), head_updates=0)
+    config = CONFIG.model_copy(update={"choose_in": request.param})
+    step = one_step(vllm_engine, tmp_path_factory.mktemp("stepped"), config, head_updates=0)
     restore_pocket(vllm_engine)
     return step
 
@@ -170,7 +173,7 @@ def test_every_prompt_gets_exactly_m_finished_rollouts_with_the_models_logprobs(
         assert token_ids[-1] == tokenizer.eos_token_id or len(token_ids) == CONFIG.max_tokens
         text = tokenizer.decode(token_ids, skip_special_tokens=True)
         assert output["rollout_reward"][i] == pocket_reward(answers[prompt], text)
-        # Written in two requests, they are the log-probabilities of one sequence.
+        # Written in one request or two, they are the log-probabilities of one sequence.
         logprobs, _ = forward(output["prompt_ids"][i], token_ids)
         np.testing.assert_allclose(output["logprobs"][i], logprobs, atol=1e-3)
     assert rollout.metrics["rollout/started"] == PROMPTS * 8
@@ -196,7 +199,7 @@ def test_pruned_rollouts_cost_no_more_tokens_than_up_to_the_position(stepped: tu
 def test_the_head_reads_survivors_only_and_each_as_one_pass_over_all_of_it_would(
     stepped: tuple[Any, Any, Any],
 ) -> None:
-    """Survivors were written in two requests; what is read of them is what a plain forward pass gives."""
+    """Written in one request or two, what is read of them is what a plain forward pass gives."""
     _, rollout, recorded = stepped
     output, buffer, head = recorded.outputs[0], rollout.learner.buffer, rollout.learner.head.head
     survivors = range(PROMPTS * 4)
@@ -304,16 +307,16 @@ def test_rollouts_that_end_before_the_position_count_with_their_reward(engine: V
     assert len(finished) >= early
 
 
-def test_several_positions_prune_in_sequence(engine: VLLMEngine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prune", ["engine", "trainer"])
+def test_several_positions_prune_in_sequence(engine: VLLMEngine, tmp_path: Path, prune: str) -> None:
     detect = [{"at": 8, "keep": 0.75}, {"at": 16, "keep": 1 / 2}, {"at": 40, "keep": 0.25}]
-    config = RolloutConfig.model_validate(CONFIG.model_dump() | {"detect": detect})
+    config = RolloutConfig.model_validate(CONFIG.model_dump() | {"detect": detect, "choose_in": prune})
     _, rollout, recorded = one_step(engine, tmp_path, config, head_updates=0)
     assert len(recorded.outputs[0]["prompt_ids"]) == PROMPTS * 2
     pruned = rollout.metrics["rollout/generated_tokens"] - rollout.metrics["rollout/trained_tokens"]
     assert pruned == PROMPTS * (2 * 9 + 2 * 17 + 2 * 41)
     counts = {at: int(np.sum(rollout.learner.buffer.positions == at)) for at in (8, 16, 40, FINISH)}
     assert counts == dict.fromkeys((8, 16, 40, FINISH), PROMPTS * 2)
-    # Written in four requests, the last from token 41 on.
     output, head = recorded.outputs[0], rollout.learner.head.head
     _, hidden = forward(output["prompt_ids"][0], output["completion_ids"][0])
     with torch.inference_mode():
@@ -352,13 +355,14 @@ def test_without_detection_all_are_kept_in_one_phase(engine: VLLMEngine, tmp_pat
 
 
 def test_rollouts_depend_on_the_seed(stepped: tuple[Any, Any, Any], engine: VLLMEngine, tmp_path: Path) -> None:
-    first = stepped[2].outputs[0]["completion_ids"]
+    _, rollout, recorded = stepped
+    first = recorded.outputs[0]["completion_ids"]
     again, other = (
-        one_step(engine, tmp_path / str(seed), seed=seed, head_updates=0)[2].outputs[0]["completion_ids"]
+        one_step(engine, tmp_path / str(seed), rollout.config, seed=seed, head_updates=0)[2].outputs[0]
         for seed in (0, 1)
     )
-    assert again == first
-    assert other != first
+    assert again["completion_ids"] == first
+    assert other["completion_ids"] != first
 
 
 def test_a_stop_text_ends_rollouts_and_is_not_graded(engine: VLLMEngine, tmp_path: Path, tokenizer: Any) -> None:
@@ -384,7 +388,7 @@ def test_dynamic_sampling_replaces_groups_without_signal_within_its_bound(
     def reward(row: Mapping[str, Any], text: str) -> float:
         return 1.0 if row["prompt"] in easy else float(len(text) % 2)
 
-    config = CONFIG.model_copy(update={"refills": 3})
+    config = CONFIG.model_copy(update={"refills": 4})
     _, rollout, recorded = one_step(engine, tmp_path, config, reward=reward)
     rewards = np.array(recorded.outputs[0]["rollout_reward"]).reshape(PROMPTS, 4)
     asked = sum(prompt in easy for prompt in recorded.prompts[0][::4])
@@ -410,9 +414,10 @@ def test_rollouts_without_a_reward_are_trained_on_by_nobody(engine: VLLMEngine, 
     calls = itertools.count(1)
 
     def reward(row: Mapping[str, Any], text: str) -> float:
-        if next(calls) % 3 == 0:
+        call = next(calls)
+        if call % 3 == 0:
             raise RuntimeError("no")
-        return pocket_reward(row, text)
+        return float(call % 2)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrol_train.rl.selection import expected_variance
 from arrol_train.rl.whole_groups import largest_variance, select_groups
+from arrol_tts.stopping.selection import expected_variance
 
 PROBABILITY = st.floats(0.001, 0.999)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,9 +22,6 @@ Floats = NDArray[np.float64]
 
 _EPS = 1e-4
 """Posteriors of rollouts that are still being written are kept this far from 0 and 1."""
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-_LARGEST_TAU = 8.0
 _NEARLY = 0.02
 """Relative differences of expected variances below this are noise of the posterior."""
 
@@ -86,7 +84,7 @@ def select(
         known: bool ``[G]``, whether the rollout has ended and q is its reward, 0 or 1.
         scores: float ``[G]``, finer than q (a histogram has ties), used where only the order counts.
         exploration: probability of a uniformly random subset.
-        tau: standard deviation of the group effect on the log-odds, for ``max_variance``; see `learn_tau`.
+        tau: standard deviation of the group effect on the log-odds, for ``max_variance``.
         rho: share of right rollouts to steer to, for ``published`` and ``group_signed``.
         strength: lambda of these two: how much q changes the survival probability.
         p_min, p_max: bounds of the survival probability of these two.
@@ -190,7 +188,7 @@ def _max_variance(group: _Group, rng: np.random.Generator) -> Selection:
     low = np.arange(keep + 1)
     total, noise = (x[:, low] + x[:, [-1]] - x[:, size - keep + low] for x in (right, spread))
     mean = total / keep
-    variance = _WEIGHTS @ (mean * (1 - mean) - noise / keep**2)
+    variance = _normal()[1] @ (mean * (1 - mean) - noise / keep**2)
     near = np.flatnonzero(variance >= variance.max() - _NEARLY * abs(variance.max()))
     split = int(near[abs(near - keep / 2).argmin()])
     # A histogram has ties, which the finer scores break.
@@ -277,49 +275,19 @@ def expected_variance(q: ArrayLike, tau: float = 0.0, known: ArrayLike | None = 
     ended = np.zeros(values.shape, bool) if known is None else np.asarray(known, bool)
     p = _under_group_effect(values, tau, ended)
     mean = p.mean(axis=1)
-    return float(_WEIGHTS @ (mean * (1 - mean) - (p * (1 - p)).sum(axis=1) / len(values) ** 2))
+    return float(_normal()[1] @ (mean * (1 - mean) - (p * (1 - p)).sum(axis=1) / len(values) ** 2))
 
 
-def learn_tau(log_odds: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> float:
-    """The group effect's standard deviation that makes the labels most likely.
-
-    A head's errors are shared by a group: ``P(right) = sigmoid(log_odds + u)`` with one u ~ N(0, tau^2) for each
-    group. u is integrated out on a grid, tau found by Brent's bounded search. Which rollouts survived depends on
-    what the log-odds know, so labels of survivors are enough.
-
-    Args:
-        log_odds: finite float ``[n]``, of the posterior.
-        labels: 0/1 ``[n]``.
-        groups: whole numbers ``[n]``.
-
-    Returns:
-        tau, between 0 and 8.
-    """
-    from scipy.optimize import minimize_scalar
-
-    group = np.asarray(groups)
-    if not len(group):
-        return 0.0
-    order = np.argsort(group, kind="stable")
-    first_rows = np.unique(group[order], return_index=True)[1]
-    sign = np.where(np.asarray(labels)[order] > 0.5, 1.0, -1.0)[:, None]
-    z = sign * np.asarray(log_odds, np.float64)[order, None]
-    # Products of many labels are sharp in u: an even grid is safer than Gauss-Hermite here.
-    u = np.linspace(-4, 4, 65)
-    log_density = -(u**2) / 2 - np.log(np.exp(-(u**2) / 2).sum())
-
-    def loss(tau: float) -> float:
-        per_row = np.log1p(np.exp(-(z + tau * sign * u)))
-        per_group = np.add.reduceat(per_row, first_rows)
-        return -float(np.logaddexp.reduce(log_density - per_group, axis=1).sum())
-
-    found = minimize_scalar(loss, bounds=(0.0, _LARGEST_TAU), method="bounded", options={"xatol": 0.01})
-    return float(found.x) if found.fun < loss(0.0) else 0.0
+@cache
+def _normal() -> tuple[Floats, Floats]:
+    """Nodes and weights by which the standard normal distribution is integrated over (Gauss-Hermite)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(31)
+    return nodes, weights / weights.sum()
 
 
 def _under_group_effect(q: Floats, tau: float, known: NDArray[np.bool_]) -> Floats:
     """Probabilities at each node of the group effect: ``[nodes, n]``."""
-    shifted = sigmoid(logit(q, _EPS) + tau * _NODES[:, None])
+    shifted = sigmoid(logit(q, _EPS) + tau * _normal()[0][:, None])
     return np.where(known, q, shifted)
 
 

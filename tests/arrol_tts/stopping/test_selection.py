@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrol_train.rl.selection import (
+from arrol_tts.calibration import logit, sigmoid
+from arrol_tts.stopping.selection import (
     POLICIES,
     expected_variance,
-    learn_tau,
     select,
     survival_probabilities,
 )
-from arrol_tts.calibration import logit, sigmoid
 
 PRUNING = [policy for policy in POLICIES if policy != "none"]
 Q = np.array([0.0, 0.1, 0.15, 0.3, 0.3, 0.3, 0.4, 0.7, 0.7, 1.0])
@@ -156,19 +155,6 @@ def test_published_and_group_signed_agree_where_most_are_right() -> None:
     rng = np.random.default_rng(0)
     published, signed = (select(p, q, 2, rng).inclusion for p in ("published", "group_signed"))
     assert published == pytest.approx(signed)
-
-
-@pytest.mark.parametrize("tau", [0.0, 1.0, 2.5])
-def test_the_group_effect_is_learned(tau: float) -> None:
-    rng = np.random.default_rng(0)
-    z = rng.normal(size=(400, 12))
-    labels = rng.random(z.shape) < sigmoid(z + tau * rng.normal(size=(400, 1)))
-    learned = learn_tau(z.ravel(), labels.ravel(), np.repeat(np.arange(400), 12))
-    assert learned == pytest.approx(tau, abs=0.25)
-
-
-def test_the_group_effect_of_nothing_is_none() -> None:
-    assert learn_tau([], [], []) == 0.0
 
 
 def test_the_same_random_state_gives_the_same_survivors() -> None:
