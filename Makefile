@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= cpu,train,evals,demo,serve,dev
 READY := $(VENV)/.installed-$(EXTRAS)
 
-.PHONY: setup eval demo demo-real test test-slow test-vllm test-vllm-symbols lint bench-demo bench-engine bench-fuzz bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-rl-real bench-candidates bench-serve reproduce pocket clean
+.PHONY: setup eval demo demo-real test test-slow test-vllm test-vllm-symbols lint bench-demo bench-engine bench-fuzz bench-head bench-pocket bench-real bench-voting bench-equality bench-rl bench-rl-real bench-rl-pruning bench-candidates bench-serve reproduce pocket clean
 
 setup: $(READY)
 
@@ -96,6 +96,9 @@ bench-rl: setup
 
 bench-rl-real: setup
 	$(BIN)/python -m evals.bench.rl_real
+
+bench-rl-pruning: setup
+	$(BIN)/python -m evals.bench.rl_pruning
 
 # About an hour on two cores, most of it sampling a real model; goes on where it was cut.
 bench-head: setup

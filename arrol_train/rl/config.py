@@ -115,7 +115,7 @@ class RolloutConfig(_Section):
     policy_options: dict[str, float] = {}
     exploration: float = Field(default=0.1, ge=0, le=1)
     prune: Literal["early", "after"] = "early"
-    choose_in: Literal["auto", "engine", "trainer"] = "auto"
+    choose_in: Literal["auto", "engine", "trainer"] = "trainer"
     cold_start: int = Field(default=20, ge=0)
     max_tokens: int = Field(default=1024, ge=2)
     temperature: float = Field(default=1.0, gt=0, le=100)
