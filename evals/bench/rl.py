@@ -20,7 +20,7 @@ from . import write_result
 from .rl_figures import comparison, row
 from .rl_pictures import plot_curves, plot_map, plot_policies
 from .rl_runs import ARMS, LEARNING_RATE, PRUNED, REGIMES, SLOTS, SURVIVORS, UNPRUNED_G, UNPRUNED_M, Arm, Runs
-from .rl_votes import voting
+from .rl_votes import votes_file, voting
 
 VOTED_QUESTIONS = 400
 """Test questions voted on: heads that differ from majority by a point need many."""
@@ -67,7 +67,7 @@ def main(
         for name in chosen:
             runs.make([(name, arm, seed) for seed in range(seeds) for arm in ARMS])
         runs.make([(ABLATED, arm, seed) for seed in range(more_seeds) for arm in OPTIONS])
-    figures = figures_of(runs, chosen, seeds, more_seeds)
+    figures = figures_of(runs, chosen, seeds, more_seeds, votes=not figures_only)
     write_result("rl", figures, list(range(seeds)))
     plot_curves(figures["regimes"], Path("docs/rl_curves.png"))
     plot_map(figures["regimes"], SURVIVORS, Path("docs/rl_map.png"))
@@ -76,8 +76,18 @@ def main(
     Console().print_json(data={name: _short(found) for name, found in figures["regimes"].items()})
 
 
-def figures_of(runs: Runs, regimes: Sequence[str], seeds: int, more_seeds: int) -> dict[str, Any]:
-    """What the finished runs say; a seed counts once all of its arms have ended."""
+def figures_of(
+    runs: Runs, regimes: Sequence[str], seeds: int, more_seeds: int, *, votes: bool = True
+) -> dict[str, Any]:
+    """What the finished runs say; a seed counts once all of its arms have ended.
+
+    Args:
+        runs: of the benchmark.
+        regimes: to report.
+        seeds: of the main comparison.
+        more_seeds: of the options.
+        votes: whether votes that have not been taken yet are taken now.
+    """
     figures: dict[str, Any] = {
         "synthetic": True,
         "survivors": SURVIVORS,
@@ -90,7 +100,8 @@ def figures_of(runs: Runs, regimes: Sequence[str], seeds: int, more_seeds: int) 
         finished = runs.finished(name, ARMS, range(seeds))
         if finished:
             logs = {arm.name: runs.logs(name, arm, finished) for arm in ARMS}
-            figures["regimes"][name] = comparison(REGIMES[name], logs) | {"seeds": finished}
+            made_at = runs.commits(name, ARMS, finished)
+            figures["regimes"][name] = comparison(REGIMES[name], logs) | {"seeds": finished, "commits": made_at}
     for arm in (PRUNED, UNPRUNED_G, *OPTIONS):
         if finished := runs.finished(ABLATED, (arm, UNPRUNED_M), range(more_seeds)):
             ours, others = (runs.logs(ABLATED, each, finished) for each in (arm, UNPRUNED_M))
@@ -98,7 +109,8 @@ def figures_of(runs: Runs, regimes: Sequence[str], seeds: int, more_seeds: int) 
     for name in VOTED:
         if name in regimes and (voted := runs.finished(name, (PRUNED,), range(seeds))):
             heads = [runs.folder(name, PRUNED, seed) for seed in voted]
-            figures["voting"][name] = voting(heads, VOTED_QUESTIONS)
+            if votes or all(votes_file(head, VOTED_QUESTIONS).exists() for head in heads):
+                figures["voting"][name] = voting(heads, VOTED_QUESTIONS)
     return figures
 
 

@@ -85,6 +85,7 @@ def main(
     if not finished:
         raise typer.BadParameter(f"no seed of all arms has ended in {out}: run without --figures-only")
     figures = comparison(of_words, {arm.name: runs.logs(NAME, arm, finished) for arm in ARMS})
+    figures["commits"] = runs.commits(NAME, ARMS, finished)
     figures |= {
         "model": "SmolLM2-135M-Instruct (Q4_1 weights), LoRA",
         "questions": "one-step word problems (synthetic)",

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from arrol_tts.pocket.task import Strategy
 
+from . import commit
 from .rl_starts import differing_questions, rare_policy
 
 Floats = NDArray[np.float64]
@@ -293,6 +294,15 @@ class Runs:
         """The seeds of which every arm has ended."""
         return [s for s in seeds if all((self.folder(regime, arm, s) / "policy").is_dir() for arm in arms)]
 
+    def commits(self, regime: str, arms: Sequence[Arm], seeds: Sequence[int]) -> list[str]:
+        """At which runs were made: they may come from several sessions of the benchmark."""
+        paths = [self._commit_file(self.folder(regime, arm, seed)) for arm in arms for seed in seeds]
+        return sorted({path.read_text() if path.exists() else "unknown" for path in paths})
+
+    @staticmethod
+    def _commit_file(folder: Path) -> Path:
+        return folder.with_name(f"{folder.name}.commit")
+
     def _write(self, regime: str, arm: Arm, seed: int) -> Path:
         folder = self.folder(regime, arm, seed)
         path = folder.with_name(f"{folder.name}.yaml")
@@ -302,6 +312,7 @@ class Runs:
     def _run(self, regime: str, arm: Arm, seed: int, core: int) -> bool:
         folder = self.folder(regime, arm, seed)
         print(folder, flush=True)
+        self._commit_file(folder).write_text(commit())
         command = ["taskset", "-c", str(core), sys.executable, "-m", "arrol_train.cli", "rl"]
         command += ["--config", str(self._write(regime, arm, seed)), "--out", str(folder)]
         with open(folder.with_name(f"{folder.name}.txt"), "wb") as output:

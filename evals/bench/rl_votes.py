@@ -22,6 +22,11 @@ from ..sampling.seed_samples import sample_seed
 KEEP = 0.5
 
 
+def votes_file(run: Path, questions: int, n: int = 16) -> Path:
+    """Where the votes with a run's head are kept."""
+    return run / f"votes-{questions}x{n}.json"
+
+
 def voting(runs: Sequence[Path], questions: int, n: int = 16) -> dict[str, Any]:
     """Votes with the head that came out of each pruned run, on test questions, sampled with its policy."""
     votes = [_votes(run, seed, questions, n) for seed, run in enumerate(runs)]
@@ -46,7 +51,7 @@ def voting(runs: Sequence[Path], questions: int, n: int = 16) -> dict[str, Any]:
 
 def _votes(run: Path, seed: int, questions: int, n: int) -> dict[str, Any]:
     """By method, whether each question's vote is right, and mean tokens; kept in the run's folder."""
-    path = run / f"votes-{questions}x{n}.json"
+    path = votes_file(run, questions, n)
     if not path.exists():
         print(f"votes with the head of {run}", flush=True)
         voter = WeightedVoter.from_pretrained(run / "head", engine="vllm")
