@@ -36,7 +36,8 @@ def plot_curves(regimes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             xlabel="optimiser steps", ylabel="test accuracy", title=f"{name.replace('_', ' ')} (synthetic)"
         )
         by_time.set(xlabel="processor seconds of training")
-        by_time.legend(fontsize=8)
+        by_time.legend(fontsize=8, loc="lower right")
+        by_time.set_ylim(bottom=0)
     figure.savefig(path, dpi=150)
 
 
@@ -77,7 +78,8 @@ def plot_map(regimes: Mapping[str, Mapping[str, Any]], survivors: int, path: Pat
     cost = measured_cost(first, survivors)
     rates = np.geomspace(0.01, 0.9, 24)
     figure = Figure(figsize=(8, 3.6), layout="constrained")
-    for panel, multiple in zip(figure.subplots(1, 2, sharey=True), MULTIPLES, strict=True):
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, multiple in zip(panels, MULTIPLES, strict=True):
         group = multiple * survivors
         for share, style in zip(SHARES, ("-", "--", ":"), strict=True):
             needed = [worth_at(rate, cost, group, survivors, round(share * cost.length)) for rate in rates]
@@ -88,9 +90,13 @@ def plot_map(regimes: Mapping[str, Mapping[str, Any]], survivors: int, path: Pat
                 color = "tab:green" if ends[0] > 0 else "tab:red" if ends[1] < 0 else "tab:gray"
                 spread = [max(found["accuracy_before"], rates[0]), found["accuracy_pruned"]]
                 panel.plot(spread, [found["head_auroc_within"]] * 2, color=color, linewidth=4)
-                panel.annotate(name, (spread[0], found["head_auroc_within"]), fontsize=8, va="bottom")
-        panel.set(xscale="log", xlabel="success rate", title=f"{group} pruned to {survivors}", ylim=(0.5, 1))
-    panel.legend(fontsize=8, loc="lower right")
+                panel.annotate(
+                    name.replace("_", " "), (spread[0], found["head_auroc_within"]), fontsize=8, va="bottom"
+                )
+        panel.set(
+            xscale="log", xlabel="success rate", title=f"{group} pruned to {survivors} (synthetic)", ylim=(0.5, 1)
+        )
+    panels[0].legend(fontsize=8, loc="upper left")
     figure.supylabel("AUROC within groups from which on pruning pays", fontsize=9)
     figure.savefig(path, dpi=150)
 
