@@ -239,7 +239,7 @@ def _gain(found: Figures, name: str) -> str:
 SECTION = Section(
     "Reinforcement learning with pruned rollouts (synthetic)",
     "Does pruning rollouts while they are generated teach a policy more in the same time? Against finishing all "
-    "rollouts, and against starting only as many as survive. The pocket model learns pocket arithmetic, and a "
-    "task of reasoning-gym, from policies that are right often and seldom.",
+    "rollouts, and against starting only as many as survive. The pocket model learns, from policies that are "
+    "right seldom and, where that has been run, often.",
     show,
 )
