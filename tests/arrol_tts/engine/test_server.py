@@ -356,14 +356,17 @@ def requests_of(server: Server) -> float:
 
 
 def test_a_client_that_goes_away_leaves_no_running_request(first: Server, engine: ServerEngine) -> None:
-    # Far more work than is done in the seconds that the test waits for.
-    listening = engine.sample(QUESTIONS, replace(LONG, n=12), SCORED)
-    deadline = time.monotonic() + 10
-    while (busy := requests_of(first)) <= 24 and time.monotonic() < deadline:
-        time.sleep(0.02)  # the gauges are written some time after a step
-    before = gauge(first, "generation_tokens_total")
-    listening.close()
-    assert busy > 24
+    for _ in range(5):  # a busy machine may look at the gauges too late, when all is done
+        # Far more work than is done in the seconds that the test waits for.
+        listening = engine.sample(QUESTIONS, replace(LONG, n=12), SCORED)
+        deadline = time.monotonic() + 10
+        while (busy := requests_of(first)) <= 12 and time.monotonic() < deadline:
+            time.sleep(0.02)  # the gauges are written some time after a step
+        before = gauge(first, "generation_tokens_total")
+        listening.close()
+        if busy > 12:
+            break
+    assert busy > 12
     for _ in range(100):
         # The gauges are written with a step, so there must be one.
         list(engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=1)))
