@@ -36,7 +36,7 @@ from arrol_tts.pocket import POCKET_MODEL, questions
 
 from ..smollm2 import FOLDER
 from ..word_problems import problems
-from . import add_part, write_result
+from . import write_result
 
 WAYS = ("engine", "trainer")
 KEEP = 0.5
@@ -77,18 +77,14 @@ SETTINGS = {
 def main(
     steps: Annotated[int, typer.Option(help="steps of each model")] = 12,
     smollm2: Annotated[Path, typer.Option(help="folder of SmolLM2-135M-Instruct")] = FOLDER,
-    part: Annotated[str, typer.Option(help=f"one of {', '.join(SETTINGS)}, beside what is there")] = "",
 ) -> None:
-    """Measure every model that is there, or one; write evals/results/rl_pruning.json."""
+    """Measure every model that is there; write evals/results/rl_pruning.json, anew after each."""
     figures: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         model = smollm2 if setting.model == FOLDER else setting.model
-        if model.is_dir() and part in ("", name):
+        if model.is_dir():
             figures[name] = measure(setting, model, steps)
-            if part:
-                add_part("rl_pruning", part, figures)
-            else:
-                write_result("rl_pruning", figures, [0])
+            write_result("rl_pruning", figures, [0])
     Console().print_json(data=figures)
 
 
