@@ -47,11 +47,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lock_file(path: Path) -> IO[str] | None:
-    """Open a lock file, where no other process holds it.
+def lock_file(path: Path, busy: Exception) -> IO[str]:
+    """Open a lock file that no other process holds.
+
+    Args:
+        path: of the file.
+        busy: what to raise while another has it.
 
     Returns:
-        The file, whose lock goes when it is closed or the process ends; None while another has it.
+        The file, whose lock goes when it is closed or the process ends, however it ends.
     """
     import fcntl
 
@@ -60,7 +64,7 @@ def lock_file(path: Path) -> IO[str] | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        return None
+        raise busy from None
     return file
 
 

@@ -198,7 +198,11 @@ class TraceStore:
         """The journal to append to, ready for a record."""
         if self._lock is None:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _acquire(self.path / ".lock")
+            busy = (
+                f"another writer has {self.path} open, and a trace store has one: "
+                "wait for it, or write to a folder of your own and read both"
+            )
+            self._lock = lock_file(self.path / ".lock", StoreBusyError(busy))
             self._known = self.ids()
         if self._journal is None:
             for unsealed in sorted(self.path.glob(".journal-*.arrow")):
@@ -465,17 +469,6 @@ def _write_all(file: IO[bytes], data: Any) -> None:
         file.truncate(start)
         file.seek(start)
         raise
-
-
-def _acquire(path: Path) -> IO[str]:
-    """The opened lock file of a store."""
-    file = lock_file(path)
-    if file is None:
-        raise StoreBusyError(
-            f"another writer has {path.parent} open, and a trace store has one: "
-            "wait for it, or write to a folder of your own and read both"
-        )
-    return file
 
 
 def _sync_folder(path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
@@ -42,9 +42,8 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
         engine: samples the policy and has a quality head, instead of a vLLM engine of the run's own.
 
     Raises:
-        ConfigError: before anything loads, when the configuration cannot work, or ``out`` holds another run;
-            later, when the run's last checkpoint was sharded in another way.
-        ConfigError: when another process is training in ``out``.
+        ConfigError: before anything loads, when the configuration cannot work, ``out`` holds another run, or
+            another process trains in it; later, when the run's last checkpoint was sharded in another way.
         DiskFullError: when a file could not be written.
     """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -61,7 +60,9 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
     head = _make_head(config, model_path)
     with disk_watched(out), ExitStack() as stack:
         if state.is_main_process:
-            stack.enter_context(_alone(out))
+            # Two processes that wrote a log and checkpoints side by side would damage both.
+            busy = f"{out} is being trained in by another process: wait for it, or choose another folder"
+            stack.enter_context(lock_file(out / "run.lock", ConfigError(busy)))
         if engine is None:
             engine = _load_engine(config, model_path)
             stack.callback(engine.close)
@@ -103,14 +104,6 @@ def _claim(config: RunConfig, out: Path) -> None:
     there = claim_folder(out, "run.json", config.model_dump(mode="json"), error=ConfigError)
     if there is not None:
         check_same(there, config, str(out))
-
-
-def _alone(out: Path) -> IO[str]:
-    """Hold a run's folder: two processes that wrote a log and checkpoints side by side would damage both."""
-    file = lock_file(out / "run.lock")
-    if file is None:
-        raise ConfigError(f"{out} is being trained in by another process: wait for it, or choose another folder")
-    return file
 
 
 def _make_head(config: RunConfig, model_path: str) -> OnlineHead | None:

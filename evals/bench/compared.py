@@ -1,9 +1,11 @@
-"""Verdicts of several votes on the same questions: accuracies, and paired differences between them."""
+"""What is compared: votes on the same questions with their paired differences, and means over few runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from arrol_tts.metrics import Floats, bootstrap_interval, mcnemar
 
@@ -32,3 +34,11 @@ def compared(right: Mapping[str, Floats], against: Sequence[str] = ("majority", 
         if name in against:
             before.append(name)
     return figures
+
+
+def student_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95% interval of the mean of at least two values."""
+    from scipy.stats import t
+
+    margin = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return float(np.mean(values)) - margin, float(np.mean(values)) + margin

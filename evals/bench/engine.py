@@ -48,6 +48,7 @@ from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL, questions, verify
 
 from . import add_part, write_result
+from .compared import student_interval
 from .engine_scheduler import scheduler
 
 if TYPE_CHECKING:
@@ -137,27 +138,34 @@ def decode(engine: Any, steps: int) -> list[float]:
 
 
 def compare_steps(
-    make: Sequence[Callable[[], LLMEngine]],
+    model: Path,
+    head: Path,
     prompts: Sequence[Sequence[int]],
     tokens: int,
     specs: Sequence[TraceSpec],
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """Step times of two engines that decode the same prompts and take turns every few steps; none ends early.
+    """Step times of stock engines and ours that decode the same prompts and take turns; no trace ends early.
 
     A machine's speed drifts by a tenth and more within seconds: turns of a tenth of a second at the same tokens
     see the same machine. Where an engine's weights came to lie in memory makes some percent too, so several pairs
     of engines are made, in both orders. All run on this thread, which has one set of OpenMP threads.
 
     Args:
-        make: makes the engine without our plug-in, and the one with it.
+        model, head: folders; stock engines have no head.
         prompts: token ids.
         tokens: generated for each.
-        specs: what is asked of the second engine; one result for each.
+        specs: what is asked of our engine; one result for each.
+        options: of both engines.
     """
+    make = (
+        partial(make_engine, model, head=None, plugin=False, **options),
+        partial(make_engine, model, head=head, **options),
+    )
     turns: list[list[list[tuple[float, float]]]] = [[] for _ in specs]
     for pair in range(ENGINE_PAIRS):
-        first, second = (make[arm]() for arm in ((0, 1) if pair % 2 else (1, 0)))
-        engines = (first, second) if pair % 2 else (second, first)
+        made = {arm: make[arm]() for arm in ((0, 1) if pair % 2 else (1, 0))}
+        engines = made[0], made[1]
         for spec, found in zip(specs, turns, strict=True):
             found.append(_turns(engines, prompts, tokens, spec))
         for engine in engines:
@@ -186,18 +194,14 @@ def _turns(
 
 def _compared(sequences: int, turns: list[list[tuple[float, float]]]) -> dict[str, Any]:
     """Figures of the turns of each pair of engines; the interval is Student's over the pairs."""
-    from scipy.stats import t
-
     medians = [float(np.median([on / off for off, on in pair])) for pair in turns]
-    margin = float(t.ppf(0.975, len(medians) - 1) * np.std(medians, ddof=1) / np.sqrt(len(medians)))
-    ratio = float(np.mean(medians))
     return {
         "sequences": sequences,
         "step_ms_off": round(1e3 * float(np.median([off for pair in turns for off, _ in pair])), 2),
         "step_ms_on": round(1e3 * float(np.median([on for pair in turns for _, on in pair])), 2),
         "turns": sum(map(len, turns)),
-        "ratio": round(ratio, 4),
-        "ratio_interval": [round(ratio - margin, 4), round(ratio + margin, 4)],
+        "ratio": round(float(np.mean(medians)), 4),
+        "ratio_interval": [round(end, 4) for end in student_interval(medians)],
         "ratio_of_each_pair_of_engines": [round(median, 4) for median in medians],
     }
 
@@ -273,30 +277,20 @@ def steps() -> dict[str, Any]:
     """Step time with the head off and on."""
     every = TraceSpec(score_every=1, score_finish=True)
     with_confidence = TraceSpec(score_every=1, score_finish=True, confidence=True)
-    options: dict[str, Any] = {"max_num_seqs": 256, "dtype": "float32"}
     pocket, confident = compare_steps(
-        [
-            partial(make_engine, POCKET_MODEL, head=None, plugin=False, **options),
-            partial(make_engine, POCKET_MODEL, head=POCKET_HEAD, **options),
-        ],
+        POCKET_MODEL,
+        POCKET_HEAD,
         pocket_prompts(256),
         80,
         [every, with_confidence],
+        max_num_seqs=256,
+        dtype="float32",
     )
     with tempfile.TemporaryDirectory() as folder:
         model, head = random_model(Path(folder), SMOLLM2_135M)
         rng = np.random.default_rng(SEED)
         texts = rng.integers(0, SMOLLM2_135M["vocab_size"], (32, 24)).tolist()
-        options = {"max_num_seqs": 32, "dtype": "bfloat16"}
-        (large,) = compare_steps(
-            [
-                partial(make_engine, model, head=None, plugin=False, **options),
-                partial(make_engine, model, head=head, **options),
-            ],
-            texts,
-            40,
-            [every],
-        )
+        (large,) = compare_steps(model, head, texts, 40, [every], max_num_seqs=32, dtype="bfloat16")
     return {
         "head_step_ratio_pocket": pocket["ratio"],
         "head_and_confidence_step_ratio_pocket": confident["ratio"],

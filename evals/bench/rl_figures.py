@@ -9,6 +9,7 @@ import numpy as np
 
 from arrol_tts.metrics import bootstrap_interval
 
+from .compared import student_interval
 from .rl_runs import PHASES, Floats, Log, Regime
 
 BASELINES = ("unpruned_m", "unpruned_g", "unpruned_wide")
@@ -17,15 +18,9 @@ AXES = {"steps": 0, "time": 1}
 
 def figure(name: str, values: Sequence[float]) -> dict[str, Any]:
     """A mean over seeds, Student's 95% interval of it (null with one seed), and the values."""
-    from scipy.stats import t
-
-    interval = None
-    if len(values) > 1:
-        margin = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-        interval = [float(np.mean(values)) - margin, float(np.mean(values)) + margin]
     return {
         name: float(np.mean(values)),
-        f"{name}_interval": interval,
+        f"{name}_interval": list(student_interval(values)) if len(values) > 1 else None,
         f"{name}_per_seed": [float(v) for v in values],
     }
 

@@ -102,7 +102,7 @@ class _Steady:
     """
 
     keys: list[str]
-    index: dict[str, int]
+    index: Mapping[str, int]
     rows: _Rows
     like: Signals
     steps: float
@@ -263,9 +263,9 @@ class Coasting:
             left[rows.at] = False
             return list(itertools.compress(outputs, left.tolist()))
         judged = by_token or takes_logprobs or not np.isinf(table["size"][rows.slots]).all()
-        if not judged and signals.firsts is None and len(rows.at):
+        if not judged and signals.firsts is None and len(rows.at) and self._keys is not None:
             steps = float((table["due"][rows.slots] - table["length"][rows.slots]).min())
-            self._steady = _Steady([output.request_id for output in outputs], dict(index), rows, signals, steps)
+            self._steady = _Steady(self._keys, self._index, rows, signals, steps)
         return []
 
     def _catch_up(self) -> None:

@@ -83,8 +83,7 @@ class KeepSubset(Rule):
         Raises:
             InputError: when the policy cannot keep so many of these.
         """
-        found = np.asarray(scores, np.float64)
-        found = np.where(np.isfinite(found), found, 0.0)
+        found = _finite(scores)
         reward = np.full(found.shape, np.nan) if rewards is None else np.asarray(rewards, np.float64)
         known = ~np.isnan(reward)
         q = np.where(known, reward, self.probabilities(found))
@@ -110,8 +109,7 @@ class KeepSubset(Rule):
 
     def probabilities(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Of ending right, by the posterior: float64 ``[n]``."""
-        found = np.asarray(scores, np.float64)
-        return np.asarray(np.interp(np.where(np.isfinite(found), found, 0.0), *self.posterior))
+        return np.asarray(np.interp(_finite(scores), *self.posterior))
 
     def start(self, size: int) -> GroupState:
         """See ``Rule.start``."""
@@ -151,6 +149,11 @@ class _State(Meeting):
                 score = self.scores[key]
                 detail = f"score {score:.3f} at token {self.at} is not among the {len(kept)} of {len(keys)} chosen"
                 yield key, Verdict(self.rule.kind, self.at, score, detail)
+
+
+def _finite(scores: ArrayLike) -> NDArray[np.float64]:
+    found = np.asarray(scores, np.float64)
+    return np.where(np.isfinite(found), found, 0.0)
 
 
 def _corners(posterior: object) -> tuple[tuple[float, ...], tuple[float, ...]]:

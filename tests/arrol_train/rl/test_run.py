@@ -160,7 +160,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_another_process_trains_in_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
-    held = lock_file(tmp_path / "run.lock")
+    held = lock_file(tmp_path / "run.lock", AssertionError())
     assert held is not None
     (tmp_path / "run.json").write_text(json.dumps(config().model_dump(mode="json")))
     with held, pytest.raises(ConfigError, match="is being trained in by another process"):
