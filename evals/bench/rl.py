@@ -19,7 +19,7 @@ from rich.console import Console
 from . import write_result
 from .rl_figures import comparison, row
 from .rl_pictures import plot_curves, plot_map, plot_policies
-from .rl_runs import ARMS, LEARNING_RATE, PRUNED, REGIMES, SLOTS, SURVIVORS, UNPRUNED_G, UNPRUNED_M, Arm, Runs
+from .rl_runs import LEARNING_RATE, PRUNED, REGIMES, SLOTS, SURVIVORS, UNPRUNED_G, UNPRUNED_M, Arm, Runs, arms_of
 from .rl_votes import votes_file, voting
 
 VOTED_QUESTIONS = 400
@@ -65,7 +65,7 @@ def main(
         raise typer.BadParameter(f"there is no regime {unknown[0]!r}; choose among {', '.join(REGIMES)}")
     if not figures_only:
         for name in chosen:
-            runs.make([(name, arm, seed) for seed in range(seeds) for arm in ARMS])
+            runs.make([(name, arm, seed) for seed in range(seeds) for arm in arms_of(name)])
         runs.make([(ABLATED, arm, seed) for seed in range(more_seeds) for arm in OPTIONS])
     figures = figures_of(runs, chosen, seeds, more_seeds, votes=not figures_only)
     write_result("rl", figures, list(range(seeds)))
@@ -97,10 +97,11 @@ def figures_of(
         "voting": {},
     }
     for name in regimes:
-        finished = runs.finished(name, ARMS, range(seeds))
+        arms = arms_of(name)
+        finished = runs.finished(name, arms, range(seeds))
         if finished:
-            logs = {arm.name: runs.logs(name, arm, finished) for arm in ARMS}
-            made_at = runs.commits(name, ARMS, finished)
+            logs = {arm.name: runs.logs(name, arm, finished) for arm in arms}
+            made_at = runs.commits(name, arms, finished)
             figures["regimes"][name] = comparison(REGIMES[name], logs) | {"seeds": finished, "commits": made_at}
     for arm in (PRUNED, UNPRUNED_G, *OPTIONS):
         if finished := runs.finished(ABLATED, (arm, UNPRUNED_M), range(more_seeds)):

@@ -23,9 +23,8 @@ from ..word_problems import problems
 from . import write_result
 from .rl_figures import comparison
 from .rl_pictures import plot_curves
-from .rl_runs import PRUNED, UNPRUNED_G, UNPRUNED_M, Regime, Runs
+from .rl_runs import ARMS, Regime, Runs
 
-ARMS = (PRUNED, UNPRUNED_M, UNPRUNED_G)
 NAME = "word_problems"
 SHOTS = 2
 LARGEST = 20

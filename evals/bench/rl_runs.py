@@ -2,9 +2,9 @@
 
 A *regime* is a task and a policy to start with. In each, arms have the same seeds and learning rate: ``pruned``
 (G rollouts started, M kept), ``unpruned_m`` (M from the start, no head: what costs as little), ``unpruned_g`` (all
-G finished and trained on) and ``unpruned_wide`` (M from the start, of so many more prompts that a step starts as
-many rollouts as the pruned one). Every run is an ``arrol-train rl`` of its own on one core; finished
-runs stay in their folders, and the same command goes on where a cut one stopped.
+G finished and trained on) and, in one regime, ``unpruned_wide`` (M from the start, of so many more prompts that a
+step starts as many rollouts as the pruned one). Every run is an ``arrol-train rl`` of its own on one core;
+finished runs stay in their folders, and the same command goes on where a cut one stopped.
 """
 
 from __future__ import annotations
@@ -176,8 +176,15 @@ UNPRUNED_M = Arm("unpruned_m", pruned=False, group=SURVIVORS, head=False)
 UNPRUNED_G = Arm("unpruned_g", pruned=False, head=False)
 UNPRUNED_WIDE = Arm("unpruned_wide", pruned=False, group=SURVIVORS, head=False, wide=True)
 PRUNED = Arm("pruned")
-ARMS = (PRUNED, UNPRUNED_M, UNPRUNED_G, UNPRUNED_WIDE)
+ARMS = (PRUNED, UNPRUNED_M, UNPRUNED_G)
 """Those that are compared."""
+WITH_WIDE = "pocket_rare"
+"""The regime in which the wide arm is compared too."""
+
+
+def arms_of(regime: str) -> tuple[Arm, ...]:
+    """Those that are compared in a regime."""
+    return (*ARMS, UNPRUNED_WIDE) if regime == WITH_WIDE else ARMS
 
 
 @dataclass(frozen=True)

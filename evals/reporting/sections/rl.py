@@ -8,7 +8,6 @@ from typing import Any
 from .base import Section
 from .parts import NONE, VOTES, Figures, difference, picture, table, to
 
-BASELINES = ("unpruned_m", "unpruned_g", "unpruned_wide")
 REGIMES = {
     "pocket": "pocket arithmetic",
     "pocket_rare": "pocket arithmetic, successes rare",
@@ -40,10 +39,11 @@ def show(figures: Figures) -> Iterator[str]:
     kept = figures["survivors"]
     yield (
         f"A step trains on {kept} rollouts of each of a few questions; the baselines train on all that were "
-        "started, or start no more than these, or these of so many more questions that a step starts as many. The "
-        "policy starts as the pocket model is, or, where successes are rare, tuned on texts that seldom take the "
-        "strategy that is rewarded. Times are processor seconds; *area* is the mean test accuracy over the steps, "
-        "or over the seconds, up to where the shortest of a seed's runs ends. Intervals are over the seeds."
+        "started, or start no more than these, or (in one table) these of so many more questions that a step "
+        "starts as many. The policy starts as the pocket model is, or, where successes are rare, tuned on texts "
+        "that seldom take the strategy that is rewarded. Times are processor seconds; *area* is the mean test "
+        "accuracy over the steps, or over the seconds, up to where the shortest of a seed's runs ends. Intervals "
+        "are over the seeds."
     )
     for name, found in figures["regimes"].items():
         yield (
@@ -139,7 +139,7 @@ def _regime(found: Figures, kept: int) -> str:
         ]
         for arm, label in labels.items()
     ]
-    for arm in BASELINES:
+    for arm in (arm for arm in labels if arm != "pruned"):
         rows.append(
             [
                 f"pruned against {labels[arm]}",
@@ -160,13 +160,15 @@ def _regime(found: Figures, kept: int) -> str:
 
 
 def _labels(found: Figures, kept: int) -> dict[str, str]:
+    """Of the arms that were run."""
     group = found["group"]
-    return {
+    labels = {
         "pruned": f"{group} pruned to {kept}",
         "unpruned_m": f"{kept}, none pruned",
         "unpruned_g": f"{group}, none pruned",
         "unpruned_wide": f"{kept}, none pruned, of {found['prompts'] * group // kept} questions",
     }
+    return {arm: label for arm, label in labels.items() if f"accuracy_{arm}" in found}
 
 
 def _options(options: Mapping[str, Figures]) -> Iterator[str]:
@@ -219,7 +221,7 @@ def _meaning(figures: Figures) -> str:
         gains = [
             f"{_gain(found, f'area_gain_equal_time_over_{arm}')} against {label}"
             for arm, label in _labels(found, figures["survivors"]).items()
-            if arm in BASELINES
+            if arm != "pruned"
         ]
         said.append(f"{REGIMES[name]}: {' and '.join(gains)}")
     return (

@@ -15,11 +15,22 @@ from arrol_tts.pocket.task import parse, solve
 from evals.bench import rl, rl_real, rl_runs
 from evals.bench.rl_figures import comparison, figure, row
 from evals.bench.rl_pictures import measured_cost
-from evals.bench.rl_runs import ARMS, PRUNED, REGIMES, UNPRUNED_G, UNPRUNED_M, UNPRUNED_WIDE, Arm, Log, Runs
+from evals.bench.rl_runs import (
+    ARMS,
+    PRUNED,
+    REGIMES,
+    UNPRUNED_G,
+    UNPRUNED_M,
+    UNPRUNED_WIDE,
+    Arm,
+    Log,
+    Runs,
+    arms_of,
+)
 from evals.bench.rl_starts import differing_questions
 
 
-@pytest.mark.parametrize("arm", [*ARMS, *rl.OPTIONS], ids=lambda arm: arm.name)
+@pytest.mark.parametrize("arm", [*arms_of("pocket_rare"), *rl.OPTIONS], ids=lambda arm: arm.name)
 def test_every_run_has_a_valid_configuration(arm: Arm, tmp_path: Path) -> None:
     # As it is run, but for the policy, which takes a minute to make.
     regime = replace(REGIMES[rl.ABLATED], rare=None)
@@ -41,7 +52,7 @@ def test_every_run_of_the_real_model_has_a_valid_configuration_and_task(arm: Arm
 
 
 def test_names_of_runs_are_distinct() -> None:
-    arms = [*ARMS, *rl.OPTIONS]
+    arms = [*arms_of("pocket_rare"), *rl.OPTIONS]
     assert len({arm.name for arm in arms}) == len(arms)
 
 
@@ -171,7 +182,7 @@ def test_only_missing_runs_are_made_and_a_failed_one_does_not_stop_the_others(
     (runs.folder("pocket", PRUNED, 0) / "policy").mkdir(parents=True)
     with pytest.raises(RuntimeError, match="pocket-unpruned_m-0 failed"):
         runs.make([("pocket", arm, 0) for arm in ARMS])
-    assert sorted(made) == ["pocket-unpruned_g-0", "pocket-unpruned_m-0", "pocket-unpruned_wide-0"]
+    assert sorted(made) == ["pocket-unpruned_g-0", "pocket-unpruned_m-0"]
     assert runs.finished("pocket", (PRUNED,), range(2)) == [0]
 
 
