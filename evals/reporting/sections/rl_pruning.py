@@ -18,7 +18,7 @@ def show(figures: Figures) -> Iterator[str]:
     """Seconds of a step's rollouts both ways."""
     measured = {name: figures[name] for name in MODELS if name in figures}
     yield table(
-        ["model", "in the engine, s", "resubmitted, s", "engine", "95% interval", "groups handed back"],
+        ["model", "in the engine, s", "resubmitted, s", "engine, a token", "95% interval", "groups handed back"],
         [
             [
                 MODELS[name],
@@ -45,7 +45,8 @@ SECTION = Section(
     "Pruning in the engine",
     "Survivors of a group can be chosen inside the engine, where they go on as the requests that they are, or "
     "beside the trainer, where all requests end and theirs are sent again. What do a step's rollouts take each "
-    "way? Processor seconds, the same steps in turns; the interval resamples steps.",
+    "way? Processor seconds, the same steps in turns; the interval resamples steps. The ratio is that of "
+    "the seconds of a token, since rounding makes rollouts end at different ones.",
     show,
     once_measured=True,
 )
