@@ -25,6 +25,9 @@ Strategy = Literal["precedence", "left_to_right"]
 CHARACTERS = "\n *+,-0123456789=aenrsw"
 """Every character of the pocket language: one token each."""
 
+NUMBERS = (2, 9)
+"""Smallest and largest number of a question."""
+
 LARGEST = 999
 """Questions whose intermediate results leave [-LARGEST, LARGEST] under a strategy are not asked."""
 
@@ -97,8 +100,23 @@ def split_of(question: str) -> Split:
     return "test" if zlib.crc32(question.encode()) % TEST_SHARE == 0 else "train"
 
 
-def _results(numbers: list[int], operators: list[str], strategy: Strategy) -> Iterator[int]:
-    for line in solve(_join(numbers, operators), strategy)[0]:
+def is_asked(question: str) -> bool:
+    """Whether a question is one of those that `questions` makes: of its numbers, and of results of its size.
+
+    Raises:
+        InputError: when the text is no pocket question.
+    """
+    numbers, operators = parse(question)
+    strategies: tuple[Strategy, ...] = ("precedence", "left_to_right")
+    return (
+        len(operators) in MISCONCEPTION_RATE
+        and all(NUMBERS[0] <= n <= NUMBERS[1] for n in numbers)
+        and all(abs(r) <= LARGEST for s in strategies for r in _results(question, s))
+    )
+
+
+def _results(question: str, strategy: Strategy) -> Iterator[int]:
+    for line in solve(question, strategy)[0]:
         yield int(line.partition("=")[2].partition(",")[0])
 
 
@@ -108,12 +126,11 @@ def questions(split: Split, seed: int = 0) -> Iterator[PocketQuestion]:
     seen: set[str] = set()
     while True:
         operators = rng.choices("+-*", k=rng.choice(list(MISCONCEPTION_RATE)))
-        numbers = [rng.randint(2, 9) for _ in range(len(operators) + 1)]
+        numbers = [rng.randint(*NUMBERS) for _ in range(len(operators) + 1)]
         text = _join(numbers, operators)
         if text in seen or split_of(text) != split:
             continue
-        strategies: tuple[Strategy, ...] = ("precedence", "left_to_right")
-        if any(abs(r) > LARGEST for s in strategies for r in _results(numbers, operators, s)):
+        if not is_asked(text):
             continue
         seen.add(text)
         yield PocketQuestion(text, str(solve(text)[1]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,15 @@ from torch.nn.functional import cross_entropy
 from arrol_train.build_pocket import text_batches
 from arrol_train.rl.config import TaskConfig
 from arrol_train.rl.tasks import load_task
+from arrol_tts.files import write_atomic
 from arrol_tts.pocket import POCKET_MODEL
-from arrol_tts.pocket.task import Strategy, solve, training_text
+from arrol_tts.pocket.task import Strategy, is_asked, solve, training_text
 
 TUNING_STEPS = 120
 TUNING_RATE = 5e-4
 BATCH_TOKENS = 4096
+ONE_IN = 30
+"""At least one question in so many is asked, of every task here."""
 
 
 def rare_policy(rewarded: Strategy, share: float, folder: Path) -> Path:
@@ -65,37 +67,38 @@ def rare_policy(rewarded: Strategy, share: float, folder: Path) -> Path:
     return folder
 
 
-def differing_questions(task: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The questions of a task on which the two strategies differ, as the files of a task of its own; made once.
+def asked_questions(task: dict[str, Any], folder: Path, *, differing: bool) -> dict[str, Any]:
+    """The questions of a task that the pocket model was made for, as the files of a task of its own; made once.
 
     Args:
         task: fields of a `TaskConfig`, with prompts in the pocket language.
         folder: of the files.
+        differing: whether only those are asked on which the two strategies differ.
 
     Returns:
         Fields of a `TaskConfig` that reads the files.
     """
     config = TaskConfig(**task)
-    # Twice as many questions as are wanted: on some the strategies agree.
-    twice = config.model_copy(update={"train": 2 * config.train, "test": 2 * config.test})
-    paths = {name: folder / f"{name}.jsonl" for name in ("train", "test")}
+    many = config.model_copy(update={"train": ONE_IN * config.train, "test": ONE_IN * config.test})
+    counts = {"train": config.train, "test": config.test}
+    paths = {name: folder / f"{name}.jsonl" for name in counts}
     if not all(path.exists() for path in paths.values()):
         folder.mkdir(parents=True, exist_ok=True)
-        loaded = load_task(twice)
-        for path, rows in ((paths["train"], loaded.train), (paths["test"], loaded.test)):
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in _differing(rows)))
-            temporary.rename(path)
+        loaded = load_task(many)
+        for name, rows in (("train", loaded.train), ("test", loaded.test)):
+            asked = [row for row in rows if is_asked(row["prompt"]) and not (differing and _same(row["prompt"]))]
+            lines = (
+                json.dumps({"question": row["prompt"], "answer": str(row["answer"])}) + "\n"
+                for row in asked[: counts[name]]
+            )
+            write_atomic(paths[name], "".join(lines).encode())
     return {
         "source": str(paths["train"]),
         "test_source": str(paths["test"]),
-        "train": config.train,
-        "test": config.test,
+        **counts,
         "reward": "arrol_train.rewards:math_reward",
     }
 
 
-def _differing(rows: Iterable[Any]) -> Iterable[dict[str, str]]:
-    for row in rows:
-        if solve(row["prompt"], "precedence")[1] != solve(row["prompt"], "left_to_right")[1]:
-            yield {"question": row["prompt"], "answer": str(row["answer"])}
+def _same(question: str) -> bool:
+    return solve(question, "precedence")[1] == solve(question, "left_to_right")[1]

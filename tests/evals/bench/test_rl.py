@@ -27,7 +27,7 @@ from evals.bench.rl_runs import (
     Runs,
     arms_of,
 )
-from evals.bench.rl_starts import differing_questions
+from evals.bench.rl_starts import asked_questions
 
 
 @pytest.mark.parametrize("arm", [*arms_of("pocket_rare"), *rl.OPTIONS], ids=lambda arm: arm.name)
@@ -78,6 +78,7 @@ def test_the_second_task_speaks_the_pocket_language_and_shares_no_question(tmp_p
     for question in task.test:
         numbers, operators = parse(question["prompt"])
         assert 7 <= len(numbers) <= 9
+        assert all(2 <= number <= 9 for number in numbers)
         result = numbers[0]
         for operator, number in zip(operators, numbers[1:], strict=True):
             result = {"+": result + number, "-": result - number, "*": result * number}[operator]
@@ -88,8 +89,9 @@ def test_the_second_task_speaks_the_pocket_language_and_shares_no_question(tmp_p
 
 
 def test_a_rare_regime_asks_only_what_tells_the_strategies_apart(tmp_path: Path) -> None:
-    asked = differing_questions({"source": "pocket", "train": 30, "test": 20, "seed": 11}, tmp_path)
-    assert differing_questions({"source": "pocket", "train": 30, "test": 20, "seed": 11}, tmp_path) == asked
+    source = {"source": "pocket", "train": 30, "test": 20, "seed": 11}
+    asked = asked_questions(source, tmp_path, differing=True)
+    assert asked_questions(source, tmp_path, differing=True) == asked
     task = load_task(RunConfig.model_validate({"model": "pocket", "task": asked, "steps": 1, "prompts": 1}).task)
     assert (len(task.train), len(task.test)) == (30, 20)
     for question in [*task.train, *task.test]:
