@@ -13,8 +13,14 @@ from arrol_train.rl.breakeven import StepCost, worth_at
 COLORS = {"pruned": "tab:blue", "unpruned_m": "tab:orange", "unpruned_g": "tab:gray", "unpruned_wide": "tab:green"}
 
 
-def plot_curves(regimes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw test accuracy against steps and against seconds of training, mean over seeds, a row for each regime."""
+def plot_curves(regimes: Mapping[str, Mapping[str, Any]], path: Path, synthetic: str = "synthetic") -> None:
+    """Draw test accuracy against steps and against seconds of training, mean over seeds, a row for each regime.
+
+    Args:
+        regimes: figures by name.
+        path: of the picture.
+        synthetic: what the titles say of it.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3 * len(regimes)), layout="constrained")
@@ -33,7 +39,7 @@ def plot_curves(regimes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 by_step.plot(curve[:, 0], curve[:, 2], color=color, marker="o")
         by_time.set_xlim(0, 1.3 * found["curve_pruned"][-1][1])
         by_step.set(
-            xlabel="optimiser steps", ylabel="test accuracy", title=f"{name.replace('_', ' ')} (synthetic)"
+            xlabel="optimiser steps", ylabel="test accuracy", title=f"{name.replace('_', ' ')} ({synthetic})"
         )
         by_time.set(xlabel="processor seconds of training")
         by_time.legend(fontsize=8, loc="lower right")

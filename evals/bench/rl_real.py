@@ -23,7 +23,7 @@ from ..word_problems import problems
 from . import write_result
 from .rl_figures import comparison
 from .rl_pictures import plot_curves
-from .rl_runs import ARMS, Regime, Runs
+from .rl_runs import ARMS, SURVIVORS, Regime, Runs
 
 NAME = "word_problems"
 SHOTS = 2
@@ -86,11 +86,12 @@ def main(
     figures = comparison(of_words, {arm.name: runs.logs(NAME, arm, finished) for arm in ARMS})
     figures["commits"] = runs.commits(NAME, ARMS, finished)
     figures |= {
+        "survivors": SURVIVORS,
         "model": "SmolLM2-135M-Instruct (Q4_1 weights), LoRA",
         "questions": "one-step word problems (synthetic)",
     }
     write_result("rl_real", figures, finished)
-    plot_curves({NAME: figures}, Path("docs/rl_real.png"))
+    plot_curves({NAME: figures}, Path("docs/rl_real.png"), "synthetic questions, a real model")
     Console().print_json(
         data={name: found for name, found in figures.items() if not isinstance(found, (dict, list))}
     )

@@ -23,6 +23,7 @@ from . import (
     reproduce,
     rl,
     rl_pruning,
+    rl_real,
     serve,
     voting,
 )
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Section] = {
     "reproduce": reproduce.SECTION,
     "pocket": pocket.SECTION,
     "rl": rl.SECTION,
+    "rl_real": rl_real.SECTION,
     "rl_pruning": rl_pruning.SECTION,
     "head": head.SECTION,
     "candidates": candidates.SECTION,

@@ -52,7 +52,7 @@ def show(figures: Figures) -> Iterator[str]:
             f"{found['cold_start']} steps prune nothing; {found['test_questions']} test questions x "
             f"{found['test_samples_per_question']}):"
         )
-        yield _regime(found, kept)
+        yield regime_table(found, kept)
     yield picture("rl_curves.png", "test accuracy against steps and against seconds of training")
     yield "The head at the detection position, on rollouts that it had not learned from:"
     heads = {name: found for name, found in figures["regimes"].items() if "head_auroc_within" in found}
@@ -91,10 +91,10 @@ def readme_part(figures: Figures) -> str:
             label,
             f"{found[f'seconds_total_{arm}']:.1f}",
             f"{found[f'area_time_{arm}']:.3f}",
-            NONE if arm == "pruned" else _gain(found, f"area_gain_equal_time_over_{arm}"),
+            NONE if arm == "pruned" else gain(found, f"area_gain_equal_time_over_{arm}"),
         ]
         for name, found in figures["regimes"].items()
-        for arm, label in _labels(found, kept).items()
+        for arm, label in labels_of(found, kept).items()
     ]
     heading = [
         "where",
@@ -116,8 +116,9 @@ def readme_part(figures: Figures) -> str:
     )
 
 
-def _regime(found: Figures, kept: int) -> str:
-    labels = _labels(found, kept)
+def regime_table(found: Figures, kept: int) -> str:
+    """Every arm of a regime, and what pruned runs gain over the others."""
+    labels = labels_of(found, kept)
     heading = [
         "rollouts",
         "seconds a step",
@@ -147,7 +148,7 @@ def _regime(found: Figures, kept: int) -> str:
                 NONE,
                 NONE,
                 *(
-                    _gain(found, name)
+                    gain(found, name)
                     for name in (
                         f"accuracy_gain_equal_steps_over_{arm}",
                         f"area_gain_equal_steps_over_{arm}",
@@ -159,7 +160,7 @@ def _regime(found: Figures, kept: int) -> str:
     return table(heading, rows)
 
 
-def _labels(found: Figures, kept: int) -> dict[str, str]:
+def labels_of(found: Figures, kept: int) -> dict[str, str]:
     """Of the arms that were run."""
     group = found["group"]
     labels = {
@@ -185,8 +186,8 @@ def _options(options: Mapping[str, Figures]) -> Iterator[str]:
                 f"{of['variance']:.3f}",
                 f"{of['no_signal']:.3f}",
                 f"{of['seconds_step']:.2f}",
-                _gain(of, "area_gain_equal_steps"),
-                _gain(of, "area_gain_equal_time"),
+                gain(of, "area_gain_equal_steps"),
+                gain(of, "area_gain_equal_time"),
             ]
             for name, of in options.items()
         ],
@@ -219,8 +220,8 @@ def _meaning(figures: Figures) -> str:
     said = []
     for name, found in figures["regimes"].items():
         gains = [
-            f"{_gain(found, f'area_gain_equal_time_over_{arm}')} against {label}"
-            for arm, label in _labels(found, figures["survivors"]).items()
+            f"{gain(found, f'area_gain_equal_time_over_{arm}')} against {label}"
+            for arm, label in labels_of(found, figures["survivors"]).items()
             if arm != "pruned"
         ]
         said.append(f"{REGIMES[name]}: {' and '.join(gains)}")
@@ -231,7 +232,8 @@ def _meaning(figures: Figures) -> str:
     )
 
 
-def _gain(found: Figures, name: str) -> str:
+def gain(found: Figures, name: str) -> str:
+    """A difference with its interval over seeds."""
     if name not in found:  # steps of another size are not compared
         return NONE
     ends = found[f"{name}_interval"]

@@ -1,0 +1,46 @@
+"""Reinforcement learning with pruned rollouts on a real model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .base import Section
+from .parts import Figures, picture
+from .rl import gain, labels_of, regime_table
+
+
+def show(figures: Figures) -> Iterator[str]:
+    """Pruned runs beside both baselines."""
+    kept = figures["survivors"]
+    yield (
+        f"{figures['model']}, on {figures['questions']}; {figures['steps']} steps of {figures['prompts']} "
+        f"questions, pruned at token {figures['detection_position']} by a head that starts untrained; the first "
+        f"{figures['cold_start']} steps prune nothing; {figures['test_questions']} test questions x "
+        f"{figures['test_samples_per_question']}. Times are processor seconds; *area* is the mean test accuracy "
+        "over the steps, or over the seconds, up to where the shortest of a seed's runs ends."
+    )
+    yield regime_table(figures, kept)
+    yield picture("rl_real.png", "test accuracy against steps and against seconds of training")
+    if "head_auroc_within" in figures:
+        yield (
+            f"The head at token {figures['detection_position']}, on rollouts that it had not learned from: AUROC "
+            f"{figures['head_auroc']:.3f}, within a question {figures['head_auroc_within']:.3f}."
+        )
+    gains = [
+        f"{gain(figures, f'area_gain_equal_time_over_{arm}')} against {label}"
+        for arm, label in labels_of(figures, kept).items()
+        if arm != "pruned"
+    ]
+    yield (
+        f"**What it means.** Differences in area at equal processor time: {' and '.join(gains)}. With so few "
+        "seeds an interval is wide: it says what was seen, and not which way is better, unless it leaves out zero."
+    )
+
+
+SECTION = Section(
+    "Reinforcement learning with pruned rollouts on a real model",
+    "The same comparison with a small real model that is trained with LoRA, on questions that it seldom gets "
+    "right.",
+    show,
+    once_measured=True,
+)
