@@ -256,17 +256,18 @@ class GroupSampler:
         that have ended have a known reward; the ungraded, of which nothing can be learned, are the first to go.
         """
         survivors = group.survivors
-        stopped = [rollout.stopped_at == position for rollout in survivors]
+        stopped = np.array([rollout.stopped_at == position for rollout in survivors])
+        in_engine = bool(stopped.any())
         if position != FINISH:
-            group.early = 0 if any(stopped) else sum(rollout.ended for rollout in group.rollouts)
-        if not any(stopped):
+            group.early = 0 if in_engine else sum(rollout.ended for rollout in group.rollouts)
+        if not in_engine:
             for rollout in [r for r in survivors if r.ungraded][: len(survivors) - rule.keep]:
                 rollout.pruned_at = position
             survivors = group.survivors
             if rule.keep == len(survivors):
                 return
         scores, rewards = np.full(len(survivors), 0.5), np.full(len(survivors), np.nan)
-        if any(stopped):
+        if in_engine:
             scores = np.array([rollout.scores[position] for rollout in survivors])
         else:
             rewards = np.array([rollout.reward for rollout in survivors], np.float64)
@@ -274,8 +275,8 @@ class GroupSampler:
                 scores = self.head.scores(survivors, position)
         selection = rule.select(scores, rewards)
         kept = np.isin(np.arange(len(survivors)), selection.kept)
-        if any(stopped):
-            chosen, kept = kept, ~np.array(stopped)
+        if in_engine:
+            chosen, kept = kept, ~stopped
             if not np.array_equal(np.sort(scores[kept]), np.sort(scores[chosen]), equal_nan=True):
                 raise EngineError(
                     f"the engine keeps other rollouts at token {position} than policy {rule.policy!r} does by "
