@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arrol_train.rl.config import RunConfig
 from arrol_train.rl.tasks import load_task
+from arrol_tts.pocket import POCKET_MODEL
 from arrol_tts.pocket.task import parse, solve
-from evals.bench import rl, rl_real, rl_runs
+from evals.bench import rl, rl_real, rl_runs, rl_tuned
 from evals.bench.rl_figures import comparison, figure, row
 from evals.bench.rl_pictures import measured_cost
 from evals.bench.rl_runs import (
@@ -39,15 +42,20 @@ def test_every_run_has_a_valid_configuration(arm: Arm, tmp_path: Path) -> None:
     assert config.rollout.survivors == (regime.group if arm is UNPRUNED_G else 8)
 
 
-@pytest.mark.parametrize("arm", rl_real.ARMS, ids=lambda arm: arm.name)
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_every_run_of_the_real_model_has_a_valid_configuration_and_task(arm: Arm, tmp_path: Path) -> None:
+    tuned_on = list(rl_real.ask(tmp_path))
     regime = rl_real.regime(tmp_path, tmp_path / "model")
     config = RunConfig.model_validate(arm.config(regime, seed=1, folder=tmp_path))
     assert config.rollout.survivors == (32 if arm is UNPRUNED_G else 8)
-    assert (config.rollout.stop, config.rollout.max_tokens) == (("\n\n", "Question:"), 64)
     task = load_task(config.task)
     assert (len(task.train), len(task.test)) == (rl_real.TRAIN, rl_real.TEST)
-    assert not {row["prompt"] for row in task.train} & {row["prompt"] for row in task.test}
+    asked = [
+        {row["prompt"] for row in task.train},
+        {row["prompt"] for row in task.test},
+        {each for each, _ in tuned_on},
+    ]
+    assert len(set.union(*asked)) == rl_real.TRAIN + rl_real.TEST + rl_real.TUNING
     assert task.reward(task.test[0], f"So it is that. The answer is {task.test[0]['answer']}.") == 1.0
 
 
@@ -97,6 +105,22 @@ def test_a_rare_regime_asks_only_what_tells_the_strategies_apart(tmp_path: Path)
     for question in [*task.train, *task.test]:
         assert task.reward(question, f"answer {solve(question['prompt'])[1]}") == 1.0
         assert task.reward(question, f"answer {solve(question['prompt'], 'left_to_right')[1]}") == 0.0
+
+
+def test_a_policy_is_tuned_once_and_knows_what_it_was_tuned_on_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rl_tuned, "STEPS", 2)
+    texts = [("3+4*7-2*5+6-8", " nonsense")] * 2 * rl_tuned.BATCH
+    folder = rl_tuned.tuned_policy(POCKET_MODEL, texts, tmp_path / "start")
+    assert rl_tuned.tuned_policy(POCKET_MODEL, [], folder) == folder
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("".join(texts[0]), return_tensors="pt")["input_ids"]
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32)(input_ids=ids, labels=ids).loss.item()
+        for each in (POCKET_MODEL, folder)
+    )
+    assert after < before - 0.1
 
 
 def log(folder: Path, seconds: float, accuracies: tuple[float, ...], **fields: float) -> Log:
