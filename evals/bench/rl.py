@@ -19,7 +19,19 @@ from rich.console import Console
 from . import write_result
 from .rl_figures import comparison, row
 from .rl_pictures import plot_curves, plot_map, plot_policies
-from .rl_runs import LEARNING_RATE, PRUNED, REGIMES, SLOTS, SURVIVORS, UNPRUNED_G, UNPRUNED_M, Arm, Runs, arms_of
+from .rl_runs import (
+    LEARNING_RATE,
+    PRUNED,
+    REGIMES,
+    SEEDS,
+    SLOTS,
+    SURVIVORS,
+    UNPRUNED_G,
+    UNPRUNED_M,
+    Arm,
+    Runs,
+    arms_of,
+)
 from .rl_votes import votes_file, voting
 
 VOTED_QUESTIONS = 400
@@ -34,6 +46,8 @@ OPTIONS = (
         replace(UNPRUNED_M, name=f"unpruned_m-rate-{times:g}x", options={"learning_rate": times * LEARNING_RATE})
         for times in (0.5, 2)
     ),
+    # The head of an earlier run, and no cold start.
+    Arm("warm", warm=True),
     *(Arm(f"policy-{policy}", rollout={"policy": policy}) for policy in POLICIES),
     Arm("group-16", group=16),
     Arm("group-64", group=64),
@@ -53,7 +67,7 @@ VOTED = ("pocket_rare", "pocket")
 
 
 def main(
-    seeds: Annotated[int, typer.Option(help="of the main comparison")] = 5,
+    seeds: Annotated[int, typer.Option(help="of the main comparison")] = SEEDS,
     more_seeds: Annotated[int, typer.Option(help="of the options; 0: the main comparison only")] = 3,
     regimes: Annotated[str, typer.Option(help="those to run, in this order")] = ",".join(REGIMES),
     out: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/rl"),

@@ -33,6 +33,7 @@ from .rl_starts import asked_questions, rare_policy
 
 Floats = NDArray[np.float64]
 
+SEEDS = 5
 SURVIVORS = 8
 SLOTS = 256
 MAX_TOKENS = 256
@@ -112,6 +113,7 @@ class Arm:
         group: G where it is not the regime's.
         head: whether a head is trained.
         wide: whether a step has G / M times the prompts; then there are fewer steps, for about as much time.
+        warm: whether the head is the one that the pruned run of the next seed left; then there is no cold start.
         rollout: what else differs, in the ``rollout`` section.
         options: what else differs, of the whole configuration.
     """
@@ -121,16 +123,18 @@ class Arm:
     group: int | None = None
     head: bool = True
     wide: bool = False
+    warm: bool = False
     rollout: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def config(self, regime: Regime, seed: int, folder: Path) -> dict[str, Any]:
+    def config(self, regime: Regime, seed: int, folder: Path, left: Path | None = None) -> dict[str, Any]:
         """The run's configuration, as ``arrol-train rl`` reads it.
 
         Args:
             regime: of the run.
             seed: of everything but the questions, which are the regime's.
             folder: for what the regime starts with, made where it is not there yet.
+            left: the head that ``warm`` arms start with.
         """
         # Pilots were looked at on the test questions of seed 0.
         task = TASKS.get(regime.task, {}) | {"train": 4000, "test": QUESTIONS, "seed": 11}
@@ -151,8 +155,11 @@ class Arm:
             rollout |= {
                 "detect": [{"at": regime.detect, "keep": SURVIVORS / group}],
                 "policy": "tails",
-                "cold_start": regime.cold_start,
+                "cold_start": 0 if self.warm else regime.cold_start,
             }
+        head: dict[str, Any] = {"updates": 8, "buffer_rows": 8192}
+        if self.warm:
+            head["start_from"] = str(left)
         return {
             "model": model,
             "task": task,
@@ -162,7 +169,7 @@ class Arm:
             "learning_rate": LEARNING_RATE,
             "dtype": "float32",
             "rollout": {**rollout, **regime.rollout, **self.rollout},
-            "head": {"updates": 8, "buffer_rows": 8192} if self.head else None,
+            "head": head if self.head else None,
             # Blocks as small as the CPU allows: what survivors share with their first part is cached by the block.
             "engine": {"max_model_len": 320, "max_num_seqs": SLOTS, "top_k": 5, "block_size": 32},
             "trl": {"gradient_checkpointing": False},
@@ -317,7 +324,8 @@ class Runs:
     def _write(self, regime: str, arm: Arm, seed: int) -> Path:
         folder = self.folder(regime, arm, seed)
         path = folder.with_name(f"{folder.name}.yaml")
-        path.write_text(yaml.safe_dump(arm.config(self._regimes[regime], seed, self._out)))
+        left = self.folder(regime, PRUNED, (seed + 1) % SEEDS) / "head"
+        path.write_text(yaml.safe_dump(arm.config(self._regimes[regime], seed, self._out, left)))
         return path
 
     def _run(self, regime: str, arm: Arm, seed: int, core: int) -> bool:

@@ -19,6 +19,7 @@ OPTIONS = {
     "unpruned_g": "all finished and trained on",
     "unpruned_m-rate-0.5x": "as many from the start, half the learning rate",
     "unpruned_m-rate-2x": "as many from the start, twice the learning rate",
+    "warm": "with the head of an earlier run, no cold start",
     "policy-random": "pruned at random",
     "policy-published": "pruned as published",
     "policy-group_signed": "signed, by group",

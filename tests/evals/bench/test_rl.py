@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arrol_train.rl.config import RunConfig
@@ -40,6 +41,14 @@ def test_every_run_has_a_valid_configuration(arm: Arm, tmp_path: Path) -> None:
     config = RunConfig.model_validate(arm.config(regime, seed=1, folder=tmp_path))
     assert config.seed == 1
     assert config.rollout.survivors == (regime.group if arm is UNPRUNED_G else 8)
+
+
+def test_a_warm_run_starts_with_the_head_that_another_seed_left(tmp_path: Path) -> None:
+    written = Runs(tmp_path)._write("pocket", Arm("warm", warm=True), rl_runs.SEEDS - 1)
+    config = RunConfig.model_validate(yaml.safe_load(written.read_text()))
+    assert config.head is not None
+    assert config.head.start_from == str(tmp_path / "pocket-pruned-0" / "head")
+    assert config.rollout.cold_start == 0
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
