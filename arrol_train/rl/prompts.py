@@ -1,14 +1,16 @@
 """What earlier visits say of each prompt, and what follows for the next: how many rollouts, or none.
 
-A prompt's success rate has a Beta posterior, whose prior is fitted on all prompts that were visited. Rollouts are
-shared out by what they add to the expected signal of a group (`arrol_train.rl.breakeven`): many where the few that
-are right, or wrong, have to be found, and no more than are trained on where that is hopeless or not needed.
+A prompt's success rate has a Beta posterior, whose prior is fitted on the prompts that were visited. Rollouts are
+shared out by what they add to the expected signal of a group (`arrol_train.rl.breakeven`) for their tokens: many
+where the few that are right, or wrong, have to be found, and no more than are trained on where that is hopeless or
+not needed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +22,12 @@ Floats = NDArray[np.float64]
 
 MEMORY = 0.5
 """What the evidence of earlier visits counts at the next one, since the policy has changed."""
+HALF_LIFE = 8
+"""Steps after which a visit counts half for what is expected of other prompts, for the same reason."""
 STRENGTHS = (0.3, 50.0)
 """Between which the prior's strength is looked for: rollouts that it is worth."""
-WORTH = 1e-3
-"""What a rollout must add to the signal of its group to be started, as a share of the most that there can be."""
+ROUNDS = 4
+"""In which the price of a beginning settles; each raises signal for tokens, and three are nearly always enough."""
 
 
 class Visited(NamedTuple):
@@ -32,11 +36,13 @@ class Visited(NamedTuple):
     Attributes:
         right, wrong: rollouts, older ones counting less.
         barren: how many of its last groups had no signal, one after the other.
+        step: of the last visit, counted in calls of `PromptTable.note`.
     """
 
     right: float = 0.0
     wrong: float = 0.0
     barren: int = 0
+    step: int = 0
 
 
 class PromptTable:
@@ -46,10 +52,14 @@ class PromptTable:
 
     Attributes:
         visited: rows that were rolled out.
+        steps: that were noted.
+        length: mean tokens of rollouts that ended, those of older steps counting less; nan before any.
     """
 
     def __init__(self) -> None:
         self.visited: dict[int, Visited] = {}
+        self.steps = 0
+        self.length = math.nan
 
     def note(self, groups: Iterable[Group], posteriors: bool) -> None:
         """Take in a step's groups, and those that were given up when they had ended.
@@ -58,6 +68,11 @@ class PromptTable:
             groups: whose rollouts have ended.
             posteriors: whether those of the pruned count; they are what a head said.
         """
+        groups = list(groups)
+        self.steps += 1
+        if lengths := [len(rollout.token_ids) for group in groups for rollout in group.rollouts if rollout.ended]:
+            mean = float(np.mean(lengths))
+            self.length = mean if math.isnan(self.length) else MEMORY * self.length + (1 - MEMORY) * mean
         for group in groups:
             for lost in group.given_up:
                 self._note(lost.row, lost.rewards, lost.rewards)
@@ -76,6 +91,7 @@ class PromptTable:
             MEMORY * before.right + count * rate,
             MEMORY * before.wrong + count * (1 - rate),
             before.barren + 1 if len(set(rewards)) == 1 else 0,
+            self.steps,
         )
 
     def barren(self, row: int) -> int:
@@ -88,25 +104,34 @@ class PromptTable:
         return float(np.mean([each.barren > 0 for each in self.visited.values()])) if self.visited else 0.0
 
     def prior(self) -> tuple[float, float]:
-        """The Beta distribution of success rates under which the visits are most likely; even before any."""
+        """The Beta distribution of success rates under which the visits are most likely, newer ones first of all.
+
+        Even before any.
+        """
         from scipy.optimize import minimize
         from scipy.special import betaln, expit
 
         if not self.visited:
             return 1.0, 1.0
-        right, wrong, _ = np.array(list(self.visited.values())).T
+        right, wrong, _, step = np.array(list(self.visited.values())).T
+        weight = 0.5 ** ((self.steps - step) / HALF_LIFE)
 
         def loss(x: Floats) -> float:
             strength = np.exp(x[1])
             a, b = strength * expit(x[0]), strength * expit(-x[0])
-            return float(betaln(a, b) - betaln(a + right, b + wrong).mean())
+            return float(betaln(a, b) - np.average(betaln(a + right, b + wrong), weights=weight))
 
         bounds = [(-6.0, 6.0), tuple(np.log(STRENGTHS))]
         x = minimize(loss, [0.0, 1.0], bounds=bounds, method="L-BFGS-B").x
         return float(np.exp(x[1]) * expit(x[0])), float(np.exp(x[1]) * expit(-x[0]))
 
-    def group_sizes(self, rows: Sequence[int], group: int, survivors: int, most: int, auroc: float) -> list[int]:
+    def group_sizes(
+        self, rows: Sequence[int], group: int, survivors: int, most: int, auroc: float, position: int
+    ) -> list[int]:
         """How many rollouts to start for each prompt, ``group`` on average at most.
+
+        Those with the most signal for the tokens: a rollout that is begun in order to be pruned must add at least
+        what its tokens would bring elsewhere. So there is none where fewer rollouts do as well.
 
         Args:
             rows: of the prompts.
@@ -114,6 +139,7 @@ class PromptTable:
             survivors: M, fewest for each.
             most: for each.
             auroc: of the head within groups, where it chooses the survivors.
+            position: where that is, in tokens.
         """
         from scipy.stats import betabinom
 
@@ -127,16 +153,31 @@ class PromptTable:
             @ signal_by_right(size, survivors, round(auroc, 2))
             for size in sizes
         ]
-        more = share_out(np.stack(signal, axis=1), (group - survivors) * len(rows), WORTH * survivors / 2)
+        values, total = np.stack(signal, axis=1), (group - survivors) * len(rows)
+        begun = 1.0 if math.isnan(self.length) else min(position / self.length, 1.0)
+        more = [0] * len(rows)
+        for _ in range(ROUNDS):  # until no other sizes have more signal for their tokens
+            worth = sum(value[n] for value, n in zip(values, more, strict=True))
+            spent = survivors * len(rows) + begun * sum(more)
+            more = share_out(values, total, begun * worth / spent)
         return [survivors + each for each in more]
 
-    def state_dict(self) -> dict[str, list[float]]:
+    def state_dict(self) -> dict[str, Any]:
         """The table, as JSON."""
-        return {str(row): list(each) for row, each in self.visited.items()}
+        visited = {str(row): list(each) for row, each in self.visited.items()}
+        return {
+            "visited": visited,
+            "steps": self.steps,
+            "length": None if math.isnan(self.length) else self.length,
+        }
 
-    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.visited = {int(row): Visited(each[0], each[1], int(each[2])) for row, each in state.items()}
+        visited = state.get("visited", state)  # older ones are nothing else, and have no steps
+        self.visited = {int(row): Visited(each[0], each[1], *map(int, each[2:])) for row, each in visited.items()}
+        self.steps = state.get("steps", 0)
+        length = state.get("length")
+        self.length = math.nan if length is None else float(length)
 
 
 def share_out(values: Floats, total: int, price: float = 0.0) -> list[int]:

@@ -158,7 +158,9 @@ class GroupSampler:
         config = self.config
         if config.max_group is None or not self._detect(step) or math.isnan(self._auroc):
             return dict.fromkeys(rows, config.group)
-        sizes = self._prompts.group_sizes(rows, config.group, config.survivors, config.max_group, self._auroc)
+        sizes = self._prompts.group_sizes(
+            rows, config.group, config.survivors, config.max_group, self._auroc, config.detect[0].at
+        )
         return dict(zip(rows, sizes, strict=True))
 
     def _best(self, groups: list[Group], wanted: int, position: int, chance: np.random.Generator) -> list[Group]:
