@@ -92,7 +92,7 @@ class RolloutConfig(_Section):
         stop: texts that end a rollout, beside the end-of-sequence token. One that straddles a detection position
             goes unnoticed; what comes after it is not graded.
         stop_token_ids: tokens that end a rollout.
-        max_group: most rollouts of a prompt where G is chosen for each, from M on and ``group`` on average at most:
+        max_group: most rollouts of a prompt where G is chosen for each, from M on and at most ``group`` on average:
             as many as pay for their tokens, by its success rate at earlier visits and by how well the head ranks;
             None: G for every prompt.
         revisit: a prompt whose last n groups had no signal is rolled out with the probability ``revisit ** n``,

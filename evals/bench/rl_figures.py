@@ -41,6 +41,7 @@ def comparison(regime: Regime, arms: Mapping[str, Sequence[Log]]) -> dict[str, A
         "task": regime.task,
         "rare": regime.rare,
         "group": regime.group,
+        "survivors": regime.survivors,
         "prompts": regime.prompts,
         "detection_position": regime.detect,
         "cold_start": regime.cold_start,

@@ -27,10 +27,10 @@ def plot_curves(regimes: Mapping[str, Mapping[str, Any]], path: Path, synthetic:
     panels = figure.subplots(len(regimes), 2, squeeze=False)
     for (name, found), (by_step, by_time) in zip(regimes.items(), panels, strict=True):
         labels = {
-            "pruned": f"{found['group']} pruned to 8",
-            "unpruned_m": "8, none pruned",
+            "pruned": f"{found['group']} pruned to {found['survivors']}",
+            "unpruned_m": f"{found['survivors']}, none pruned",
             "unpruned_g": f"{found['group']}, none pruned",
-            "unpruned_wide": f"8 of {found['group'] // 8} times the prompts",
+            "unpruned_wide": f"{found['survivors']} of {found['group'] // found['survivors']} times the prompts",
         }
         for arm, color in ((arm, color) for arm, color in COLORS.items() if f"curve_{arm}" in found):
             curve = np.array(found[f"curve_{arm}"])

@@ -2,7 +2,7 @@
 
 SmolLM2-135M-Instruct (``python -m evals.smollm2``) on word problems from templates (the questions are synthetic,
 the model is not). It is tuned on 128 worked answers first, after which about one sample in ten is right, and then
-trained with LoRA: 32 rollouts pruned to 8 beside 8 from the start and all 32, at equal steps and equal processor
+trained with LoRA: 16 rollouts pruned to 4 beside 4 from the start and all 16, at equal steps and equal processor
 time. Every run is an ``arrol-train rl`` of its own on one core, as in ``rl_runs.py``; a cut run goes on from its
 last checkpoint.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +26,12 @@ from ..word_problems import problems
 from . import write_result
 from .rl_figures import comparison
 from .rl_pictures import plot_curves
-from .rl_runs import ARMS, SURVIVORS, Regime, Runs
+from .rl_runs import PRUNED, UNPRUNED_G, UNPRUNED_M, Regime, Runs
 from .rl_tuned import BATCH, STEPS, tuned_policy
 
 NAME = "word_problems"
+SURVIVORS = 4
+ARMS = (PRUNED, replace(UNPRUNED_M, group=SURVIVORS), UNPRUNED_G)
 PROMPT = "Question: {question}\nAnswer:"
 LARGEST = 20
 TEST, TRAIN, TUNING = 100, 2000, BATCH * STEPS
@@ -48,11 +51,11 @@ def regime(out: Path, start: Path) -> Regime:
         NAME,
         rewarded=None,
         rare=None,
-        group=32,
+        group=16,
         detect=8,
         cold_start=2,
         steps=24,
-        prompts=2,
+        survivors=SURVIVORS,
         rollout={"max_tokens": 64},
         options={
             "model": str(start),
@@ -65,8 +68,7 @@ def regime(out: Path, start: Path) -> Regime:
             },
             "dtype": "bfloat16",
             "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
-            "learning_rate": 1e-3,
-            "micro_batch": 16,
+            "learning_rate": 3e-4,
             "engine": {"max_model_len": 256, "max_num_seqs": 64, "top_k": 5, "block_size": 32},
             "save_every": 4,
         },
@@ -91,7 +93,6 @@ def main(
     figures = comparison(of_words, {arm.name: runs.logs(NAME, arm, finished) for arm in ARMS})
     figures["commits"] = runs.commits(NAME, ARMS, finished)
     figures |= {
-        "survivors": SURVIVORS,
         "model": "SmolLM2-135M-Instruct (Q4_1 weights), tuned on 128 worked answers, then trained with LoRA",
         "questions": "word problems of one or two steps (synthetic)",
     }

@@ -79,6 +79,7 @@ class Regime:
         cold_start: its steps in which nothing is pruned.
         steps: optimiser steps of a run.
         prompts: of a step.
+        survivors: M.
         rollout: what else its runs have, of the ``rollout`` section.
         options: what else, of the whole configuration.
     """
@@ -91,6 +92,7 @@ class Regime:
     cold_start: int
     steps: int
     prompts: int = 4
+    survivors: int = SURVIVORS
     rollout: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -149,11 +151,11 @@ class Arm:
         group = self.group or regime.group
         prompts, steps = regime.prompts, regime.steps
         if self.wide:
-            prompts, steps = prompts * regime.group // SURVIVORS, steps // WIDER
+            prompts, steps = prompts * regime.group // regime.survivors, steps // WIDER
         rollout: dict[str, Any] = {"group": group, "max_tokens": MAX_TOKENS, "cold_start": 0, "detect": []}
         if self.pruned:
             rollout |= {
-                "detect": [{"at": regime.detect, "keep": SURVIVORS / group}],
+                "detect": [{"at": regime.detect, "keep": regime.survivors / group}],
                 "policy": "tails",
                 "cold_start": 0 if self.warm else regime.cold_start,
             }
@@ -165,7 +167,7 @@ class Arm:
             "task": task,
             "steps": steps,
             "prompts": prompts,
-            "micro_batch": regime.prompts * SURVIVORS,
+            "micro_batch": regime.prompts * regime.survivors,
             "learning_rate": LEARNING_RATE,
             "dtype": "float32",
             "rollout": {**rollout, **regime.rollout, **self.rollout},

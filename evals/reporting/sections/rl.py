@@ -53,7 +53,7 @@ def show(figures: Figures) -> Iterator[str]:
             f"{found['cold_start']} steps prune nothing; {found['test_questions']} test questions x "
             f"{found['test_samples_per_question']}):"
         )
-        yield regime_table(found, kept)
+        yield regime_table(found)
     yield picture("rl_curves.png", "test accuracy against steps and against seconds of training")
     yield "The head at the detection position, on rollouts that it had not learned from:"
     heads = {name: found for name, found in figures["regimes"].items() if "head_auroc_within" in found}
@@ -85,7 +85,6 @@ def show(figures: Figures) -> Iterator[str]:
 
 def readme_part(figures: Figures) -> str:
     """What README.md says of it."""
-    kept = figures["survivors"]
     rows = [
         [
             f"{REGIMES[name]}, {found['accuracy_before']:.0%} right before ({len(found['seeds'])} seeds)",
@@ -95,7 +94,7 @@ def readme_part(figures: Figures) -> str:
             NONE if arm == "pruned" else gain(found, f"area_gain_equal_time_over_{arm}"),
         ]
         for name, found in figures["regimes"].items()
-        for arm, label in labels_of(found, kept).items()
+        for arm, label in labels_of(found).items()
     ]
     heading = [
         "where",
@@ -117,9 +116,9 @@ def readme_part(figures: Figures) -> str:
     )
 
 
-def regime_table(found: Figures, kept: int) -> str:
+def regime_table(found: Figures) -> str:
     """Every arm of a regime, and what pruned runs gain over the others."""
-    labels = labels_of(found, kept)
+    labels = labels_of(found)
     heading = [
         "rollouts",
         "seconds a step",
@@ -161,9 +160,9 @@ def regime_table(found: Figures, kept: int) -> str:
     return table(heading, rows)
 
 
-def labels_of(found: Figures, kept: int) -> dict[str, str]:
+def labels_of(found: Figures) -> dict[str, str]:
     """Of the arms that were run."""
-    group = found["group"]
+    group, kept = found["group"], found["survivors"]
     labels = {
         "pruned": f"{group} pruned to {kept}",
         "unpruned_m": f"{kept}, none pruned",
@@ -222,7 +221,7 @@ def _meaning(figures: Figures) -> str:
     for name, found in figures["regimes"].items():
         gains = [
             f"{gain(found, f'area_gain_equal_time_over_{arm}')} against {label}"
-            for arm, label in labels_of(found, figures["survivors"]).items()
+            for arm, label in labels_of(found).items()
             if arm != "pruned"
         ]
         said.append(f"{REGIMES[name]}: {' and '.join(gains)}")

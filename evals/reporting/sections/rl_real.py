@@ -11,7 +11,6 @@ from .rl import gain, labels_of, regime_table
 
 def show(figures: Figures) -> Iterator[str]:
     """Pruned runs beside both baselines."""
-    kept = figures["survivors"]
     yield (
         f"{figures['model']}, on {figures['questions']}; {figures['steps']} steps of {figures['prompts']} "
         f"questions, pruned at token {figures['detection_position']} by a head that starts untrained; the first "
@@ -19,7 +18,7 @@ def show(figures: Figures) -> Iterator[str]:
         f"{figures['test_samples_per_question']}. Times are processor seconds; *area* is the mean test accuracy "
         "over the steps, or over the seconds, up to where the shortest of a seed's runs ends."
     )
-    yield regime_table(figures, kept)
+    yield regime_table(figures)
     yield picture("rl_real.png", "test accuracy against steps and against seconds of training")
     if "head_auroc_within" in figures:
         yield (
@@ -28,7 +27,7 @@ def show(figures: Figures) -> Iterator[str]:
         )
     gains = [
         f"{gain(figures, f'area_gain_equal_time_over_{arm}')} against {label}"
-        for arm, label in labels_of(figures, kept).items()
+        for arm, label in labels_of(figures).items()
         if arm != "pruned"
     ]
     yield (
