@@ -92,9 +92,9 @@ class RolloutConfig(_Section):
         stop: texts that end a rollout, beside the end-of-sequence token. One that straddles a detection position
             goes unnoticed; what comes after it is not graded.
         stop_token_ids: tokens that end a rollout.
-        max_group: most rollouts of a prompt where G is chosen for each: M and as many more as pay for their tokens,
-            by its success rate at earlier visits and by how well the head ranks, ``group`` on average at most;
-            None: G for every prompt.
+        max_group: most rollouts of a prompt where G is chosen for each: M, and as many more as pay for their
+            tokens, by its success rate at earlier visits and by how well the head ranks; ``group`` on average at
+            most; None: G for every prompt.
         revisit: a prompt whose last n groups had no signal is rolled out with the probability ``revisit ** n``,
             otherwise a further one in its place (as GRESO, arXiv 2506.02177); 1 is off.
         start_prompts: so many times the prompts of a step are started, after the cold start, and at the first

@@ -28,6 +28,9 @@ SEQUENCES_FILE = "sequences.safetensors"
 LAST_FILE = "last_head.safetensors"
 PAIRS_FILE = "pairs.json"
 
+HOPED = 0.75
+"""AUROC within groups of a head of which little is known."""
+
 
 class HeadLearner:
     """A head on the fly with its replay buffers.
@@ -103,6 +106,14 @@ class HeadLearner:
     def auroc_within(self, position: int) -> float:
         """Of all rollouts that come to a position, as far as it is known; nan before."""
         return self.pairs.get(position, Pairs()).auroc
+
+    def hoped_auroc(self, position: int, pairs: float) -> float:
+        """`auroc_within`, as though so many pairs more had been seen, which the head ranks at `HOPED`.
+
+        What is spent goes by it, so a head that ranked its first few pairs badly must not be given up for good.
+        """
+        seen = self.pairs.get(position, Pairs())
+        return seen.followed_by(Pairs(pairs, HOPED * pairs), 1.0).auroc if seen.total else float("nan")
 
     def put_first(self, position: int) -> None:
         """Make a position the first of the head's, at which a vote prunes by default."""

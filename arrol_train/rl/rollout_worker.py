@@ -292,7 +292,7 @@ class RolloutWorker:
         if self.learner is not None:
             head = self.learner.head
             if config.detect:
-                auroc = self.learner.auroc_within(config.detect[0].at)
+                auroc = self.learner.hoped_auroc(config.detect[0].at, config.group * config.survivors)
         return GroupSampler(
             self.engine, self.rows, self._grade, config, head, self.tokenizer, self._seed, self.prompts, auroc
         )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from arrol_train.positions import FINISH
+from arrol_train.rl.detection import Pairs
 from arrol_train.rl.group import Group, Rollout, Vector
 from arrol_train.rl.learner import HeadLearner, buffer_rows, sequence_rows
 from arrol_train.rl.online_head import OnlineHead
@@ -102,6 +103,14 @@ def test_as_many_rollouts_are_kept_as_the_rows_are_of() -> None:
         learner.learn(groups(), step)
     assert learner.sequences is not None
     assert (len(learner.buffer), len(learner.sequences)) == (6, 3)
+
+
+def test_a_few_pairs_move_what_is_hoped_of_a_head_a_little() -> None:
+    learner = HeadLearner(head())
+    assert np.isnan(learner.hoped_auroc(FINISH, pairs=30.0))
+    learner.pairs[FINISH] = Pairs(total=10.0, ranked=0.0)
+    assert learner.auroc_within(FINISH) == 0.0
+    assert learner.hoped_auroc(FINISH, pairs=30.0) == pytest.approx(0.75 * 30 / 40)
 
 
 def test_what_is_saved_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:

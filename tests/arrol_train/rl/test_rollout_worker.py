@@ -129,7 +129,8 @@ def test_rollouts_are_shared_out_by_what_is_known_of_the_prompts(vllm_engine: VL
     worker.prompts.visited = {3: Visited(3, 17), 7: Visited(300, 0)}
     first = worker.roll([3, 7], step=0)  # how well the head ranks is not known yet
     assert [len(group.rollouts) for group in first] == [8, 8]
-    worker.learner.pairs[AT] = Pairs(total=100.0, ranked=90.0)
+    worker.learner.pairs[AT] = Pairs(total=1000.0, ranked=900.0)
+    worker.prompts.length = 400.0
     groups = worker.roll([3, 7], step=0)
     assert [len(group.rollouts) for group in groups] == [12, 4]
     assert [len(group.survivors) for group in groups] == [4, 4]
