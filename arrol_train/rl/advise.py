@@ -61,10 +61,14 @@ class Advice:
         """M rollouts, nothing pruned."""
         return next(c for c in self.best if c.group == c.survivors == self.present.survivors)
 
+    @property
+    def present_gain(self) -> float:
+        """Signal a second of what the run does, over that of M rollouts of which nothing is pruned."""
+        return self.present.rate / self.alone.rate
+
     def sentence(self) -> str:
         """The advice in one line."""
         gain, first = self.best[0].rate / self.alone.rate, self.best[0]
-        now = self.present.rate / self.alone.rate
         what = (
             f"sampling {first.survivors} and pruning nothing"
             if first is self.alone
@@ -72,7 +76,7 @@ class Advice:
         )
         return (
             f"at a success rate of {self.rates.mean():.2f}, most signal a second comes from {what} "
-            f"({gain:.2f} times that of {self.alone.group} unpruned; this run has {now:.2f} times)"
+            f"({gain:.2f} times that of {self.alone.group} unpruned; this run has {self.present_gain:.2f} times)"
         )
 
 

@@ -16,8 +16,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from arrol_train.rl.advise import advise
+
 from . import write_result
-from .rl_figures import comparison, row
+from .rl_figures import comparison, figure, row
 from .rl_pictures import plot_curves, plot_map, plot_policies
 from .rl_runs import (
     LEARNING_RATE,
@@ -62,8 +64,8 @@ OPTIONS = (
     Arm("revisit", rollout={"revisit": 0.5}),
     Arm("max_group", rollout={"max_group": 64}),
 )
-VOTED = ("pocket_rare", "pocket")
-"""Regimes of whose heads votes are taken, on the questions that the pocket model is asked."""
+VOTED = ("pocket_rare",)
+"""Regimes of whose heads votes are taken, on the questions that the pocket model is asked: where votes have room."""
 
 
 def main(
@@ -116,7 +118,13 @@ def figures_of(
         if finished:
             logs = {arm.name: runs.logs(name, arm, finished) for arm in arms}
             made_at = runs.commits(name, arms, finished)
-            figures["regimes"][name] = comparison(REGIMES[name], logs) | {"seeds": finished, "commits": made_at}
+            said = [advise(runs.folder(name, PRUNED, seed)).present_gain for seed in finished]
+            figures["regimes"][name] = {
+                **comparison(REGIMES[name], logs),
+                **figure("advised_gain", said),
+                "seeds": finished,
+                "commits": made_at,
+            }
     for arm in (PRUNED, UNPRUNED_G, *OPTIONS):
         if finished := runs.finished(ABLATED, (arm, UNPRUNED_M), range(more_seeds)):
             ours, others = (runs.logs(ABLATED, each, finished) for each in (arm, UNPRUNED_M))

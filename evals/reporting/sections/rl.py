@@ -54,6 +54,11 @@ def show(figures: Figures) -> Iterator[str]:
             f"{found['test_samples_per_question']}):"
         )
         yield regime_table(found)
+        yield (
+            "Of the pruned runs' own logs `arrol-train advise` says that they have "
+            f"{found['advised_gain']:.2f}{_ends(found, 'advised_gain')} times the signal a second of "
+            f"{found['survivors']} that are not pruned."
+        )
     yield picture("rl_curves.png", "test accuracy against steps and against seconds of training")
     yield "The head at the detection position, on rollouts that it had not learned from:"
     heads = {name: found for name, found in figures["regimes"].items() if "head_auroc_within" in found}
@@ -238,6 +243,11 @@ def gain(found: Figures, name: str) -> str:
         return NONE
     ends = found[f"{name}_interval"]
     return difference(found[name], ends) if ends else f"{found[name]:+.3f} (one seed)"
+
+
+def _ends(found: Figures, name: str) -> str:
+    ends = found[f"{name}_interval"]
+    return f" ({to(ends, '.2f')})" if ends else ""
 
 
 SECTION = Section(
