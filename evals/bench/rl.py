@@ -65,7 +65,7 @@ OPTIONS = (
     Arm("max_group", rollout={"max_group": 64}),
 )
 VOTED = ("pocket_rare",)
-"""Regimes of whose heads votes are taken, on the questions that the pocket model is asked: where votes have room."""
+"""Regimes of whose heads votes are taken, on the questions that the pocket model is asked."""
 
 
 def main(
