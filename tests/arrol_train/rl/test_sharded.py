@@ -58,7 +58,7 @@ def one(transformers_engine: TransformersEngine, tmp_path_factory: pytest.TempPa
     return folder
 
 
-@pytest.fixture(scope="module", params=["fsdp", "deepspeed-zero3"])
+@pytest.fixture(scope="module", params=["fsdp", "deepspeed-zero2", "deepspeed-zero3"])
 def two(request: pytest.FixtureRequest, one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes do that shard the model: the same, and a run that goes on from the first's checkpoint."""
     if request.param != "fsdp" and importlib.util.find_spec("deepspeed") is None:
