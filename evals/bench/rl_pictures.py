@@ -24,7 +24,7 @@ def plot_curves(regimes: Mapping[str, Mapping[str, Any]], path: Path, synthetic:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3 * len(regimes)), layout="constrained")
-    panels = figure.subplots(len(regimes), 2, squeeze=False)
+    panels = figure.subplots(len(regimes), 2, squeeze=False, sharey="row")
     for (name, found), (by_step, by_time) in zip(regimes.items(), panels, strict=True):
         labels = {
             "pruned": f"{found['group']} pruned to {found['survivors']}",
@@ -43,7 +43,6 @@ def plot_curves(regimes: Mapping[str, Mapping[str, Any]], path: Path, synthetic:
         )
         by_time.set(xlabel="processor seconds of training")
         by_time.legend(fontsize=8, loc="lower right")
-        by_time.set_ylim(bottom=0)
     figure.savefig(path, dpi=150)
 
 

@@ -92,31 +92,28 @@ def readme_part(figures: Figures) -> str:
     """What README.md says of it."""
     rows = [
         [
-            f"{REGIMES[name]}, {found['accuracy_before']:.0%} right before ({len(found['seeds'])} seeds)",
-            label,
-            f"{found[f'seconds_total_{arm}']:.1f}",
-            f"{found[f'area_time_{arm}']:.3f}",
-            NONE if arm == "pruned" else gain(found, f"area_gain_equal_time_over_{arm}"),
+            f"{REGIMES[name]}, {found['accuracy_before']:.0%} right before",
+            f"{found['group']} to {found['survivors']}",
+            *(
+                f"{found[f'area_time_{arm}']:.3f} ({found[f'seconds_total_{arm}']:.1f} s)"
+                for arm in ("pruned", "unpruned_m", "unpruned_g")
+            ),
+            *(gain(found, f"area_gain_equal_time_over_{arm}") for arm in ("unpruned_m", "unpruned_g")),
         ]
         for name, found in figures["regimes"].items()
-        for arm, label in labels_of(found).items()
     ]
-    heading = [
-        "where",
-        "rollouts of a question",
-        "seconds a step",
-        "mean accuracy, equal time",
-        "pruned beats it by",
-    ]
+    heading = ["where", "G to M", "pruned", "M, none pruned", "G, none pruned", "pruned beats M by", "G by"]
     return "\n\n".join(
         [
             "**Training with pruned rollouts**, on the pocket model (**synthetic**; `make bench-rl` makes "
-            "[evals/results/rl.json](evals/results/rl.json)), beside what costs as little: test accuracy, a mean "
-            "over as many seconds of training; 95% intervals over seeds.",
+            "[evals/results/rl.json](evals/results/rl.json)), beside what costs as little: mean test accuracy "
+            "over as many seconds of training (seconds of a step), and what pruned runs gain; 95% intervals over "
+            f"{min(len(found['seeds']) for found in figures['regimes'].values())} seeds.",
             table(heading, rows),
-            "Where about half of the rollouts are right, sampling fewer does as well and needs no head: "
-            "[docs/training.md](docs/training.md#does-pruning-pay) has the arithmetic, and `arrol-train advise` "
-            "says it of your run.",
+            "Where successes are rare, pruning teaches more in the same time. Where they are not, or soon are "
+            "not, sampling fewer rollouts does as well and needs no head: "
+            "[docs/training.md](docs/training.md#does-pruning-pay) has the arithmetic, `arrol-train advise` says "
+            "it of your run, and with `rollout.max_group` the run goes by it.",
         ]
     )
 
