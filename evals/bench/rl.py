@@ -64,7 +64,7 @@ OPTIONS = (
     Arm("revisit", rollout={"revisit": 0.5}),
     Arm("max_group", rollout={"max_group": 64}),
 )
-VOTED = ("pocket_rare",)
+VOTED = ("pocket_rare", "pocket")
 """Regimes of whose heads votes are taken, on the questions that the pocket model is asked."""
 
 
