@@ -159,7 +159,9 @@ class PromptTable:
         for _ in range(ROUNDS):  # until no other sizes have more signal for their tokens
             worth = sum(value[n] for value, n in zip(values, more, strict=True))
             spent = survivors * len(rows) + begun * sum(more)
-            more = share_out(values, total, begun * worth / spent)
+            before, more = more, share_out(values, total, begun * worth / spent)
+            if more == before:
+                break
         return [survivors + each for each in more]
 
     def state_dict(self) -> dict[str, Any]:

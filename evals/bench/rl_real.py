@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +25,10 @@ from ..word_problems import problems
 from . import write_result
 from .rl_figures import comparison
 from .rl_pictures import plot_curves
-from .rl_runs import PRUNED, UNPRUNED_G, UNPRUNED_M, Regime, Runs
+from .rl_runs import ARMS, Regime, Runs
 from .rl_tuned import BATCH, STEPS, tuned_policy
 
 NAME = "word_problems"
-SURVIVORS = 4
-ARMS = (PRUNED, replace(UNPRUNED_M, group=SURVIVORS), UNPRUNED_G)
 PROMPT = "Question: {question}\nAnswer:"
 LARGEST = 20
 TEST, TRAIN, TUNING = 100, 2000, BATCH * STEPS
@@ -55,7 +52,7 @@ def regime(out: Path, start: Path) -> Regime:
         detect=8,
         cold_start=2,
         steps=24,
-        survivors=SURVIVORS,
+        survivors=4,
         rollout={"max_tokens": 64},
         options={
             "model": str(start),

@@ -113,6 +113,7 @@ class Arm:
         name: of the arm, and of its folders.
         pruned: whether G rollouts are pruned to M.
         group: G where it is not the regime's.
+        few: whether no more than M are started.
         head: whether a head is trained.
         wide: whether a step has G / M times the prompts; then there are fewer steps, for about as much time.
         warm: whether the head is the one that the pruned run of the next seed left; then there is no cold start.
@@ -123,6 +124,7 @@ class Arm:
     name: str
     pruned: bool = True
     group: int | None = None
+    few: bool = False
     head: bool = True
     wide: bool = False
     warm: bool = False
@@ -148,7 +150,7 @@ class Arm:
             )
         elif regime.task == SECOND:
             task = asked_questions(task, folder / f"{regime.task}-all-questions", differing=False)
-        group = self.group or regime.group
+        group = regime.survivors if self.few else self.group or regime.group
         prompts, steps = regime.prompts, regime.steps
         if self.wide:
             prompts, steps = prompts * regime.group // regime.survivors, steps // WIDER
@@ -185,9 +187,9 @@ class Arm:
         }
 
 
-UNPRUNED_M = Arm("unpruned_m", pruned=False, group=SURVIVORS, head=False)
+UNPRUNED_M = Arm("unpruned_m", pruned=False, few=True, head=False)
 UNPRUNED_G = Arm("unpruned_g", pruned=False, head=False)
-UNPRUNED_WIDE = Arm("unpruned_wide", pruned=False, group=SURVIVORS, head=False, wide=True)
+UNPRUNED_WIDE = Arm("unpruned_wide", pruned=False, few=True, head=False, wide=True)
 PRUNED = Arm("pruned")
 ARMS = (PRUNED, UNPRUNED_M, UNPRUNED_G)
 """Those that are compared."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch.nn.functional import cross_entropy
 
 from arrol_train.build_pocket import text_batches
@@ -50,19 +52,38 @@ def rare_policy(rewarded: Strategy, share: float, folder: Path) -> Path:
     misconception = share if rewarded == "left_to_right" else 1 - share
     # Seed 7: other questions than those that the model was trained on from the start.
     batches = text_batches(training_text(7, misconception), BATCH_TOKENS, seed=7)
-    for step in range(TUNING_STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = TUNING_RATE * (1 - step / TUNING_STEPS)
+    tune(lm, optimizer, batches, TUNING_STEPS)
+    return save_policy(lm, AutoTokenizer.from_pretrained(POCKET_MODEL), folder)
+
+
+def tune(
+    lm: Any, optimizer: torch.optim.Optimizer, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int
+) -> None:
+    """Supervised training, at a learning rate that falls to nothing.
+
+    Args:
+        lm: a causal language model of transformers.
+        optimizer: of its weights, with the rate to begin with.
+        batches: inputs and next-token targets, int64 ``[texts, tokens]``; targets below 0 are not learned.
+        steps: of the optimiser.
+    """
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    for _ in track(range(steps), description="tuning the policy to start with"):
         inputs, targets = next(batches)
         hidden = lm.model(input_ids=inputs).last_hidden_state
         learn = targets >= 0
         cross_entropy(lm.lm_head(hidden[learn]), targets[learn]).backward()
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
+
+
+def save_policy(lm: Any, tokenizer: Any, folder: Path) -> Path:
+    """Write model and tokenizer into a folder that appears whole or not at all; the folder."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     lm.save_pretrained(temporary)
-    AutoTokenizer.from_pretrained(POCKET_MODEL).save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
     temporary.rename(folder)
     return folder
 

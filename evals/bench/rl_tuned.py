@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
-from torch.nn.functional import cross_entropy
+
+from .rl_starts import save_policy, tune
 
 STEPS = 8
 BATCH = 16
@@ -38,34 +37,21 @@ def tuned_policy(model: Path, texts: Iterable[tuple[str, str]], folder: Path) ->
     tokenizer = AutoTokenizer.from_pretrained(model)
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=RATE, weight_decay=0.0)
-    batches = _batches(tokenizer, iter(texts))
-    for step in track(range(STEPS), description="tuning the policy to start with"):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * (1 - step / STEPS)
-        ids, labels = next(batches)
-        logits = lm(input_ids=ids).logits[:, :-1]
-        cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    lm.bfloat16().save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    temporary.rename(folder)
-    return folder
+    tune(lm, optimizer, _batches(tokenizer, iter(texts)), STEPS)
+    return save_policy(lm.bfloat16(), tokenizer, folder)
 
 
 def _batches(tokenizer: Any, texts: Iterator[tuple[str, str]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Token ids and labels, both int64 ``[BATCH, longest]``; padded on the right, where the label is -100."""
+    """Inputs and next-token targets, as `tune` takes them, of `BATCH` texts each; padded on the right."""
     while True:
         rows = []
         for _ in range(BATCH):
             prompt, answer = next(texts)
             asked = tokenizer(prompt)["input_ids"]
             said = [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id]
-            rows.append((asked + said, [-100] * len(asked) + said))
-        longest = max(len(ids) for ids, _ in rows)
+            rows.append((asked + said[:-1], [-1] * (len(asked) - 1) + said))
+        longest = max(len(inputs) for inputs, _ in rows)
         yield (
-            torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows]),
-            torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in rows]),
+            torch.tensor([inputs + [0] * (longest - len(inputs)) for inputs, _ in rows]),
+            torch.tensor([targets + [-1] * (longest - len(targets)) for _, targets in rows]),
         )

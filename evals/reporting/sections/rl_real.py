@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .base import Section
 from .parts import Figures, picture
-from .rl import gain, labels_of, regime_table
+from .rl import gains_at_equal_time, regime_table
 
 
 def show(figures: Figures) -> Iterator[str]:
@@ -25,14 +25,10 @@ def show(figures: Figures) -> Iterator[str]:
             f"The head at token {figures['detection_position']}, on rollouts that it had not learned from: AUROC "
             f"{figures['head_auroc']:.3f}, within a question {figures['head_auroc_within']:.3f}."
         )
-    gains = [
-        f"{gain(figures, f'area_gain_equal_time_over_{arm}')} against {label}"
-        for arm, label in labels_of(figures).items()
-        if arm != "pruned"
-    ]
     yield (
-        f"**What it means.** Differences in area at equal processor time: {' and '.join(gains)}. With so few "
-        "seeds an interval is wide: it says what was seen, and not which way is better, unless it leaves out zero."
+        f"**What it means.** Differences in area at equal processor time: {gains_at_equal_time(figures)}. With so "
+        "few seeds an interval is wide: it says what was seen, and not which way is better, unless it leaves out "
+        "zero."
     )
 
 

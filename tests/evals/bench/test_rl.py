@@ -51,7 +51,7 @@ def test_a_warm_run_starts_with_the_head_that_another_seed_left(tmp_path: Path) 
     assert config.rollout.cold_start == 0
 
 
-@pytest.mark.parametrize("arm", rl_real.ARMS, ids=lambda arm: arm.name)
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_every_run_of_the_real_model_has_a_valid_configuration_and_task(arm: Arm, tmp_path: Path) -> None:
     tuned_on = list(rl_real.ask(tmp_path))
     regime = rl_real.regime(tmp_path, tmp_path / "model")
