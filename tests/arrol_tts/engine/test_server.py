@@ -170,22 +170,23 @@ def test_a_stream_prunes_and_says_why(engine: ServerEngine) -> None:
     assert all(f"at token {AT} is not among the best" in trace.detail for trace in pruned)
 
 
-def one_is_enough(engine: ServerEngine, **watch: float) -> list[Trace]:
-    """The traces of a question that is stopped when its first trace has ended.
+def one_is_enough(engine: ServerEngine, **watch: float) -> list[list[Trace]]:
+    """The traces of a question that is stopped when its first trace has ended, of each time that it was asked.
 
     The first to end are pruned, long before the others could end by themselves. A server that is still loading
     what its first answer needs may hear too late of it, while its engine goes on: then it is asked again.
     """
+    times: list[list[Trace]] = []
     for _ in range(10):
         items = engine.stream(QUESTIONS[:1], LONG, PRUNED, stop_question=lambda _: "enough", **watch)
-        traces = [item for item in items if isinstance(item, Trace)]
-        if any(trace.finish_reason == "cancelled" for trace in traces):
-            return traces
+        times.append([item for item in items if isinstance(item, Trace)])
+        if any(trace.finish_reason == "cancelled" for trace in times[-1]):
+            return times
     raise AssertionError("no trace was ever cancelled")
 
 
 def test_a_cancelled_trace_of_a_stream_keeps_what_it_had_written(engine: ServerEngine) -> None:
-    cancelled = [t for t in one_is_enough(engine, every=0.0) if t.finish_reason == "cancelled"]
+    cancelled = [t for t in one_is_enough(engine, every=0.0)[-1] if t.finish_reason == "cancelled"]
     assert all(trace.detail == "enough" for trace in cancelled)
     assert sum(trace.num_tokens > 10 and len(trace.text) > 10 for trace in cancelled) >= len(cancelled) - 1
 
@@ -195,19 +196,21 @@ def test_a_cancelled_trace_counts_what_it_had_written_though_nobody_watched(
 ) -> None:
     one_is_enough(engine)
     before = gauge(first, "generation_tokens_total")
-    traces = one_is_enough(engine)
+    times = one_is_enough(engine)
+    traces = times[-1]
     cancelled = [trace for trace in traces if trace.finish_reason == "cancelled"]
     assert all(trace.prompt_tokens == traces[0].prompt_tokens for trace in cancelled)
     # The last tokens of a trace may still be on their way when another one of its question ends.
     assert all(trace.num_tokens == len(trace.token_ids or ()) > AT // 2 for trace in cancelled)
     list(engine.sample(QUESTIONS[:1], Sampling(n=1, max_tokens=1)))  # the gauges are written with a step
+    heard = sum(trace.num_tokens for traces in times for trace in traces)
     for _ in range(100):
         written = gauge(first, "generation_tokens_total") - before
-        if written >= sum(trace.num_tokens for trace in traces):
+        if written >= heard:
             break
         time.sleep(0.1)
     # The server goes on for a few steps until it hears of it.
-    assert 0 <= written - sum(trace.num_tokens for trace in traces) < 40 * len(cancelled)
+    assert 0 <= written - heard < 40 * len(cancelled)
 
 
 def test_log_probabilities_come_over_http(engine: ServerEngine, vllm_engine: VLLMEngine) -> None:
