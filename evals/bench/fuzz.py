@@ -14,11 +14,6 @@ import asyncio
 import json
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -37,12 +32,12 @@ from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 from arrol_tts.stopping import TraceSpec
 
 from . import write_result
+from .servers import healthy, serving
 
 SEED = 0
 KEY = "benchmark"
 AT_ONCE = 32
 ALONE = 100
-START_SECONDS = 400
 CHAT = "/v1/chat/completions"
 
 app = typer.Typer(add_completion=False)
@@ -246,35 +241,12 @@ class Memory:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[tuple[str, int]]:
+def server() -> Iterator[tuple[str, int]]:
     """A server of the pocket model that allows every signal and asks for a key; its URL and process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD)]
-    command += ["--allow=confidence,features", "--host=127.0.0.1", f"--port={port}", f"--api-key={KEY}"]
-    command += ["--max-model-len=512", "--max-num-seqs=64", f"--kv-cache-memory-bytes={64 << 20}"]
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + START_SECONDS
-        while not _healthy(url):
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")
-            time.sleep(0.5)
+    options = ["--allow=confidence,features", "--host=127.0.0.1", f"--api-key={KEY}"]
+    options += ["--max-model-len=512", "--max-num-seqs=64", f"--kv-cache-memory-bytes={64 << 20}"]
+    with serving("arrol_tts.engine.vllm_plugin.serve", str(POCKET_HEAD), *options) as (url, process):
         yield url, process.pid
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=60).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def _latency(seconds: Sequence[float]) -> dict[str, Any]:
@@ -301,11 +273,7 @@ def main(
     hostile = [(CHAT, with_spec(text)) for text in texts]
     good = [(CHAT, with_spec('{"score_at": [1], "score_finish": true, "confidence": true}'))] * (specs // 10)
     raw = list(hostile_bodies(bodies))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        server(Path(folder)) as (url, pid),
-        Memory(pid) as memory,
-    ):
+    with server() as (url, pid), Memory(pid) as memory:
         neighbour = Neighbour(url)
         for _ in range(ALONE // 5):
             neighbour.ask()
@@ -331,7 +299,7 @@ def main(
                 figures["specs_answered_otherwise"] = sum(a != b for a, b in zip(statuses, expected, strict=True))
             typer.echo(f"{name}: {_counts(statuses)}, neighbour {figures['neighbour'][name]}")
         figures["memory_mb"]["most"] = memory.most >> 20
-        figures["healthy_afterwards"] = _healthy(url) and neighbour.ask() > 0
+        figures["healthy_afterwards"] = healthy(url) and neighbour.ask() > 0
     typer.echo(write_result("fuzz", figures, [SEED]))
 
 

@@ -20,13 +20,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Annotated, Any
 
@@ -40,6 +38,7 @@ from arrol_tts.pocket import POCKET_MODEL, PocketQuestion, questions
 
 from . import write_result
 from .crowd import Crowd, come_and_go
+from .servers import serving
 
 SEED = 0
 N = 32
@@ -47,7 +46,6 @@ WAVES = {"start": 2, "step": 1, "certainty": 0.9}
 """As ``make bench-pocket`` chose them on training questions."""
 LIMITS = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 256}
 """The pocket head's sampling, which vLLM's server has to be told."""
-START_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,65 +112,21 @@ def main(
 # --- servers --------------------------------------------------------------------------------------
 
 
-@contextmanager
-def arrol_serve(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """``arrol-serve pocket``: its address, and its process."""
-    port = _free_port()
-    with _process("arrol_tts.serving.cli", "pocket", "--port", str(port), *arguments) as process:
-        url = f"http://127.0.0.1:{port}"
-        _wait(process, url)
-        yield url, process
+arrol_serve = partial(serving, "arrol_tts.serving.cli", "pocket")
+"""``arrol-serve pocket``: its address, and its process."""
 
 
 @contextmanager
 def plain_server() -> Iterator[str]:
     """vLLM's own server with the pocket model, as it is without us."""
-    port = _free_port()
     options = {
-        "--model": str(POCKET_MODEL), "--served-model-name": "pocket", "--host": "127.0.0.1", "--port": str(port),
+        "--model": str(POCKET_MODEL), "--served-model-name": "pocket", "--host": "127.0.0.1",
         "--max-model-len": "512", "--dtype": "float32", "--kv-cache-memory-bytes": str(1 << 30),
         "--distributed-executor-backend": "uni",
     }  # fmt: skip
     flags = ("--enforce-eager", "--no-async-scheduling", "--disable-uvicorn-access-log")
-    with _process("vllm.entrypoints.openai.api_server", *itertools.chain(*options.items()), *flags) as process:
-        url = f"http://127.0.0.1:{port}"
-        _wait(process, url)
+    with serving("vllm.entrypoints.openai.api_server", *itertools.chain(*options.items()), *flags) as (url, _):
         yield url
-
-
-@contextmanager
-def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"}
-    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # which the engine in this process has set for itself
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _wait(process: subprocess.Popen[bytes], url: str) -> None:
-    until = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            if httpx.get(f"{url}/health", timeout=60).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        if process.poll() is not None or time.monotonic() > until:
-            raise RuntimeError(f"{url} did not start: {process.args!r}")
-        time.sleep(1)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 # --- ways of asking -------------------------------------------------------------------------------
