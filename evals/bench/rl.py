@@ -106,7 +106,6 @@ def figures_of(
     """
     figures: dict[str, Any] = {
         "synthetic": True,
-        "survivors": SURVIVORS,
         "slots": SLOTS,
         "regimes": {},
         "options": {},

@@ -37,10 +37,9 @@ OPTIONS = {
 
 def show(figures: Figures) -> Iterator[str]:
     """Pruned runs beside both baselines, votes, and what the options change."""
-    kept = figures["survivors"]
     yield (
-        f"A step trains on {kept} rollouts of each of a few questions; the baselines train on all that were "
-        "started, or start no more than these, or (in one table) these of so many more questions that a step "
+        "A step trains on the kept rollouts of each of a few questions; the baselines train on all that were "
+        "started, or start no more than are kept, or (in one table) these of so many more questions that a step "
         "starts as many. The policy starts as the pocket model is, or, where successes are rare, tuned on texts "
         "that seldom take the strategy that is rewarded. Times are processor seconds; *area* is the mean test "
         "accuracy over the steps, or over the seconds, up to where the shortest of a seed's runs ends. Intervals "
