@@ -211,12 +211,16 @@ def _in_waves(
         return None
     own = _own_options(method, options) | same
     asked = [replay_waves(traces, waves, method=method, **own) for traces in questions.values()]
-    right = [_is_right(voting.vote(traces, method, **own)) for traces in asked if _labelled(traces)]
+    right = [
+        bool(voting.vote(traces, method, **own).correct)
+        for traces, group in zip(asked, questions.values(), strict=True)
+        if _labelled(group)
+    ]
     tokens, whole = (
         sum(trace.num_tokens for traces in groups for trace in traces) for groups in (asked, questions.values())
     )
     return WavesReport(
-        accuracy=float(np.mean([bool(one) for one in right])) if right else None,
+        accuracy=float(np.mean(right)) if right else None,
         traces=float(np.mean([len(traces) for traces in asked])),
         tokens_share=tokens / whole if whole else None,
         equal_tokens=_control(asked, results, method),
@@ -262,7 +266,8 @@ def _report(
 
 
 def _labelled(traces: Sequence[Trace]) -> bool:
-    return any(trace.correct is not None for trace in traces)
+    """Whether a question's right answer is known, though all of its traces may have been stopped before theirs."""
+    return any(trace.correct is not None or trace.meta.get("reference") is not None for trace in traces)
 
 
 def _is_right(result: VoteResult) -> bool | None:

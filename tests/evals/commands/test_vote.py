@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
+from arrol_tts.waves import Waves
 from evals.commands.vote import vote
 from evals.reporting.compare_methods import compare_methods
 from evals.reporting.recorded_questions import load_questions
@@ -108,6 +109,28 @@ def test_waves_stand_beside_as_many_tokens_in_whole_traces(samples: Path) -> Non
     assert waves["majority"]["equal_tokens"] == pytest.approx(4 / 9, abs=0.1)
     assert waves["quality-ranks"]["equal_tokens"] is None  # a rank is among all traces
     assert "whole" in run(path, *asked).output
+
+
+def test_a_question_whose_traces_were_all_stopped_early_counts_as_wrong(samples: Path) -> None:
+    easy = [row("easy", i, "1", 0.5, reference="1", num_tokens=50) for i in range(4)]
+    stopped = {"reference": "7", "num_tokens": 33, "finish_reason": "pruned"}
+    hard = [{"question_id": "hard", "sample_id": i, **stopped} for i in range(4)]
+    comparison = run_json(write(samples, [*easy, *hard]), "--methods", "majority", "--certainty", "0.7")
+    assert (comparison["questions"], comparison["labelled"]) == (2, 2)
+    assert method(comparison, "majority")["accuracy"] == 0.5
+    assert method(comparison, "majority")["waves"]["accuracy"] == 0.5
+
+
+def test_waves_are_right_or_wrong_on_the_questions_that_all_traces_are() -> None:
+    # The first wave has pruned traces alone, whose labels are not known.
+    pruned = [Trace("a", i, num_tokens=5, finish_reason="pruned") for i in range(4)]
+    wrong = [Trace("a", i, answer="2", correct=False, num_tokens=5) for i in range(4, 8)]
+    right = [Trace("b", i, answer="1", correct=True, num_tokens=5) for i in range(8)]
+    questions = {"a": [*pruned, *wrong], "b": right}
+    (report,) = compare_methods(questions, ["majority"], waves=Waves(4, 2, 0.5)).methods
+    assert report.accuracy == 0.5
+    assert report.waves is not None
+    assert report.waves.accuracy == 0.5
 
 
 def test_waves_that_start_with_more_than_there_is_are_refused(samples: Path) -> None:
