@@ -26,7 +26,7 @@ from .run_settings import RunSettings
 from .seed_samples import sample_seed
 
 SERVER_PAUSES = (10, 30, 60, 120, 300)
-"""Seconds between attempts to go on when no server answers any more."""
+"""Seconds between attempts to go on when no server answers any more, and nothing was stored since the last one."""
 
 
 def sample_run(settings: RunSettings, benchmarks: list[Benchmark], folder: RunFolder, console: Console) -> None:
@@ -64,18 +64,28 @@ def sample_run(settings: RunSettings, benchmarks: list[Benchmark], folder: RunFo
 
 def _sample_all(work: list[_Work], voter: WeightedVoter, prompt: PromptStyle, console: Console) -> None:
     """Sample what is missing, and go on when servers that had failed are back."""
-    for attempt in range(len(SERVER_PAUSES) + 1):
+    before, failed = _lacking(work), 0
+    while True:
         try:
             with RunProgress(console) as progress:
                 for task in work:
                     task.sample(voter, prompt, progress)
             return
         except EngineError as error:
-            if not work[0].settings.servers or attempt == len(SERVER_PAUSES):
+            left = _lacking(work)
+            if left < before:  # they were back for a while
+                before, failed = left, 0
+            if not work[0].settings.servers or failed == len(SERVER_PAUSES):
                 voter.close()
                 raise
-            console.print(f"{error}; trying again in {SERVER_PAUSES[attempt]} seconds")
-            time.sleep(SERVER_PAUSES[attempt])
+            console.print(f"{error}; trying again in {SERVER_PAUSES[failed]} seconds")
+            time.sleep(SERVER_PAUSES[failed])
+            failed += 1
+
+
+def _lacking(work: list[_Work]) -> int:
+    """Traces that are still to be sampled."""
+    return sum(sum(task.lacking().values()) for task in work)
 
 
 @dataclass(frozen=True, slots=True)
