@@ -147,6 +147,11 @@ class QualityHeadConfig:
         except TypeError as error:
             raise HeadError(f"{CONFIG_FILE} is incomplete: {error}") from None
 
+    def scoring(self) -> dict[str, Any]:
+        """What a score depends on beside the weights: another head's has the same weights and other scores."""
+        names = ("inner_size", "pooling", "stride", "pool_after", "activation", "calibration")
+        return {name: getattr(self, name) for name in names}
+
     def check_model(self, *, hidden_size: int, model: str | None = None) -> None:
         """Refuse a model whose states this head cannot read.
 
@@ -234,5 +239,5 @@ def read_head_config(folder: Path) -> QualityHeadConfig:
 
 
 def head_sha256(folder: Path) -> str:
-    """SHA-256 of a head's weights: by it a server, a client and a results folder know that they mean one head."""
+    """SHA-256 of a head's weights: by it and the config a server, a client and a results folder know a head."""
     return file_sha256(folder / WEIGHTS_FILE)

@@ -28,7 +28,7 @@ from arrol_tts.engine.server_requests import beyond_openai, request_body
 from arrol_tts.engine.server_run import ServerRun
 from arrol_tts.engine.vllm_plugin.allowed import check_allowed
 from arrol_tts.errors import EngineError, InputError, ServerError
-from arrol_tts.head_config import head_sha256
+from arrol_tts.head_config import head_sha256, read_head_config
 from arrol_tts.prompts import plain_text
 from arrol_tts.stopping import TraceSpec
 from arrol_tts.thinking import opens_thinking
@@ -116,10 +116,11 @@ class ServerEngine(Engine):
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._chat, self._max_in_flight, self._retries = chat, max_in_flight, retries
         self._timeout = httpx.Timeout(timeout, connect=10.0, pool=None)
-        self._wanted_heads: dict[str, str] = {}
+        self._wanted_heads: dict[str, tuple[str, dict[str, Any]]] = {}
         for name, each in named_heads(head).items():
             with head_folder(each) as folder:
-                self._wanted_heads[name] = head_sha256(Path(folder))
+                scoring = read_head_config(Path(folder)).scoring()
+                self._wanted_heads[name] = head_sha256(Path(folder)), scoring
         self._wanted_top_k = top_k
         self._shared_folder = None if shared_folder is None else Path(shared_folder)
         self.model = model or ""
@@ -307,8 +308,9 @@ class ServerEngine(Engine):
         top_k = server.info["top_k"]
         if self._wanted_top_k not in (None, top_k):
             raise InputError(f"{server.url} computes confidences with top_k={top_k}, not {self._wanted_top_k}")
-        served = (server.info["head"] or {}).get("sha256")
-        if "" in self._wanted_heads and served != self._wanted_heads[""]:
+        served = server.info["head"]
+        found = served and (served.get("sha256"), served.get("scoring"))
+        if "" in self._wanted_heads and found != self._wanted_heads[""]:
             raise InputError(
                 f"{server.url} was started with {'another head' if served else 'no head'}: start it with "
                 f"`{START_COMMAND}` and the head that was passed here"

@@ -72,9 +72,14 @@ class RunManifest:
     format_version: int = FORMAT_VERSION
 
     def fixed(self) -> dict[str, Any]:
-        """What traces of one folder have in common."""
+        """What traces of one folder have in common; of the head's config all but its model's path and metrics."""
         names = ("model", "engine", "head_sha256", "sampling", "keep", "stopping", "prompt", "system", "waves")
-        return {name: getattr(self, name) for name in names}
+        config = None
+        if self.head_config is not None:  # one that an earlier version wrote lacks what is at its default
+            config = asdict(QualityHeadConfig.from_dict(self.head_config))
+            for name in ("base_model", "metrics"):
+                del config[name]
+        return {**{name: getattr(self, name) for name in names}, "head_config": config}
 
 
 class RunFolder:
@@ -97,6 +102,7 @@ class RunFolder:
 
         Raises:
             FolderError: when the folder holds traces of another model, head or settings, or something else.
+            HeadError: when the head's config that is there cannot be read.
         """
         if (self.path / MANIFEST).exists():
             before = self.manifest()

@@ -255,7 +255,8 @@ def _describe(config: Any) -> dict[str, Any]:
     heads = named_heads(options.get("head"))
     if "" in heads:
         folder = resolve_head(heads[""])
-        head = {"sha256": head_sha256(folder), "positions": read_head_config(folder).positions}
+        own = read_head_config(folder)
+        head = {"sha256": head_sha256(folder), "scoring": own.scoring(), "positions": own.positions}
     return {
         "version": __version__,
         "hidden_size": int(config.model_config.get_hidden_size()),

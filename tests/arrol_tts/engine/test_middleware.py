@@ -15,7 +15,7 @@ from arrol_tts.engine.vllm_plugin import middleware as module
 from arrol_tts.engine.vllm_plugin.middleware import QualityHeadMiddleware, requested_spec
 from arrol_tts.engine.vllm_plugin.serve import MIDDLEWARE, server_arguments, take_allowed
 from arrol_tts.errors import InputError
-from arrol_tts.head_config import HeadError
+from arrol_tts.head_config import HeadError, read_head_config
 from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 from arrol_tts.stopping import KeepShare, TraceSpec
 
@@ -282,6 +282,7 @@ def test_info_says_which_head_is_served() -> None:
     assert info["allow"] == ["confidence"]
     weights = (POCKET_HEAD / "head.safetensors").read_bytes()
     assert info["head"]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert info["head"]["scoring"] == read_head_config(POCKET_HEAD).scoring()
 
 
 def test_a_group_stays_on_one_engine_of_a_data_parallel_server_stand_in() -> None:

@@ -589,9 +589,16 @@ def test_an_answer_without_the_log_that_was_asked_for_is_an_error(start: Start) 
 
 
 def test_another_head_or_top_k_than_wanted_is_refused(start: Start) -> None:
+    from arrol_tts.head_config import head_sha256, read_head_config
     from arrol_tts.pocket import POCKET_HEAD
 
     server = start(lambda request: (200, completion()), INFO)
+    with pytest.raises(ValueError, match="was started with another head"):
+        ServerEngine(server.url, head=POCKET_HEAD)
+    head = {"sha256": head_sha256(POCKET_HEAD), "scoring": read_head_config(POCKET_HEAD).scoring()}
+    ServerEngine(start(lambda request: (200, completion()), INFO | {"head": head}).url, head=POCKET_HEAD).close()
+    head["scoring"]["calibration"] = [2.0, 0.0]  # the same weights
+    server = start(lambda request: (200, completion()), INFO | {"head": head})
     with pytest.raises(ValueError, match="was started with another head"):
         ServerEngine(server.url, head=POCKET_HEAD)
     with pytest.raises(ValueError, match="computes confidences with top_k=5, not 20"):

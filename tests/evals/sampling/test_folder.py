@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from arrol_tts.head_config import QualityHeadConfig, read_head_config
+from arrol_tts.pocket import POCKET_HEAD
 from evals.benchmarks import pocket
 from evals.sampling.folder import FolderError, RunFolder, RunManifest
 
@@ -40,6 +42,23 @@ def test_another_setting_is_named_with_both_values(tmp_path: Path) -> None:
     other = dataclasses.replace(MANIFEST, sampling={**MANIFEST.sampling, "top_k": 20})
     with pytest.raises(FolderError, match="holds traces with sampling.top_k none, and this run has 20"):
         RunFolder(tmp_path).open(other)
+
+
+def test_the_same_weights_with_another_config_are_another_head(tmp_path: Path) -> None:
+    config = read_head_config(POCKET_HEAD)
+
+    def of(config: QualityHeadConfig) -> RunManifest:
+        return dataclasses.replace(
+            MANIFEST, head="pocket", head_sha256="0", head_config=dataclasses.asdict(config)
+        )
+
+    folder = RunFolder(tmp_path)
+    folder.open(of(config))
+    with pytest.raises(
+        FolderError, match=r"holds traces with head_config.calibration \[.*\], and this run has \[2"
+    ):
+        folder.open(of(dataclasses.replace(config, calibration=[2.0, -1.0])))
+    folder.open(of(dataclasses.replace(config, base_model="/moved", metrics={"note": "looked at again"})))
 
 
 def test_a_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
