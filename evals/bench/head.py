@@ -253,7 +253,7 @@ def _variants(collected: Collected, split: Split, config: QualityHeadConfig) -> 
     return {
         "all": (config, training, train),
         **{f"stride_{stride}": (replace(config, stride=stride), training, train) for stride in STRIDES[1:]},
-        "mean_without_a_gate": (replace(config, pooling="mean"), training, train),
+        "gated": (replace(config, pooling="gated"), training, train),
         "last_state_alone": (replace(config, pooling="last"), training, train),
         "linear_probe": (config, replace(training, linear=True), train),
         "no_ranking_term": (config, replace(training, ranking=0.0), train),

@@ -18,7 +18,7 @@ ABLATION = {
     "stride_4": "every 4th token's vector only",
     "stride_16": "every 16th token's",
     "stride_64": "every 64th token's",
-    "mean_without_a_gate": "mean of the tokens, without a gate",
+    "gated": "a mean of the tokens that a gate weighs",
     "last_state_alone": "the last state alone (format 1)",
     "linear_probe": "linear instead",
     "no_ranking_term": "without the ranking term of the loss",

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from evals.bench.head import SHORT, expressions, pruning, votes, write_word_problems
+from arrol_train.heads.choose import split_questions
+from arrol_train.heads.dataset import open_collected
+from arrol_tts.head_config import QualityHeadConfig
+from evals.bench.head import SHORT, _variants, expressions, pruning, votes, write_word_problems
+from evals.reporting.sections.head import ABLATION
+from tests.arrol_train.heads.made import write_collection
 
 
 def evaluation(**right: dict[str, bool]) -> dict[str, Any]:
@@ -36,6 +41,16 @@ def test_worked_examples_are_not_asked(tmp_path: Path) -> None:
     data, shots = write_word_problems(tmp_path, 500)
     assert len(data.read_text().splitlines()) == 500
     assert not set(data.read_text().splitlines()) & set(shots.read_text().splitlines())
+
+
+def test_every_variant_of_the_ablation_is_another(tmp_path: Path) -> None:
+    with open_collected(write_collection(tmp_path / "collection", questions=20)) as collected:
+        split = split_questions(collected.question_ids, seed=0)
+        config = QualityHeadConfig("m", collected.manifest.hidden_size, 128, "mean", positions=[16])
+        variants = _variants(collected, split, config)
+    kinds = {repr((config, training, train.tolist())) for config, training, train in variants.values()}
+    assert len(kinds) == len(variants)
+    assert {*variants} - {*ABLATION} == set()
 
 
 def test_expressions_are_dealt_by_length() -> None:
