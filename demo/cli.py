@@ -97,7 +97,7 @@ def main(
                 voter = WeightedVoter.from_pretrained(head, model=model, server=server, **engine_options)
             if system is not None:
                 voter.prompt = voter.prompt.with_system(system)
-            evaluation = last_evaluation(head, folder, runs)
+            evaluation = last_evaluation(folder, runs, model)
         except (ValueError, OSError) as error:
             _fail(str(error))
         config = voter.config

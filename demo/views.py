@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from arrol_tts.errors import InputError
-from arrol_tts.head_config import ACCURACY_TOKENS_FILE
+from arrol_tts.head_config import ACCURACY_TOKENS_FILE, head_sha256, read_head_config
 from arrol_tts.trace import Trace
 
 from .charts import accuracy_chart, reliability_chart
@@ -63,32 +63,36 @@ class Evaluation:
         return accuracy_chart(self.series), self.caption
 
 
-def last_evaluation(head: str, folder: Path, runs: Path) -> Evaluation | None:
-    """The newest ``arrol-eval run`` of a head; else what lies beside the head, as with the pocket head.
+def last_evaluation(folder: Path, runs: Path, model: str | None = None) -> Evaluation | None:
+    """The newest ``arrol-eval run`` of a head with a model; else what lies beside the head, of its own model.
+
+    Reports that cannot be read are passed over with a warning.
 
     Args:
-        head: as it was named to ``arrol-eval run``.
-        folder: of the head.
+        folder: of the head, which is known by its weights.
         runs: folder of result folders.
+        model: in place of the head's own.
 
     Returns:
-        None when the head was never evaluated here.
+        None when the two were never evaluated here.
 
     Raises:
-        InputError: when a report cannot be read.
+        HeadError: when the folder holds no config of a head.
+        OSError: when it holds no weights.
     """
+    ours = {"head_sha256": head_sha256(folder), "model": model or read_head_config(folder).base_model}
     reports = sorted(runs.glob("*/report.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in reports:
         report = _read(path)
         drawn = [entry for entry in report.get("benchmarks", ()) if entry.get("curve")]
-        if report.get("head") == head and drawn:
+        if drawn and all(report.get(name) == value for name, value in ours.items()):
             entry = drawn[0]
             votes = f"votes over 1, 2, 4 .. {entry['n']} traces; from {path.parent.name}/report.json."
             return Evaluation(_series(entry), f"{_described(entry)}, {votes}")
     beside = folder / ACCURACY_TOKENS_FILE
-    if not beside.exists():
+    entry = _read(beside) if beside.exists() and model is None else {}
+    if not entry:
         return None
-    entry = _read(beside)
     kept = sorted({point["keep"] for point in entry["curve"] if "keep" in point})
     shares = ", ".join(f"{100 * keep:g}%" for keep in kept)
     return Evaluation(
@@ -99,12 +103,12 @@ def last_evaluation(head: str, folder: Path, runs: Path) -> Evaluation | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A report; empty where it cannot be read."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a readable report ({error}): move it away, or run arrol-eval again"
-        ) from error
+        logging.getLogger(__name__).warning("%s is not a readable report: %s", path, error)
+        return {}
     return data if isinstance(data, dict) else {}
 
 

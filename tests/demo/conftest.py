@@ -90,7 +90,7 @@ def page_of(runner: LiveRunner, folders: pytest.TempPathFactory) -> Iterator[Ser
             about=ABOUT_POCKET,
             examples=POCKET_EXAMPLES,
             max_running=2,
-            evaluation=last_evaluation("pocket", POCKET_HEAD, folders.mktemp("runs")),
+            evaluation=last_evaluation(POCKET_HEAD, folders.mktemp("runs")),
         )
         runner.on_end = lambda state: site.reliability.add(state.traces)
         page = build(site)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
-from arrol_tts.errors import InputError
-from arrol_tts.pocket import POCKET_HEAD
+from arrol_tts.head_config import head_sha256
+from arrol_tts.pocket import POCKET_HEAD, POCKET_MODEL
 from arrol_tts.trace import Trace
 from demo.charts import accuracy_chart, reliability_chart, score_chart
 from demo.views import LiveReliability, last_evaluation
 
 
-def report(head: str, accuracy: float) -> str:
+def report(accuracy: float, sha256: str, model: str) -> str:
     curve = [{"method": "quality", "n": 1, "accuracy": accuracy, "tokens_per_question": 100.0}]
     entry = {"name": "pocket", "synthetic": True, "questions": 3, "n": 1, "curve": curve}
-    return json.dumps({"head": head, "benchmarks": [entry]})
+    return json.dumps({"head": "pocket", "head_sha256": sha256, "model": model, "benchmarks": [entry]})
 
 
 def test_charts_are_well_formed() -> None:
@@ -58,22 +59,35 @@ def test_without_graded_traces_it_says_what_to_do() -> None:
     assert "ask a question" in LiveReliability().view()[1]
 
 
-def test_the_newest_evaluation_of_this_head_is_shown(tmp_path: Path) -> None:
-    for age, (name, head, accuracy) in enumerate(
-        [("new", "mine", 0.9), ("old", "mine", 0.1), ("x", "other", 0.5)]
-    ):
-        (tmp_path / name).mkdir()
-        path = tmp_path / name / "report.json"
-        path.write_text(report(head, accuracy))
+def test_the_newest_evaluation_of_this_head_and_model_is_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, model = head_sha256(POCKET_HEAD), str(POCKET_MODEL)
+    reports = [
+        "{",
+        report(0.5, "of another head", model),
+        report(0.6, ours, "another model"),
+        report(0.9, ours, model),
+        report(0.1, ours, model),
+    ]
+    for age, text in enumerate(reports):
+        path = tmp_path / f"run-{age}" / "report.json"
+        path.parent.mkdir()
+        path.write_text(text)
         os.utime(path, (1000 - age, 1000 - age))
-    found = last_evaluation("mine", tmp_path, tmp_path)
+    found = last_evaluation(POCKET_HEAD, tmp_path)
     assert found is not None
     assert found.series == {"quality": [(100.0, 0.9)]}
     assert "synthetic" in found.caption
+    found = last_evaluation(POCKET_HEAD, tmp_path, "another model")
+    assert found is not None
+    assert found.series == {"quality": [(100.0, 0.6)]}
+    assert last_evaluation(POCKET_HEAD, tmp_path, "a third") is None
+    assert f"{tmp_path / 'run-0' / 'report.json'} is not a readable report" in caplog.text
 
 
 def test_without_a_run_of_its_own_the_pocket_heads_benchmark_is_shown(tmp_path: Path) -> None:
-    found = last_evaluation("pocket", POCKET_HEAD, tmp_path)
+    found = last_evaluation(POCKET_HEAD, tmp_path)
     assert found is not None
     assert {name: len(points) for name, points in found.series.items()} == {
         "quality": 5,
@@ -88,11 +102,6 @@ def test_without_a_run_of_its_own_the_pocket_heads_benchmark_is_shown(tmp_path: 
 
 
 def test_a_head_that_was_never_evaluated_has_none(tmp_path: Path) -> None:
-    assert last_evaluation("mine", tmp_path, tmp_path) is None
-
-
-def test_a_broken_report_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "report.json").write_text("{")
-    with pytest.raises(InputError, match=r"report\.json"):
-        last_evaluation("mine", tmp_path, tmp_path)
+    folder = tmp_path / "head"
+    shutil.copytree(POCKET_HEAD, folder, ignore=shutil.ignore_patterns("accuracy_tokens.json"))
+    assert last_evaluation(folder, tmp_path) is None
