@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -23,8 +24,9 @@ from ..sampling.estimate import (
     estimate,
     shape_of,
 )
+from ..sampling.passes import FULL
 from ..sampling.run_settings import RunSettings, read_recipe
-from .shared import errors_in_words
+from .shared import chosen_passes, errors_in_words
 
 MEAN_SHARE = 0.5
 """Mean length of a trace as a share of max_tokens, where nothing better is known; a guess on the safe side."""
@@ -35,6 +37,9 @@ def plan(
     recipe: Annotated[str | None, typer.Option(help="settings from a recipe or YAML file")] = None,
     model: Annotated[str | None, typer.Option(help="path or hub id")] = None,
     head: Annotated[str | None, typer.Option(help="with one, a pruned pass is planned too")] = None,
+    stopping: Annotated[
+        list[str] | None, typer.Option(help="passes with early stopping, as in arrol-eval run; repeatable")
+    ] = None,
     n: Annotated[int | None, typer.Option(help="traces per question; 32", min=1)] = None,
     seeds: Annotated[int | None, typer.Option(help="how often everything is sampled; 1", min=1)] = None,
     limit: Annotated[int | None, typer.Option(help="questions of each benchmark", min=1)] = None,
@@ -53,6 +58,7 @@ def plan(
         "benchmarks": tuple(benchmarks or ()) or None,
         "model": model,
         "head": head,
+        "stopping": chosen_passes(stopping),
         "n": n,
         "seeds": seeds,
         "limit": limit,
@@ -79,6 +85,7 @@ def plan(
         table = Table(box=SIMPLE_HEAD)
         for heading in ("benchmark", "questions", "traces", "tokens", "hours", "disk GB"):
             table.add_column(heading, justify="left" if heading == "benchmark" else "right")
+        whole = (FULL, *(name for name in settings.passes if name != "pruned"))
         found = {}
         for name, questions in (*counts.items(), ("all", sum(counts.values()))):
             traces = questions * settings.n * settings.seeds
@@ -88,7 +95,8 @@ def plan(
                 traces=traces,
                 mean_tokens=mean,
                 max_tokens=longest,
-                kept_share=settings.keep if settings.head else None,
+                whole_passes=len(whole),
+                kept_share=settings.keep if "pruned" in settings.passes else None,
                 detection=detection,
                 gpus=gpus,
                 replicas=replicas,
@@ -100,17 +108,25 @@ def plan(
     console = Console(markup=False)
     console.print(f"{model} on {gpus * replicas} x {gpu}: {settings.n} traces, {settings.seeds} seed(s)")
     console.print(table)
-    whole = found["all"]
+    every = found["all"]
     measured = "as given" if mean_tokens else f"{MEAN_SHARE:g} of max_tokens, a guess: measure some with --limit"
     console.print(
-        f"{whole.running} traces run at once, {whole.tokens_per_second:,.0f} tokens/s a copy of the model; each "
-        f"GPU needs {whole.memory_gb:.0f} of its {GPUS[gpu].memory:g} GB."
+        f"{every.running} traces run at once, {every.tokens_per_second:,.0f} tokens/s a copy of the model; each "
+        f"GPU needs {every.memory_gb:.0f} of its {GPUS[gpu].memory:g} GB."
     )
     console.print(
-        f"Assumed: traces of {mean:,.0f} tokens ({measured}); {'a' if settings.head else 'no'} pruned pass; "
+        f"Assumed: traces of {mean:,.0f} tokens ({measured}); "
+        f"{'a' if 'pruned' in settings.passes else 'no'} pruned pass; {_whole(whole)}; "
         f"{BANDWIDTH_SHARE:.0%} of the GPU's bandwidth and {COMPUTE_SHARE:.0%} of its compute reached; at most "
         f"{MAX_RUNNING} traces at once; {BYTES_PER_TOKEN} bytes a token on disk. Nothing of it was measured."
     )
+
+
+def _whole(passes: Sequence[str]) -> str:
+    """What is counted in full, in words."""
+    if len(passes) == 1:
+        return "a full pass"
+    return f"the passes {', '.join(passes)} at the cost of the full one each, which is an upper bound"
 
 
 def _questions(name: str, limit: int | None) -> int:

@@ -20,7 +20,7 @@ from ..sampling.passes import STOPPING
 from ..sampling.prompt_style import choose_style
 from ..sampling.run_settings import RunSettings, read_recipe
 from ..sampling.session import sample_run
-from .shared import errors_in_words, pairs, parsed
+from .shared import chosen_passes, errors_in_words, pairs, parsed
 
 
 def run(
@@ -96,7 +96,7 @@ def run(
         "equality": equality,
         "percent": percent,
         "keep": keep,
-        "stopping": None if not stopping else tuple(name for name in stopping if name != "none"),
+        "stopping": chosen_passes(stopping),
         "start": start,
         "step": step,
         "certainty": certainty,

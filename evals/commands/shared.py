@@ -74,3 +74,8 @@ def parsed(value: str) -> Any:
         return json.loads(value)
     except json.JSONDecodeError:
         return value
+
+
+def chosen_passes(names: list[str] | None) -> tuple[str, ...] | None:
+    """Of ``--stopping``; None: by default, and ``none`` is no pass."""
+    return tuple(name for name in names if name != "none") if names else None

@@ -146,6 +146,7 @@ def estimate(
     mean_tokens: float,
     max_tokens: int,
     prompt_tokens: float = 200,
+    whole_passes: int = 1,
     kept_share: float | None = None,
     detection: int = 512,
     gpus: int = 1,
@@ -160,7 +161,8 @@ def estimate(
         mean_tokens: of a whole trace.
         max_tokens: limit on a trace; a trace that long must fit.
         prompt_tokens: of a prompt; prompts are shared between a question's traces.
-        kept_share: of the traces in a second pass that prunes at ``detection``; None without one.
+        whole_passes: that stop nothing, or whose saving is not known.
+        kept_share: of the traces in a further pass that prunes at ``detection``; None without one.
         detection: position in tokens.
         gpus: that share one copy of the model (tensor parallel); counted as ideal.
         replicas: copies of the model that share the questions.
@@ -168,7 +170,7 @@ def estimate(
     Raises:
         InputError: when the model, or a single trace, does not fit into the GPUs' memory.
     """
-    tokens = traces * mean_tokens
+    tokens = whole_passes * traces * mean_tokens
     if kept_share is not None:
         stopped = min(detection, mean_tokens)
         tokens += traces * (kept_share * mean_tokens + (1 - kept_share) * stopped)

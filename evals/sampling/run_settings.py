@@ -97,6 +97,11 @@ class RunSettings:
         """
         return Waves(self.start, self.step, self.certainty)
 
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """With early stopping, besides the full one."""
+        return (("pruned",) if self.head else ()) if self.stopping is None else self.stopping
+
     def load_benchmarks(self, data: dict[str, Path], *, partial: bool = False) -> list[Benchmark]:
         """The problems.
 
@@ -134,7 +139,7 @@ class RunSettings:
             HeadError: when the head cannot be read.
         """
         head = self.head or (loaded[0].head if len(loaded) == 1 and self.model is None else None)
-        stopping = (("pruned",) if head else ()) if self.stopping is None else self.stopping
+        stopping = dataclasses.replace(self, head=head).passes
         if head is None and not self.model and not self.servers:
             raise SettingsError("name a model with --model, a head with --head, or both")
         if head is None and (by_score := [name for name in stopping if name in BY_SCORE]):

@@ -33,6 +33,21 @@ def test_limits_and_seeds_change_a_plan() -> None:
 
     assert tokens() == 40 * 32 * 500
     assert tokens("--limit", "10", "--seeds", "3", "--mean-tokens", "100") == 10 * 32 * 3 * 100
+    # Half of the traces end at token 100 in the pruned pass; that of the others is not known.
+    pruned = 0.5 * 500 + 0.5 * 100
+    by_head = ("--head", "pocket", "--detection", "100")
+    assert tokens(*by_head) == 40 * 32 * (500 + pruned)
+    assert tokens(*by_head, "--stopping", "none") == 40 * 32 * 500
+    assert tokens(*by_head, "--stopping", "pruned", "--stopping", "waves") == 40 * 32 * (2 * 500 + pruned)
+    assert tokens("--stopping", "consensus") == 40 * 32 * 2 * 500
+
+
+def test_a_plan_says_which_passes_it_counts_in_full() -> None:
+    result = CliRunner().invoke(app, ["plan", "--recipe", "pocket"], env={"COLUMNS": "400"})
+    assert (
+        "a pruned pass; the passes full, threshold, budget, deepconf-online, consensus at the cost"
+        in result.output
+    )
 
 
 @pytest.mark.parametrize(
