@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from arrol_tts.answers import answers_equal
+from arrol_tts.confidence import WINDOW
 from arrol_tts.errors import EngineError, InputError, ServerError
 from arrol_tts.events import Event
 from arrol_tts.voter import WeightedVoter
@@ -70,9 +71,12 @@ class LiveRunner:
 
     @property
     def window(self) -> int:
-        """DeepConf's window: the head's, where it names one."""
-        options = self.voter.config.voting.get("deepconf", {}) if self.voter.config else {}
-        return int(options.get("window", 2048))
+        """DeepConf's window: the head's own, else the published one, but an eighth of the longest trace at most.
+
+        No trace is stopped before its first whole window.
+        """
+        own = self.voter.config.voting.get("deepconf", {}) if self.voter.config else {}
+        return min(int(own.get("window", WINDOW)), max(1, self.max_tokens // 8))
 
     async def run(self, ask: Ask, stop: Stop) -> AsyncGenerator[Frame, None]:
         """Sample an ask's runs at the same time; yields frames until all are over.

@@ -6,10 +6,13 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from arrol_tts.errors import InputError
+from arrol_tts.files import claim_folder, differences, write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -61,6 +64,38 @@ def add_part(name: str, part: str, figures: Mapping[str, Any]) -> Path:
     record["parts"] = record.get("parts", {}) | {part: source}
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path
+
+
+def made_once(path: Path, settings: Mapping[str, Any], make: Callable[[], None]) -> None:
+    """Make a file that later calls go on from, unless it is there and was made from the same.
+
+    Args:
+        path: of the file; a record beside it says what it was made from.
+        settings: what it is made from, JSON-ready.
+        make: writes it, and whatever goes with it.
+    """
+    record, wanted = path.with_suffix(".made_from.json"), json.loads(json.dumps(settings))
+    if path.exists() and record.exists() and json.loads(record.read_text()) == wanted:
+        return
+    record.unlink(missing_ok=True)
+    make()
+    write_json(record, wanted)
+
+
+def keep_for(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Take a folder for intermediate results of some settings.
+
+    Args:
+        folder: which is made where it is not there; a record in it says what it is for.
+        settings: JSON-ready.
+
+    Raises:
+        InputError: when it holds results of other settings, or of unknown ones.
+    """
+    wanted = json.loads(json.dumps(settings))
+    before = claim_folder(folder, "made_from.json", wanted)
+    for name, there, now in differences(before or wanted, wanted):
+        raise InputError(f"{folder} was made from {name} {there}, and this call has {now}: choose another --out")
 
 
 def commit() -> str:

@@ -21,7 +21,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -40,7 +40,7 @@ from arrol_tts.voting import vote
 
 from ..smollm2 import FOLDER
 from ..word_problems import problems
-from . import write_result
+from . import keep_for, write_result
 from .candidate_heads import FINISH, Design, GroupSplit, Pooling, Recipe, scores_at, train
 from .candidate_states import GroupStates, read_states, with_earlier_layers, with_entropy
 from .head import (
@@ -168,14 +168,20 @@ class Source:
     n: int | None = None
 
     def states(self, design: Design | None = None) -> GroupStates:
-        """The states, with whatever a design reads beside the collection's."""
+        """The states, with whatever a design reads beside the collection's.
+
+        Raises:
+            InputError: when those that are kept are of other settings.
+        """
         out = self.out / "states"
+        manifest = CollectionManifest.read(self.collection)
+        keep_for(out, {"collection": asdict(manifest), "limit": self.limit, "n": self.n})
         states = read_states(self.collection, out, limit=self.limit, n=self.n)
         if design is not None and design.layers > 1:
             asked = {question.id: question.question for question in read_questions(self.data)}
-            states = with_earlier_layers(states, asked, CollectionManifest.read(self.collection), out)
+            states = with_earlier_layers(states, asked, manifest, out)
         if design is not None and design.extra == "entropy":
-            states = with_entropy(states, CollectionManifest.read(self.collection), out)
+            states = with_entropy(states, manifest, out)
         return states
 
 
@@ -278,15 +284,19 @@ def compare(
         seeds: of the training.
         recipe: the same for all.
         measured_only: train nothing, and leave out what has not been measured with every seed.
+
+    Raises:
+        InputError: when the folder's states or heads are of other settings.
     """
     heads = source.out / "heads"
-    heads.mkdir(parents=True, exist_ok=True)
     states = source.states()
     split = split_groups(states.groups)
     length = float(states.lengths(split.train).mean())
     positions = sorted({max(1, round(share * length)) for share in CURVE})
     early = max(1, round(EARLY * length))
     fixed = sorted({*part.fixed, early})
+    read = {"traces": len(states.traces), "rows": len(states.last), "fixed": fixed, "positions": positions}
+    keep_for(heads, {**read, "recipe": asdict(recipe or Recipe())})
     found: dict[Design, list[dict[str, Any]]] = {design: [] for design in part.designs}
     for design, seed in itertools.product(part.designs, range(seeds)):
         path = heads / f"{design.name}, {seed}.json"

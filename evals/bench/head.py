@@ -114,7 +114,7 @@ def real(out: Path, model: Path, count: int, n: int) -> dict[str, Any]:
     )
     evaluations = []
     for fold in range(FOLDS):
-        head = out / f"head-{fold}"
+        head = out / f"head-of-{count}x{n}-{fold}"
         if not (head / "evaluation.json").exists():
             arrol_train("head", collection, "--out", head, "--folds", FOLDS, "--fold", fold)
         evaluations.append(json.loads((head / "evaluation.json").read_text()))

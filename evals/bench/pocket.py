@@ -35,7 +35,7 @@ from arrol_tts.voting import METHODS, VoteResult
 
 from ..benchmarks import pocket
 from ..reporting.figures import control_of, full_votes, is_right, rows_of
-from ..reporting.replays import Way, cheapest, row_of, spent, ways
+from ..reporting.replays import Way, cheapest, row_of, spent, ways, windows_below
 from ..sampling.seed_samples import SeedSamples, sample_seed
 from . import write_result
 
@@ -91,7 +91,8 @@ def main(
 def choose(training: SeedSamples, voter: WeightedVoter) -> list[Way]:
     """Each way of asking for fewer tokens at the setting that is best on training questions."""
     samples = as_voted(training, voter)
-    return [cheapest(settings, [samples], voter) for settings in ways(voter, samples.n).values()]
+    settings = ways(voter, samples.n, windows_below(samples))
+    return [cheapest(of_way, [samples], voter) for of_way in settings.values()]
 
 
 def as_voted(samples: SeedSamples, voter: WeightedVoter) -> SeedSamples:

@@ -37,7 +37,7 @@ from arrol_tts.voter import WeightedVoter
 from ..qwen_coder import FOLDER
 from ..real_questions import write_questions
 from ..reporting import replays
-from . import write_result
+from . import made_once, write_result
 from .head import ablation, arrol_train, engine_options
 from .real_figures import (
     FINISH,
@@ -111,8 +111,15 @@ def main(
             },
         }
     path = out / "ablation.json"
-    if not path.exists():
+    settings = {
+        "tokens": tokens_of(out / "train"),
+        **{"size": ABLATION_SIZE, "heads": ABLATION, "folds": ABLATION_FOLDS},
+    }
+
+    def ablate() -> None:
         write_json(path, ablation(out / "train", ABLATION_SIZE, ABLATION, ABLATION_FOLDS)["real_ablation"])
+
+    made_once(path, settings, ablate)
     figures["ablation"] = json.loads(path.read_text())
     with open_collected(out / "test") as collected:
         figures |= held_out_figures(made, collected, first_questions(collected, asked["test"], SAMPLES["test"]))
@@ -241,13 +248,16 @@ class Made:
 
 
 def made_of(collected: Collected, questions: frozenset[str], out: Path) -> Made:
-    """The heads in a folder if they were made of as many questions, else new ones, which are written there."""
-    path = out / CHOSEN_FILE
-    if path.exists() and json.loads(path.read_text())["questions"] == len(questions):
-        return Made.load(out)
-    made = make(collected, questions)
-    made.save(out)
-    return made
+    """The heads in a folder if they were made of the same, else new ones, which are written there."""
+    settings = {
+        "collection": asdict(collected.manifest),
+        "questions": len(questions),
+        "tokens": sum(trace.num_tokens for group in collected.groups_of(questions) for trace in group),
+        "options": {"head": asdict(OPTIONS), "head_v1": asdict(V1_OPTIONS), "seed": SEED},
+        "votes": {"powers": POWERS, "deepconf": DEEPCONF, "windows": replays.WINDOWS},
+    }
+    made_once(out / CHOSEN_FILE, settings, lambda: make(collected, questions).save(out))
+    return Made.load(out)
 
 
 def make(collected: Collected, questions: frozenset[str]) -> Made:
@@ -263,14 +273,15 @@ def make(collected: Collected, questions: frozenset[str]) -> Made:
     }
     fitted, known = found["head"], collected.groups_of(questions)
     config = fitted.chosen.head.config
+    voter, samples = WeightedVoter(config=config), samples_of(fitted.held_out)
     assert fitted.combined is not None  # confidences are recorded
     chosen = {
         "questions": len(questions),
         "deepconf": _best(known, [ChosenVote(method, config.voting[method]) for method in DEEPCONF]),
         "self_certainty": _best(known, [ChosenVote("self-certainty", {"power": power}) for power in POWERS]),
         "asking": {
-            name: replays.cheapest(settings, [samples_of(fitted.held_out)], WeightedVoter(config=config)).setting
-            for name, settings in replays.ways(WeightedVoter(config=config), SAMPLES["train"]).items()
+            name: replays.cheapest(settings, [samples], voter).setting
+            for name, settings in replays.ways(voter, SAMPLES["train"], replays.windows_below(samples)).items()
         },
         "candidates": [asdict(candidate) for candidate in fitted.chosen.candidates],
     }

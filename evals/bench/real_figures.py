@@ -31,6 +31,7 @@ from arrol_tts.voting import Method, VoteResult, vote
 
 from ..benchmarks import Benchmark
 from ..reporting import replays
+from ..reporting.figures import full_votes
 from ..sampling.passes import FULL
 from ..sampling.seed_samples import SeedSamples
 from .compared import compared
@@ -208,6 +209,8 @@ def way_figures(
 ) -> dict[str, dict[str, Any]]:
     """Ways of asking for fewer traces, replayed over random orders, beside fewer whole traces for as many tokens.
 
+    The whole traces vote as the head and by majority, and by confidence beside a way that votes so.
+
     Args:
         groups: as they vote.
         voter: with the head's options.
@@ -219,8 +222,9 @@ def way_figures(
     found = {}
     for way in asked:
         right, tokens = replays.spent(way, samples, voter)
+        own = {} if way.method != "deepconf" else {"deepconf": full_votes(samples, voter, "deepconf")[0]}
         setting = ", ".join(f"{name} {value:g}" for name, value in way.setting.items())
-        found[way.name] = {"setting": setting, **_against_whole(right, tokens, whole)}
+        found[way.name] = {"setting": setting, **_against_whole(right, tokens, whole | own)}
     return found
 
 

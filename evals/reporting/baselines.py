@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -38,6 +38,27 @@ def adaptive_consistency(choices: Sequence[int], certainty: float = 0.95) -> int
 @lru_cache(maxsize=4096)
 def _most_likely(leader: int, second: int) -> float:
     return most_likely(leader, second)
+
+
+def until_clear(choices: Sequence[int], weights: Sequence[float], share: float, warmup: int) -> int:
+    """DeepConf's adaptive sampling (arXiv 2508.15260, section 3.3): trace by trace, until the vote is clear.
+
+    Args:
+        choices: as in :func:`adaptive_consistency`.
+        weights: what each trace's vote counts.
+        share: stop once the leader has this share of the weight (published: 0.95).
+        warmup: traces that are sampled in any case.
+
+    Returns:
+        How many traces it samples, from the warm-up to all.
+    """
+    votes: defaultdict[int, float] = defaultdict(float)
+    for asked, (choice, weight) in enumerate(zip(choices, weights, strict=True), 1):
+        if choice >= 0:
+            votes[choice] += weight
+        if asked >= warmup and votes and max(votes.values()) >= share * sum(votes.values()):
+            return asked
+    return len(choices)
 
 
 def early_stopping_self_consistency(choices: Sequence[int], window: int) -> int:

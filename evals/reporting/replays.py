@@ -14,7 +14,6 @@ from functools import partial
 
 import numpy as np
 
-from arrol_tts.confidence import WINDOW
 from arrol_tts.metrics import Floats
 from arrol_tts.replay import replay
 from arrol_tts.stopping import ConfidenceFloor
@@ -23,7 +22,7 @@ from arrol_tts.voter import WeightedVoter
 from arrol_tts.waves import Waves, replay_waves
 
 from ..sampling.seed_samples import SeedSamples
-from .baselines import adaptive_consistency, early_stopping_self_consistency
+from .baselines import adaptive_consistency, early_stopping_self_consistency, until_clear
 from .figures import Row, control_of, full_votes
 
 ORDERS = 8
@@ -31,6 +30,13 @@ ORDERS = 8
 
 WITHIN = 0.005
 """How far below the vote over all traces a setting may be on the questions it is chosen on."""
+
+
+WINDOWS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+"""Of DeepConf online, in tokens, 2048 being the published one."""
+
+CLEAR = 0.95
+"""Share of the vote with which DeepConf online asks for no more traces, as published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +57,28 @@ class Way:
     spend: Callable[[Sequence[Trace]], Sequence[Trace]]
 
 
-def ways(voter: WeightedVoter, n: int) -> dict[str, list[Way]]:
+def ways(voter: WeightedVoter, n: int, windows: Sequence[int] = WINDOWS) -> dict[str, list[Way]]:
     """``{name: the way at every setting that is to choose from}``; waves by the head only where there is one.
 
     Args:
         voter: with the head's options of voting.
         n: traces of a question.
+        windows: of DeepConf online, see `windows_below`.
     """
     found = {
         "adaptive_consistency": list(_adaptive_consistency(voter)),
         "esc": list(_esc(voter)),
-        "deepconf_online": list(_deepconf_online(voter, n)),
+        "deepconf_online": list(_deepconf_online(voter, n, windows)),
     }
     if voter.config is not None:
         found = {"waves": list(_waves(voter, n))} | found
     return found
+
+
+def windows_below(samples: SeedSamples) -> list[int]:
+    """Those of `WINDOWS` shorter than the longest trace: DeepConf online stops none before a whole window."""
+    longest = max(trace.num_tokens for group in samples.full.values() for trace in group)
+    return [window for window in WINDOWS if window < longest]
 
 
 def _waves(voter: WeightedVoter, n: int) -> Iterator[Way]:
@@ -99,14 +112,24 @@ def _asked(
     return lambda traces: traces[: decide(voter.vote(traces, "majority").choices)]
 
 
-def _deepconf_online(voter: WeightedVoter, n: int) -> Iterator[Way]:
-    own = voter.config.voting.get("deepconf", {}) if voter.config else {}
-    window = int(own.get("window", WINDOW))
-    for warmup in sorted({max(1, n // 8), max(1, n // 4), max(1, n // 2)}):
-        for keep in (0.1, 0.5, 0.9):
-            rule = ConfidenceFloor(warmup, keep, window)
-            setting = {"warmup": warmup, "keep": keep, "window": window}
-            yield Way("deepconf_online", "deepconf", setting, partial(replay, rule=rule))
+def _deepconf_online(voter: WeightedVoter, n: int, windows: Sequence[int]) -> Iterator[Way]:
+    for window in windows:
+        for warmup in sorted({max(1, n // 8), max(1, n // 4), max(1, n // 2)}):
+            for keep in (0.1, 0.5, 0.9):
+                rule = ConfidenceFloor(warmup, keep, window)
+                setting = {"warmup": warmup, "keep": keep, "window": window}
+                yield Way("deepconf_online", "deepconf", setting, partial(replay, rule=rule))
+                clear = {**setting, "consensus": CLEAR}
+                yield Way("deepconf_online", "deepconf", clear, _until_clear(voter, rule))
+
+
+def _until_clear(voter: WeightedVoter, rule: ConfidenceFloor) -> Callable[[Sequence[Trace]], Sequence[Trace]]:
+    def spend(traces: Sequence[Trace]) -> Sequence[Trace]:
+        stopped = replay(traces, rule)
+        result = voter.vote(stopped, "deepconf")
+        return stopped[: until_clear(result.choices, result.weights, CLEAR, rule.warmup)]
+
+    return spend
 
 
 def in_random_orders(traces: Sequence[Trace], orders: int, seed: int) -> Iterator[list[Trace]]:

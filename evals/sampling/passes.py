@@ -30,7 +30,8 @@ FOLDERS = {
 STOPPING = tuple(name for name in FOLDERS if name != FULL)
 """Passes with early stopping: ``pruned`` keeps the best share of a question's traces by the head, ``threshold``
 those above one score for all questions, ``budget`` spends the same share of the tokens on the best traces first,
-``deepconf-online`` stops traces whose confidence falls too low, ``consensus`` stops questions that are clear,
+``deepconf-online`` stops traces whose confidence falls too low and questions whose vote by confidence is clear,
+``consensus`` stops questions whose majority is,
 ``waves`` starts few traces of a question and more only while its vote is open."""
 
 BY_SCORE = ("pruned", "threshold", "budget")
@@ -47,10 +48,10 @@ def pass_options(name: str, voter: WeightedVoter, n: int, keep: float, full: Pat
     if name == "budget":
         return {**whole, "rules": (_budget(voter, n, keep, full),)}
     if name == "deepconf-online":
-        chosen = voter.config.voting.get("deepconf", {}) if voter.config else {}
         # DeepConf warms up with 16 of 512 traces; with few traces, with half of them.
-        floor = ConfidenceFloor(warmup=max(1, min(16, n // 2)), window=int(chosen.get("window", WINDOW)))
-        return {**whole, "rules": (floor,)}
+        warmup = max(1, min(16, n // 2))
+        floor = ConfidenceFloor(warmup, window=_window(voter, full))
+        return {**whole, "rules": (floor,), "consensus": Consensus(min_votes=warmup, method="deepconf")}
     if name == "consensus":
         return {**whole, "consensus": Consensus()}
     if name == "waves":
@@ -72,6 +73,19 @@ def _threshold(voter: WeightedVoter, keep: float, full: Path) -> Threshold:
 def _budget(voter: WeightedVoter, n: int, keep: float, full: Path) -> Budget:
     """The share ``keep`` of what a question takes in full on average."""
     assert voter.config is not None
-    lengths = [trace.num_tokens for trace in TraceStore(full).read(("question_id", "sample_id", "num_tokens"))]
-    mean = float(np.mean(lengths))
+    mean = _mean_tokens(full)
     return Budget(voter.config.positions[0], tokens=max(1, round(keep * n * mean)), length=max(1, round(mean)))
+
+
+def _window(voter: WeightedVoter, full: Path) -> int:
+    """DeepConf's window: the head's own, else the published one, but a quarter of a mean trace at most.
+
+    No trace is stopped before its first whole window.
+    """
+    own = voter.config.voting.get("deepconf", {}) if voter.config else {}
+    return min(int(own.get("window", WINDOW)), max(1, round(_mean_tokens(full) / 4)))
+
+
+def _mean_tokens(full: Path) -> float:
+    lengths = [trace.num_tokens for trace in TraceStore(full).read(("question_id", "sample_id", "num_tokens"))]
+    return float(np.mean(lengths))

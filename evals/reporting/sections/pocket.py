@@ -125,8 +125,7 @@ def show(figures: Figures) -> Iterator[str]:
         f"Waves start {waves['start']} traces and add {waves['step']} at a time until the leading answer has "
         f"{waves['certainty']:g} of the odds. This and the settings of the others (Adaptive-Consistency: "
         f"certainty {settings['adaptive_consistency']['certainty']:g}; ESC: windows of "
-        f"{settings['esc']['window']:g}; DeepConf online: the first {settings['deepconf_online']['warmup']:g} "
-        f"traces, of whose lowest windows {settings['deepconf_online']['keep']:.0%} stay above the floor) were "
+        f"{settings['esc']['window']:g}; DeepConf online: {_online(settings['deepconf_online'])}) were "
         "chosen on other questions, from the training split: the cheapest that is at most half a point below the "
         "same vote over all traces."
     )
@@ -171,6 +170,14 @@ def show(figures: Figures) -> Iterator[str]:
         [["quality head", *(f"{figures[name]:.3f}" for name in positions)]],
     )
     yield _meaning(figures)
+
+
+def _online(setting: Figures) -> str:
+    clear = f", until an answer has {setting['consensus']:.0%} of the vote" if "consensus" in setting else ""
+    return (
+        f"the first {setting['warmup']:g} traces, of whose lowest windows of {setting['window']:g} tokens "
+        f"{setting['keep']:.0%} stay above the floor{clear}"
+    )
 
 
 def _against(name: str, figures: Figures) -> str:

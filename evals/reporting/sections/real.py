@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .base import Section
 from .parts import NONE, Figures, difference, p_value, table, to
@@ -99,7 +99,10 @@ def show(figures: Figures) -> Iterator[str]:
     )
     yield "Asking for fewer traces, each way at its best setting on training questions, over eight random orders:"
     yield table(
-        ["way", "setting", "tokens saved", "accuracy", "against the head, all", *_CONTROLS],
+        [
+            *("way", "setting", "tokens saved", "accuracy", "against the head, all", *_CONTROLS),
+            *("as many tokens, DeepConf", "difference"),
+        ],
         [
             [
                 ASKING.get(name, name),
@@ -107,7 +110,7 @@ def show(figures: Figures) -> Iterator[str]:
                 f"{row['tokens_saved']:.0%}",
                 f"{row['accuracy']:.3f}",
                 _value(row, "above_all", "+", "+.3f"),
-                *_controls(row),
+                *_controls(row, ("head", "majority", "deepconf")),
             ]
             for name, row in figures["asking"].items()
         ],
@@ -131,11 +134,11 @@ _VOTE_COLUMNS = ("vote", "accuracy", "95% interval", "above majority", "above De
 _CONTROLS = ("as many tokens, head", "difference", "as many tokens, majority", "difference")
 
 
-def _controls(row: Figures) -> Iterator[str]:
-    for name in ("head", "majority"):
-        key = f"above_equal_tokens_{name}"
-        yield f"{row[f'equal_tokens_{name}']:.3f}"
-        yield _value(row, key, "+", "+.3f")
+def _controls(row: Figures, votes: Sequence[str] = ("head", "majority")) -> Iterator[str]:
+    for name in votes:
+        control = row.get(f"equal_tokens_{name}")
+        yield NONE if control is None else f"{control:.3f}"
+        yield _value(row, f"above_equal_tokens_{name}", "+", "+.3f")
 
 
 def _samples(figures: Figures, what: str) -> str:

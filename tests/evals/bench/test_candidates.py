@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from arrol_tts.pocket import POCKET_MODEL
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from evals.bench import candidates
-from evals.bench.candidate_heads import Design, Head, Inputs, Pooling, held, loss_of, scores
+from evals.bench.candidate_heads import Design, Head, Inputs, Pooling, Recipe, held, loss_of, scores
 from evals.bench.candidate_states import GroupStates, earlier_layers, read_states
-from evals.bench.candidates import REFERENCE, Setting, main, split_groups, summary, weighted_vote
+from evals.bench.candidates import REFERENCE, Setting, Source, compare, main, split_groups, summary, weighted_vote
 
 VALUES = [1.0, 3.0, -2.0]
 GATES = [0.0, math.log(3), 0.0]
@@ -149,6 +150,18 @@ def test_states_that_were_read_stay_the_same_while_the_collection_grows(tmp_path
         store.extend([a_trace("q-2", 0), a_trace("q-2", 1)])
     assert read_states(folder, tmp_path / "states").groups == 1
     assert read_states(folder, tmp_path / "again").groups == 2
+
+
+def test_states_and_heads_of_other_settings_are_not_gone_on_from(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "c", [a_trace(f"q-{i}", j) for i in range(10) for j in range(2)])
+    source = Source(folder, tmp_path / "asked.jsonl", tmp_path / "out", n=2)
+    setting = Setting("s", "m", "t", "", (), (8,))
+    for _ in range(2):
+        compare(setting, source, seeds=0)
+    with pytest.raises(InputError, match=r"states was made from n 2, and this call has 1: choose another --out"):
+        compare(setting, replace(source, n=1), seeds=0)
+    with pytest.raises(InputError, match=r"heads was made from recipe.epochs 12, and this call has 3"):
+        compare(setting, source, seeds=0, recipe=Recipe(epochs=3))
 
 
 def test_a_collection_without_every_state_is_refused(tmp_path: Path) -> None:

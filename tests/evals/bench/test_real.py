@@ -18,7 +18,7 @@ from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
-from evals.bench import real
+from evals.bench import made_once, real
 from evals.bench.compared import compared
 from evals.bench.real import first_questions, held_out_figures, made_of, transfer_figures
 from evals.bench.real_figures import (
@@ -174,12 +174,17 @@ def test_heads_are_made_once_and_tested_on_other_questions(
     again = made_of(collected, frozenset(names[:28]), tmp_path)
     assert (tmp_path / "head" / "head.safetensors").stat().st_mtime_ns == changed
     assert (again.chosen, again.combined, again.position) == (made.chosen, made.combined, made.position)
+    online = made.chosen["asking"]["deepconf_online"]
+    assert online["window"] in (8, 16, 32)  # traces have 40 tokens
+    assert {way.name: way.setting for way in again.asking} == made.chosen["asking"]
     figures = held_out_figures(again, collected, frozenset(names[28:]))
     assert figures["questions"] == 12
     assert figures["accuracy_head"] >= figures["accuracy_majority"]
     assert figures["auroc_by_position"]["32"]["auroc_within_head"] > 0.9
     assert {row["position"] for row in figures["pruning"]} == {16, 32}
     assert set(figures["asking"]) == {"waves", "adaptive_consistency", "esc", "deepconf_online"}
+    by_confidence = [name for name, row in figures["asking"].items() if "equal_tokens_deepconf" in row]
+    assert by_confidence == ["deepconf_online"]
     lost = dict.fromkeys(
         ("auroc_within", "auroc_within_lost", "auroc_within_fifth", "auroc_within_fifth_lost"), 0.1
     )
@@ -199,6 +204,27 @@ def test_heads_are_made_once_and_tested_on_other_questions(
     assert f"| **quality head** | {figures['accuracy_head']:.3f} |" in page
     assert f"**quality head, pruned** to 0.5 at token {again.position}" in page
     assert "loses +0.100 (+0.000 to +0.200, not to be told from none) of AUROC" in page
+
+
+def test_what_is_kept_is_made_again_from_other_settings_or_where_making_it_failed(tmp_path: Path) -> None:
+    path, made = tmp_path / "kept.json", []
+
+    def make(size: int, *, fails: bool = False) -> None:
+        def write() -> None:
+            made.append(size)
+            path.write_text(f"{size}")
+            if fails:
+                raise OSError("the disk is full")
+
+        made_once(path, {"size": size, "positions": (16, 32)}, write)
+
+    for size in (1, 1, 2):
+        make(size)
+    assert (made, path.read_text()) == ([1, 2], "2")
+    with pytest.raises(OSError, match="full"):
+        make(3, fails=True)
+    make(2)  # what is there is neither
+    assert (made, path.read_text()) == ([1, 2, 3, 2], "2")
 
 
 def test_all_training_questions_choose_and_none_is_kept_back(collected: Collected) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arrol_tts.consensus import most_likely
-from evals.reporting.baselines import adaptive_consistency, early_stopping_self_consistency
+from evals.reporting.baselines import adaptive_consistency, early_stopping_self_consistency, until_clear
 
 
 def test_adaptive_consistency_stops_at_the_beta_criterion() -> None:
@@ -45,3 +45,11 @@ def test_esc_needs_a_whole_window_of_answers() -> None:
 def test_esc_refuses_a_window_of_one() -> None:
     with pytest.raises(ValueError, match="window is 1; it must be at least 2"):
         early_stopping_self_consistency([1, 2], 1)
+
+
+def test_deepconf_asks_until_an_answer_has_the_share_of_the_weight_but_for_the_warmup_always() -> None:
+    assert until_clear([7, 7, 7, 7], [1.0] * 4, 0.95, warmup=2) == 2
+    # 3 of 4 is too little, 19 of 20 is enough; a trace without an answer weighs nothing.
+    assert until_clear([7, 8, -1, 7, 7], [2.0, 1.0, 50.0, 1.0, 16.0], 0.95, warmup=1) == 1
+    assert until_clear([8, 7, -1, 7, 7, 7], [1.0, 2.0, 50.0, 1.0, 16.0, 1.0], 0.95, warmup=2) == 5
+    assert until_clear([-1, -1, -1], [1.0] * 3, 0.95, warmup=1) == 3

@@ -11,7 +11,7 @@ from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.trace import Trace
 from arrol_tts.voter import WeightedVoter
 from evals.benchmarks import Benchmark, Problem
-from evals.reporting.replays import Way, cheapest, in_random_orders, row_of, spent, ways
+from evals.reporting.replays import Way, cheapest, in_random_orders, row_of, spent, ways, windows_below
 from evals.sampling.seed_samples import SeedSamples
 
 CONFIG = QualityHeadConfig(
@@ -103,8 +103,21 @@ def test_the_published_ways_stop_where_they_should() -> None:
     assert tokens_of(chosen("esc", window=5), sure) == [50]
     # Two votes of odds 9, against one unit, are .947 sure, three .964.
     assert tokens_of(chosen("waves", start=2, step=1, certainty=0.95), sure) == [30]
-    # Equal confidences everywhere: nothing falls below the floor.
-    assert tokens_of(chosen("deepconf_online", warmup=2, keep=0.1, window=2), sure) == [80]
+    # Equal confidences everywhere: nothing falls below the floor; the vote is clear after the warm-up.
+    assert tokens_of(chosen("deepconf_online", warmup=2, keep=0.1, window=8), sure) == [80]
+    assert tokens_of(chosen("deepconf_online", warmup=2, keep=0.1, window=8, consensus=0.95), sure) == [20]
+
+
+def test_deepconf_online_has_windows_that_can_stop_a_trace() -> None:
+    samples = samples_of("rw")
+    first, second = samples.full["q0"]
+    first.confidence = np.full(10, 9.0, np.float32)
+    assert windows_below(samples) == [8]
+    way = next(way for way in ways(VOTER, 8, windows_below(samples))["deepconf_online"])
+    assert way.setting == {"warmup": 1, "keep": 0.1, "window": 8}
+    assert [trace.num_tokens for trace in way.spend([first, second])] == [10, 8]
+    second.num_tokens = 3000
+    assert windows_below(samples)[-1] == 2048
 
 
 def test_waves_by_the_head_need_one() -> None:
