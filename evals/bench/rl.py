@@ -79,6 +79,15 @@ def main(
     runs, chosen = Runs(out), [name.strip() for name in regimes.split(",")]
     if unknown := [name for name in chosen if name not in REGIMES]:
         raise typer.BadParameter(f"there is no regime {unknown[0]!r}; choose among {', '.join(REGIMES)}")
+    if ABLATED not in chosen:
+        more_seeds = 0
+    # They are compared with runs of the same seeds, and `warm` starts with the head of the next one.
+    needed = max((max(seed, (seed + 1) % SEEDS) + 1 for seed in range(more_seeds)), default=0)
+    if not figures_only and needed > seeds:
+        raise typer.BadParameter(
+            f"{more_seeds} seeds of the options need {needed} of the main comparison, not {seeds}: "
+            "raise --seeds, or lower --more-seeds"
+        )
     if not figures_only:
         for name in chosen:
             runs.make([(name, arm, seed) for seed in range(seeds) for arm in arms_of(name)])

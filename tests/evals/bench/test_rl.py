@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -219,6 +220,35 @@ def test_only_missing_runs_are_made_and_a_failed_one_does_not_stop_the_others(
         runs.make([("pocket", arm, 0) for arm in ARMS])
     assert sorted(made) == ["pocket-unpruned_g-0", "pocket-unpruned_m-0"]
     assert runs.finished("pocket", (PRUNED,), range(2)) == [0]
+
+
+@pytest.mark.parametrize(
+    ("regimes", "seeds", "more_seeds", "options"),
+    [("pocket", 1, 3, []), ("pocket_rare", 2, 1, [0]), ("pocket_rare,pocket", 5, 5, [0, 1, 2, 3, 4])],
+)
+def test_options_are_run_in_their_regime_after_what_they_start_with(
+    regimes: str, seeds: int, more_seeds: int, options: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, Arm, int]] = []
+    monkeypatch.setattr(Runs, "make", lambda _, wanted: made.extend(wanted))
+    monkeypatch.setattr(rl, "figures_of", lambda *_, **__: {}[0])
+    with pytest.raises(KeyError):
+        rl.main(seeds, more_seeds, regimes, tmp_path)
+    assert [seed for _, arm, seed in made if arm.warm] == options
+    for place, (regime, arm, seed) in enumerate(made):
+        if arm.warm:
+            before = [(name, one, number) for name, one, number in made[:place] if name == regime]
+            assert (regime, UNPRUNED_M, seed) in before
+            assert (regime, PRUNED, (seed + 1) % rl_runs.SEEDS) in before
+
+
+@pytest.mark.parametrize(("seeds", "more_seeds", "needed"), [(3, 3, 4), (1, 1, 2), (4, 5, 5)])
+def test_options_of_more_seeds_than_the_main_comparison_leaves_heads_of_are_refused_at_once(
+    seeds: int, more_seeds: int, needed: int, tmp_path: Path
+) -> None:
+    message = f"{more_seeds} seeds of the options need {needed} of the main comparison, not {seeds}"
+    with pytest.raises(typer.BadParameter, match=message):
+        rl.main(seeds, more_seeds, rl.ABLATED, tmp_path)
 
 
 def test_the_map_takes_a_step_s_cost_from_the_runs_of_m_rollouts() -> None:
