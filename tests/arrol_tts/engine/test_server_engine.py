@@ -18,6 +18,7 @@ from arrol_tts.consensus import Consensus
 from arrol_tts.engine import server_engine
 from arrol_tts.engine.request import Question, Sampling
 from arrol_tts.engine.server_engine import ServerEngine
+from arrol_tts.engine.server_replies import Written
 from arrol_tts.errors import InputError, ServerError
 from arrol_tts.stopping import KeepShare, TraceSpec
 from arrol_tts.trace import Trace
@@ -304,12 +305,13 @@ def test_all_traces_of_a_question_go_to_one_server_even_when_they_exceed_the_lim
 
 def test_max_in_flight_bounds_the_requests_of_a_server(start: Start) -> None:
     now, most, lock = [0], [0], threading.Lock()
+    together = threading.Barrier(6)
 
     def answer(request: dict[str, Any]) -> Answer:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.02)
+        together.wait(30)
         with lock:
             now[0] -= 1
         return 200, completion()
@@ -438,11 +440,21 @@ def chunk(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("with_ids", [False, True])
-def test_a_cancelled_trace_counts_what_it_had_written(start: Start, with_ids: bool) -> None:
-    written, enough = threading.Event(), threading.Event()
+def test_a_cancelled_trace_counts_what_it_had_written(
+    start: Start, with_ids: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, enough, pieces = threading.Event(), threading.Event(), itertools.count(1)
+    add = Written.add
+
+    def add_and_count(self: Written, line: str) -> None:
+        add(self, line)
+        if line.startswith("data:") and next(pieces) == (5 if with_ids else 3):
+            read.set()
+
+    monkeypatch.setattr(Written, "add", add_and_count)
 
     def whole() -> Iterator[dict[str, Any]]:
-        written.wait(5)
+        read.wait(30)
         yield chunk(content="7", finish_reason="stop")
         yield {"choices": [], "usage": {"completion_tokens": 1, "prompt_tokens": 9}}
 
@@ -453,9 +465,7 @@ def test_a_cancelled_trace_counts_what_it_had_written(start: Start, with_ids: bo
             yield chunk(reasoning=piece) | ids
             if with_ids:  # more tokens than pieces
                 yield {"choices": [{"delta": {}, "token_ids": [i, i, i]}]}
-        time.sleep(0.3)
-        written.set()
-        enough.wait(5)
+        enough.wait(30)
 
     def answer(request: dict[str, Any]) -> Answer:
         assert request["stream"] is True
