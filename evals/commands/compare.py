@@ -31,16 +31,18 @@ def compare(
         of_benchmark = [row for row in rows if row["benchmark"] == benchmark]
         table = Table(
             title=f"{benchmark}, {of_benchmark[0]['questions']} questions",
-            caption=f"differences are to {first.name}; p: paired permutation test",
+            caption=f"differences are to {first.name}, whatever each run spent (n traces and so many tokens a "
+            "question); p: paired permutation test",
             box=SIMPLE_HEAD,
         )
         table.add_column("method", no_wrap=True)
-        for heading in ("run", "right", "difference", "95%", "p"):
+        for heading in ("run", "n", "tokens", "right", "difference", "95%", "p"):
             table.add_column(heading, justify="right")
         for row in of_benchmark:
             cells = ["", "", ""]
             if "difference" in row:
                 low, high = row["interval"]
                 cells = [f"{row['difference']:+.3f}", f"{low:+.2f} to {high:+.2f}", f"{row['p_value']:.3f}"]
-            table.add_row(row["method"], row["run"], f"{row['accuracy']:.3f}", *cells)
+            spent = (f"{row['n']}", f"{row['tokens_per_question']:,.0f}")
+            table.add_row(row["method"], row["run"], *spent, f"{row['accuracy']:.3f}", *cells)
         Console(markup=False).print(table)
