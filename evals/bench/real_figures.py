@@ -209,7 +209,7 @@ def way_figures(
 ) -> dict[str, dict[str, Any]]:
     """Ways of asking for fewer traces, replayed over random orders, beside fewer whole traces for as many tokens.
 
-    The whole traces vote as the head and by majority, and by confidence beside a way that votes so.
+    The whole traces vote as the head, by majority, and by DeepConf's confidence as its online mode does.
 
     Args:
         groups: as they vote.
@@ -219,12 +219,12 @@ def way_figures(
     """
     whole = {name: votes[name].votes(groups) for name in ("head", "majority")}
     samples = [samples_of(groups)]
+    whole["deepconf"] = full_votes(samples, voter, "deepconf")[0]
     found = {}
     for way in asked:
         right, tokens = replays.spent(way, samples, voter)
-        own = {} if way.method != "deepconf" else {"deepconf": full_votes(samples, voter, "deepconf")[0]}
         setting = ", ".join(f"{name} {value:g}" for name, value in way.setting.items())
-        found[way.name] = {"setting": setting, **_against_whole(right, tokens, whole | own)}
+        found[way.name] = {"setting": setting, **_against_whole(right, tokens, whole)}
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from .base import Section
-from .parts import NONE, Figures, table, to
+from .parts import NONE, Figures, difference, table, to
 
 STEPS = {
     "pocket": "pocket model, head",
@@ -90,17 +90,33 @@ def show(figures: Figures) -> Iterator[str]:
     losing = dict.fromkeys(
         RULES.get(row["rule"], row["rule"]) for row in rules["curve"] if row["accuracy_against_none"][2] < 0
     )
-    most = max(row["tokens_saved"] for row in rules["curve"] if row["rule"] == "keep_share")
     yield (
-        f"**What it means.** Scoring every token costs {figures['head_step_ratio_pocket'] - 1:.1%} of a step on a "
-        "model so small that there is hardly anything to hide it behind; on a 135M model's shape the difference "
-        "is within what two runs differ by. A pruned trace's memory is free "
+        f"**What it means.** Scoring every token costs {_cost(figures['steps']['pocket'])} of a step on a model "
+        "so small that there is hardly anything to hide it behind, and "
+        f"{_cost(figures['steps']['135m'])} on a 135M model's shape. A pruned trace's memory is free "
         f"{_steps(figures['verdict_to_free_steps'])} ({figures['verdicts']} verdicts). Stopping inside the engine "
         f"is {figures['deepconf_online_speedup']:.1f} times as fast as DeepConf online on returned "
         f"log-probabilities, and still {figures['deepconf_online_speedup_undecoded']:.1f} times when those are "
-        f"not decoded. Of the rules, these lose accuracy clearly: {', '.join(losing) or 'none'}. They trust the "
-        "traces that come first or agree, and on this task those share the misconception. Keeping the best share "
-        f"loses nothing that {rules['questions']} questions can show, and saves up to {most:.0%} of the tokens."
+        f"not decoded. Of the rules, these lose accuracy clearly: {', '.join(losing) or 'none'}. "
+        f"{_best_share(rules)}"
+    )
+
+
+def _cost(step: Figures) -> str:
+    """What is added to a step, as a share of it."""
+    return difference(step["ratio"] - 1, [end - 1 for end in step["ratio_interval"]], "+.1%")
+
+
+def _best_share(rules: Figures) -> str:
+    """What keeping the best share loses and saves."""
+    tried = [row for row in rules["curve"] if row["rule"] == "keep_share"]
+    fine = [row for row in tried if row["accuracy_against_none"][2] >= 0]
+    if not fine:
+        return "Keeping the best share loses accuracy at every setting."
+    where = "" if len(fine) == len(tried) else f" at {len(fine)} of {len(tried)} settings"
+    return (
+        f"Keeping the best share loses nothing that {rules['questions']} questions can show{where}, and saves up "
+        f"to {max(row['tokens_saved'] for row in fine):.0%} of the tokens{' there' * bool(where)}."
     )
 
 

@@ -136,8 +136,7 @@ _CONTROLS = ("as many tokens, head", "difference", "as many tokens, majority", "
 
 def _controls(row: Figures, votes: Sequence[str] = ("head", "majority")) -> Iterator[str]:
     for name in votes:
-        control = row.get(f"equal_tokens_{name}")
-        yield NONE if control is None else f"{control:.3f}"
+        yield f"{row[f'equal_tokens_{name}']:.3f}"
         yield _value(row, f"above_equal_tokens_{name}", "+", "+.3f")
 
 

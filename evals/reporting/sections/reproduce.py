@@ -91,15 +91,20 @@ def show(figures: Figures) -> Iterator[str]:
     )
     by_name = {row["name"]: row for row in (*votes, *stopping)}
     quality, pruned, control = (by_name[name] for name in ("quality", "quality_pruned", "random_pruned"))
+    behind = [
+        VOTES.get(name, name)
+        for name, row in by_name.items()
+        if name not in ("majority", "random_pruned") and row["above_majority_interval"][0] <= 0
+    ]
     gain = difference(quality["above_majority"], quality["above_majority_interval"])
     yield (
         f"**What it means.** On these questions the head's vote gains {gain} over majority, and pruning saves "
         f"{pruned['tokens_saved']:.0%} of the tokens at an accuracy of {pruned['accuracy']:.3f}, where the "
-        f"control that prunes as many at random is right {control['accuracy']:.3f} of the time: the score does "
-        f"it, not the smaller number. The intervals are wide ({figures['questions']} questions, one seed), so "
-        "neighbours in these tables are not to be ranked; the next section has more questions and seeds. What "
-        "does not help here: DeepConf's confidences, a budget, and consensus, because the model falls for its "
-        "misconception with confidence and in most of its traces. The vote by ranks is not to be relied on here: "
+        f"control that prunes as many at random is right {control['accuracy']:.3f} of the time. The intervals are "
+        f"wide ({figures['questions']} questions, one seed), so neighbours in these tables are not to be ranked; "
+        "the next section has more questions and seeds. Not clearly right more often than majority here: "
+        f"{'; '.join(behind) or 'none'}. The model falls for its misconception with confidence and in most of its "
+        "traces. The vote by ranks is not to be relied on here: "
         "traces of the same text have scores that differ by rounding only, which ranks turn into whole steps."
     )
 

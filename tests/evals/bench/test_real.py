@@ -183,8 +183,7 @@ def test_heads_are_made_once_and_tested_on_other_questions(
     assert figures["auroc_by_position"]["32"]["auroc_within_head"] > 0.9
     assert {row["position"] for row in figures["pruning"]} == {16, 32}
     assert set(figures["asking"]) == {"waves", "adaptive_consistency", "esc", "deepconf_online"}
-    by_confidence = [name for name, row in figures["asking"].items() if "equal_tokens_deepconf" in row]
-    assert by_confidence == ["deepconf_online"]
+    assert all(0 <= row["equal_tokens_deepconf"] <= 1 for row in figures["asking"].values())
     lost = dict.fromkeys(
         ("auroc_within", "auroc_within_lost", "auroc_within_fifth", "auroc_within_fifth_lost"), 0.1
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from evals.bench import RESULTS
 from evals.reporting.sections import SECTIONS, write_sections
 from evals.reporting.sections.parts import NONE, difference, table
 from tests.evals.markdown import tables
@@ -53,3 +54,30 @@ def test_an_unknown_benchmark_is_shown_with_all_its_figures(tmp_path: Path) -> N
 def test_a_table_that_says_nothing_is_an_error(rows: list[list[str]]) -> None:
     with pytest.raises(ValueError, match="a table of"):
         table(["name", "value"] if rows != [["x"]] else ["name"], rows)
+
+
+def test_what_the_engine_section_concludes_follows_from_the_figures() -> None:
+    figures = json.loads((RESULTS / "engine.json").read_text())["figures"]
+    columns = {"setting": "", "accuracy_quality": 0.5, "accuracy_majority": 0.5, "seconds": 1.0}
+    none, first, second, budget = (
+        {**columns, "rule": rule, "tokens_saved": saved, "accuracy_against_none": [-0.1, 0.0, 0.1]}
+        for rule, saved in (("none", 0.0), ("keep_share", 0.58), ("keep_share", 0.38), ("budget", 0.6))
+    )
+    figures["rules"] = {"questions": 48, "traces": 32, "curve": [none, first, second, budget]}
+    step = figures["steps"]["135m"]
+    step |= {"ratio": 1.02, "ratio_interval": [0.99, 1.05]}
+
+    def meaning() -> str:
+        return list(SECTIONS["engine"].show(figures))[-1]
+
+    assert "and +2.0% (-1.0% to +5.0%, not to be told from none) on a 135M model's shape" in meaning()
+    assert "lose accuracy clearly: none." in meaning()
+    assert "loses nothing that 48 questions can show, and saves up to 58% of the tokens." in meaning()
+    step["ratio_interval"] = [1.01, 1.03]
+    for row in (first, budget):
+        row["accuracy_against_none"] = [-0.3, -0.2, -0.1]
+    assert "and +2.0% (+1.0% to +3.0%) on a 135M model's shape" in meaning()
+    assert "lose accuracy clearly: keep the best share, a budget of tokens." in meaning()
+    assert "can show at 1 of 2 settings, and saves up to 38% of the tokens there" in meaning()
+    second["accuracy_against_none"] = [-0.3, -0.2, -0.1]
+    assert "Keeping the best share loses accuracy at every setting." in meaning()
