@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +27,26 @@ class Server:
 
     url: str
     site: Site
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, engine: VLLMEngine, *steps: int) -> list[threading.Event]:
+    """Let an engine wait before some of its next steps until their events are set: half a minute at most.
+
+    Those before take their time, so that progress is reported whatever else the machine does.
+    """
+    events = {step: threading.Event() for step in steps}
+    take, numbers = engine._loop._step, itertools.count(1)
+
+    def step() -> None:
+        number = next(numbers)
+        if number < max(steps):
+            time.sleep(0.02)
+        if number in events:
+            events[number].wait(30)
+        take()
+
+    monkeypatch.setattr(engine._loop, "_step", step)
+    return list(events.values())
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from demo.choices import Ask, Choices
 from demo.frames import Frame, Stop, play
 from demo.live import LiveRunner
 from demo.recording import Recordings
-from tests.demo.conftest import ANSWER, QUESTION
+from tests.demo.conftest import ANSWER, QUESTION, hold
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
@@ -31,7 +31,7 @@ def frames(runner: LiveRunner, *choices: Choices, question: str = QUESTION) -> l
     return asyncio.run(collect())
 
 
-def idle(voter: WeightedVoter, seconds: float = 5) -> bool:
+def idle(voter: WeightedVoter, seconds: float = 30) -> bool:
     """Whether the engine has no unfinished request left, within some time."""
     until = time.monotonic() + seconds
     engine: Any = voter.engine
@@ -42,10 +42,20 @@ def idle(voter: WeightedVoter, seconds: float = 5) -> bool:
     return False
 
 
-def test_traces_grow_and_are_pruned_before_the_eyes(runner: LiveRunner) -> None:
-    shown = [frame["runs"][0] for frame in frames(runner, Choices(n=16))]
-    growing = [run for run in shown if run["counts"]["writing"] == 16 and run["tokens"] > 0]
-    assert growing
+def test_traces_grow_and_are_pruned_before_the_eyes(
+    runner: LiveRunner, vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (grown,) = hold(monkeypatch, vllm_engine, 20)
+    shown = []
+
+    async def watch() -> None:
+        async for frame in runner.run(Ask(QUESTION, (Choices(n=16),)), Stop()):
+            shown.append(run := frame["runs"][0])
+            if run["counts"]["writing"] == 16 and run["tokens"] > 0:
+                grown.set()
+
+    asyncio.run(watch())
+    assert grown.is_set()
     assert shown[-1]["counts"] == {"writing": 0, "finished": 8, "pruned": 8, "cancelled": 0}
     pruned = [trace for trace in shown[-1]["traces"] if trace["status"] == "pruned"]
     assert all(trace["tokens"] == 33 and "token 32" in trace["why"] for trace in pruned)
@@ -106,7 +116,11 @@ def test_consensus_cancels_the_rest_and_says_so(runner: LiveRunner) -> None:
     assert "cancelled" in run["note"]
 
 
-def test_stop_ends_the_run_with_what_there_is(runner: LiveRunner) -> None:
+def test_stop_ends_the_run_with_what_there_is(
+    runner: LiveRunner, vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, vllm_engine, 10_000)  # it takes its time for some seconds
+
     async def press() -> Frame:
         stop = Stop()
         async for frame in runner.run(Ask(QUESTION, (Choices(n=48, rule="none"),)), stop):
