@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from arrol_tts.errors import EngineError, ServerError
-from arrol_tts.head_config import read_head_config
+from arrol_tts.head_config import QualityHeadConfig, read_head_config
 from arrol_tts.pocket import POCKET_HEAD
 from arrol_tts.voter import WeightedVoter
 from demo.choices import Ask, Choices
@@ -101,6 +101,12 @@ def test_what_the_page_does_not_ask_for_is_the_heads_sampling(vllm_engine: VLLME
     runner.ready.set()
     traces = frames(runner, Choices(n=4, rule="none"))[-1]["runs"][0]["traces"]
     assert len({trace["text"] for trace in traces}) == 1
+
+
+@pytest.mark.parametrize(("own", "window"), [({}, 25), ({"deepconf": {"window": 8}}, 8)])
+def test_the_deepconf_rule_has_a_window_that_can_stop_traces(own: dict[str, dict[str, int]], window: int) -> None:
+    voter = WeightedVoter(config=QualityHeadConfig("m", 4, voting=own))
+    assert LiveRunner(voter, Recordings(), max_tokens=200, score_every=8).window == window
 
 
 @pytest.mark.parametrize("rule", ["bar", "deepconf", "none"])
