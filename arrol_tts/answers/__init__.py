@@ -15,6 +15,7 @@ What mathematical equality means here:
 - Lists and sets have no order. ``(1,2)`` has, and is the same as a point and as an open interval.
 - ``and`` between conditions is an intersection, ``or`` a union: ``x>2 and x<5`` is ``(2,5)``.
 - Variables are taken to be positive, so that the root of x squared is x; i, j, k, l, m, n are whole.
+- ``|x-10|`` is neither ``x-10`` nor ``10-x``: a function of pieces is compared on all of them.
 - Upper and lower case differ in formulas (``R``, ``r``), not in words.
 - A number in a stated base, ``52_8``, equals only itself.
 - What cannot be read, or not within fixed bounds of length, depth, size and work, equals the same text only.

@@ -193,7 +193,7 @@ UNPRUNED_WIDE = Arm("unpruned_wide", pruned=False, few=True, head=False, wide=Tr
 PRUNED = Arm("pruned")
 ARMS = (PRUNED, UNPRUNED_M, UNPRUNED_G)
 """Those that are compared."""
-RATES = (1, 2, 4)
+RATES: tuple[float, ...] = (1, 2, 4)
 """Multiples of `LEARNING_RATE` at which they are compared in one regime: is each at its best?"""
 WITH_WIDE = "pocket_rare"
 """The regime in which the wide arm is compared too."""
