@@ -46,8 +46,8 @@ class PrunedRollout:
             ...
         )
 
-    On its first call it registers with the trainer for checkpoints: head, buffer and calibration are saved in
-    TRL's checkpoint folders and come back when TRL resumes.
+    On its first call, or by `attach` before, it registers with the trainer for checkpoints: head, buffer and
+    calibration are saved in TRL's checkpoint folders and come back when TRL resumes.
 
     Args:
         engine: samples; it needs no head. One for each process, servers of its own too, since every process
@@ -147,7 +147,10 @@ class PrunedRollout:
         return list(columns["rollout_reward"])
 
     def attach(self, trainer: GRPOTrainer) -> None:
-        """Register with a trainer before it begins; needed for the baseline ``all`` only.
+        """Register with a trainer before it begins.
+
+        Needed for the baseline ``all``, and where training may go on from a checkpoint after which no step is
+        left: nothing is rolled out then, and the checkpoint's head would not be taken over.
 
         Raises:
             InputError: when the trainer has settings that cannot go with that baseline.
@@ -155,6 +158,7 @@ class PrunedRollout:
         if self._scoring is None:
             every = (lambda: self.groups) if self.config.needs_posterior else None
             self._scoring = Scoring(trainer, every, self.reward_func)
+            TrainedPolicy(trainer).complete_checkpoints(self.save, self._go_on)
 
     def push(self, trainer: GRPOTrainer) -> None:
         """Bring the trainer's weights into the engine."""
@@ -176,22 +180,24 @@ class PrunedRollout:
         """What can be done only once there is a trainer that has begun."""
         if self._attached:
             return
-        if self._scoring is None and self.config.needs_posterior:
-            raise InputError(
-                "baseline 'all' replaces TRL's advantages: call rollout.attach(trainer) before it trains"
-            )
-        self.attach(trainer)
+        if self._scoring is None:
+            if self.config.needs_posterior:
+                raise InputError(
+                    "baseline 'all' replaces TRL's advantages: call rollout.attach(trainer) before it trains"
+                )
+            self.attach(trainer)
+            self._go_on(policy.checkpoint, policy.step)
         self._attached = True
-        policy.complete_checkpoints(self.save)
-        if policy.checkpoint.is_dir():
-            self.load(policy.checkpoint)
-        elif policy.step:
-            warnings.warn(
-                f"{policy.checkpoint} is missing: the head starts afresh at step {policy.step}", stacklevel=4
-            )
         if self.config.correct_mismatch:
             policy.correct_mismatch()
         self.worker.tokenizer = policy.tokenizer
+
+    def _go_on(self, checkpoint: Path, step: int) -> None:
+        """Take over what lies beside the checkpoint of the step that training goes on from."""
+        if checkpoint.is_dir():
+            self.load(checkpoint)
+        elif step:
+            warnings.warn(f"{checkpoint} is missing: the head starts afresh at step {step}", stacklevel=2)
 
     def _train_step(self, rows: list[int], policy: TrainedPolicy) -> list[Group]:
         """Push, roll out, check and learn, on the clock."""

@@ -21,7 +21,7 @@ from arrol_train.rl.rollout import PrunedRollout
 from arrol_train.rl.saving import disk_watched, save_run
 from arrol_train.rl.tasks import load_task
 from arrol_train.rl.trainer import CHECKPOINTS, make_trainer
-from arrol_train.rl.trl_bridge import check_checkpoint, last_checkpoint
+from arrol_train.rl.trl_bridge import check_checkpoint, last_checkpoint, train
 from arrol_tts.engine.base import hidden_size_of
 from arrol_tts.engine.load import load_engine
 from arrol_tts.files import claim_folder, lock_file
@@ -81,7 +81,7 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
         checkpoint = last_checkpoint(out / CHECKPOINTS)
         if checkpoint is not None:
             check_checkpoint(checkpoint, trainer)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        train(trainer, checkpoint)
         state.wait_for_everyone()
         save_run(config, trainer, rollout, out)
 

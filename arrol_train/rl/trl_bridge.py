@@ -7,7 +7,7 @@ done here by names that TRL does not promise to keep, so that a new version is l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +75,15 @@ class TrainedPolicy:
         """Where what we keep beside TRL's checkpoint of this step lies, when there is one."""
         return beside_checkpoint(self._trainer.args, self.step)
 
-    def complete_checkpoints(self, save: Callable[[Path], None]) -> None:
-        """Have a function called whenever TRL has written a checkpoint, with a folder of its own in there."""
-        self._trainer.add_callback(_Checkpoints(save))
+    def complete_checkpoints(self, save: Callable[[Path], None], load: Callable[[Path, int], None]) -> None:
+        """Have TRL's checkpoints completed.
+
+        Args:
+            save: called whenever TRL has written one, with a folder of its own in there.
+            load: called when training begins, with that folder of the step it begins at, which need not be there,
+                and the step.
+        """
+        self._trainer.add_callback(_Checkpoints(save, load))
 
     def correct_mismatch(self) -> None:
         """Let TRL weigh tokens by the ratio of its own to the engine's probabilities.
@@ -346,11 +352,37 @@ def beside_checkpoint(args: Any, step: int) -> Path:
     return Path(args.output_dir) / f"checkpoint-{step}" / CHECKPOINT_FOLDER
 
 
-class _Checkpoints(TrainerCallback):
-    """Completes TRL's checkpoints: called when all else is written."""
+def train(trainer: GRPOTrainer, checkpoint: Path | None) -> None:
+    """Take the steps that are left after a checkpoint, all without one.
 
-    def __init__(self, save: Callable[[Path], None]) -> None:
-        self._save = save
+    Where there are none, the trainer has what the checkpoint holds. By itself it would take one step too many
+    then, unless the last step ended an epoch: it looks at their number after a step only.
+    """
+    trainer.add_callback(_NoStepTooMany())
+    with suppress(_NoStepLeftError):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+class _NoStepLeftError(Exception):
+    """The checkpoint that training goes on from is that of the last step."""
+
+
+class _NoStepTooMany(TrainerCallback):
+    """Ends training before a batch is drawn, where all steps were taken before it began."""
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise _NoStepLeftError
+
+
+class _Checkpoints(TrainerCallback):
+    """Completes TRL's checkpoints: called when all else is written, and read."""
+
+    def __init__(self, save: Callable[[Path], None], load: Callable[[Path, int], None]) -> None:
+        self._save, self._load = save, load
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._load(beside_checkpoint(args, state.global_step), state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
