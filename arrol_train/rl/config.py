@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from arrol_train.rl.posterior import POSTERIORS
 from arrol_tts.engine.request import Sampling
 from arrol_tts.errors import InputError
 from arrol_tts.files import differences
+from arrol_tts.stopping import KeepSubset
 from arrol_tts.stopping.selection import POLICIES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -43,6 +45,9 @@ computes neither, and no ratio of probabilities brings back tokens that could no
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+
+BOUNDED = frozenset({"published", "group_signed"})
+"""Policies that bound the survival probability."""
 
 NO_POSTERIOR = "baseline 'all' asks the head what the pruned were worth: add one, or choose 'survivors'"
 
@@ -203,6 +208,10 @@ class RolloutConfig(_Section):
         known = {"rho", "strength", "p_min", "p_max"}
         if unknown := sorted(set(options) - known):
             raise ValueError(f"a policy has no option {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        try:
+            KeepSubset(1, 1, "published", **options)
+        except InputError as error:
+            raise ValueError(str(error).removeprefix("keep_subset.")) from None
         return options
 
     @model_validator(mode="after")
@@ -230,6 +239,7 @@ class RolloutConfig(_Section):
                     f"{before.at} keeps {before.keep:g}, then {point.at} keeps {point.keep:g}"
                 )
             before = point
+        self._check_bounds()
         try:
             _ = self.sampling
         except InputError as error:
@@ -260,6 +270,27 @@ class RolloutConfig(_Section):
         if self.policy == "none" and self.survivors != self.group:
             raise ValueError("policy 'none' keeps everybody: leave detect out, or choose another policy")
         return self
+
+    def _check_bounds(self) -> None:
+        """Refuse shares that a policy with bounds of the survival probability cannot keep.
+
+        Raises:
+            ValueError: naming the first.
+        """
+        if self.policy not in BOUNDED:
+            return
+        rule = KeepSubset(1, 1, self.policy, **self.policy_options)
+        kept = [self.survivors] if self.prune == "after" else [round(p.keep * self.group) for p in self.detect]
+        stages = [*itertools.pairwise([self.group, *kept])]
+        if self.max_group:
+            stages.append((self.max_group, self.survivors))
+        for size, keep in stages:
+            if keep < size and not rule.p_min <= keep / size <= rule.p_max:
+                raise ValueError(
+                    f"policy {self.policy!r} keeps a share between p_min {rule.p_min:g} and p_max {rule.p_max:g}, "
+                    f"and {keep} of {size} rollouts are to go on: keep others, change policy_options, or choose "
+                    "another policy"
+                )
 
 
 class OnlineTraining(_Section):

@@ -188,7 +188,7 @@ class GroupSampler:
         for point in detect:
             keep = round(point.keep * self.config.group)
             if keep < left:
-                rules.append(self._rule(point.at, keep, seed))
+                rules.append(_within_bounds(self._rule(point.at, keep, seed), left))
                 left = keep
         return rules
 
@@ -268,6 +268,7 @@ class GroupSampler:
             survivors = group.survivors
             if rule.keep == len(survivors):
                 return
+        rule = _within_bounds(rule, len(survivors))
         scores, rewards = np.full(len(survivors), 0.5), np.full(len(survivors), np.nan)
         if in_engine:
             scores = np.array([rollout.scores[position] for rollout in survivors])
@@ -313,6 +314,15 @@ class GroupSampler:
             features_finish=True,
             rules=tuple(rules),
         )
+
+
+def _within_bounds(rule: KeepSubset, size: int) -> KeepSubset:
+    """The rule with bounds of the survival probability that let it keep its share of so many.
+
+    The configuration's do for whole groups of G; others lack a reward, or have a size of their own.
+    """
+    share = rule.keep / size
+    return replace(rule, p_min=min(rule.p_min, share), p_max=max(rule.p_max, share))
 
 
 def sampling_of(config: RolloutConfig, n: int, max_tokens: int, seed: int) -> Sampling:

@@ -267,6 +267,18 @@ def test_equal_scores_are_as_good_as_each_other() -> None:
         assert [rollout.inclusion for rollout in rollouts] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
 
 
+@pytest.mark.parametrize(("size", "keep", "ungraded"), [(16, 14, 1), (16, 14, 2), (11, 10, 0), (32, 2, 0)])
+def test_a_group_of_another_size_is_pruned_within_wider_bounds(size: int, keep: int, ungraded: int) -> None:
+    """For want of a reward, by a size of its own, or in the cold start where several positions prune."""
+    sampler: Any = object.__new__(GroupSampler)
+    sampler.config, sampler.head = config_of("trainer", policy="published", exploration=0.0), None
+    group = Group(0, 0, [], [Rollout(ended=i < ungraded) for i in range(size)])
+    sampler._prune(group, AT, sampler._rule(AT, keep, (0, 0)))
+    assert len(group.survivors) == keep
+    assert not any(rollout.ungraded for rollout in group.survivors)
+    assert sum(rollout.inclusion for rollout in group.rollouts[ungraded:]) == pytest.approx(keep)
+
+
 def test_what_was_written_past_a_hand_over_is_left_out() -> None:
     """Where vLLM schedules asynchronously, a trace that waits has got one token more."""
     verdict = {"rule": "keep_subset", "position": 3, "chosen": False}
