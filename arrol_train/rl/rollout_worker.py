@@ -262,10 +262,13 @@ class RolloutWorker:
 
     def _choose_position(self, learner: HeadLearner, position: PositionChooser, step: int) -> None:
         position.note(self.metrics)
-        trained = step + 1 - self.config.cold_start
-        if trained >= 0 and trained % EVERY == 0:
+        if step + 1 < self.config.cold_start:
+            return
+        # Batches and not steps, of which a trainer may take several on a batch.
+        if position.learned % EVERY == 0:
             position.choose({at: learner.auroc_within(at) for at in position.candidates})
             learner.put_first(position.at)
+        position.learned += 1
 
     def _judge_rewards(self, groups: Sequence[Group]) -> None:
         """Stop where the reward function failed too often, over this step or over as many as make a judgement."""

@@ -15,8 +15,8 @@ from arrol_train.positions import FINISH
 from arrol_train.rewards import Reward, Row, pocket_reward
 from arrol_train.rl import sampler
 from arrol_train.rl.config import Detection
-from arrol_train.rl.detection import Pairs
-from arrol_train.rl.group import Group
+from arrol_train.rl.detection import Pairs, PositionChooser
+from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.prompts import Visited
 from arrol_train.rl.rollout_worker import EngineMismatchError, FailedRewardsError, RolloutWorker
 from arrol_train.rl.whole_groups import expected_signal
@@ -195,6 +195,19 @@ def test_the_position_is_chosen_as_the_head_learns(
     again.load(tmp_path / "saved")
     assert again.position is not None
     assert again.position.state_dict() == worker.position.state_dict()
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_the_position_is_chosen_every_ten_batches_however_many_steps_are_taken_on_each(
+    updates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = Detection(at=AT, keep=0.5, candidates=(9, AT))
+    worker = make_worker(None, None, config=CONFIG.model_copy(update={"detect": (point,), "cold_start": 5}))
+    chosen: list[int] = []
+    monkeypatch.setattr(PositionChooser, "choose", lambda self, aurocs: chosen.append(step))
+    for step in range(0, 40, updates):
+        worker.learn([Group(step, 0, [], [Rollout(ended=True, reward=1.0)] * 2)], step)
+    assert chosen == {1: [4, 14, 24, 34], 2: [4, 24]}[updates]
 
 
 def test_whole_groups_are_neither_pruned_nor_learned_from(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
