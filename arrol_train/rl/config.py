@@ -267,6 +267,12 @@ class RolloutConfig(_Section):
                 "start_prompts prunes groups at the first detection position: add one, of keep 1 where no rollout "
                 "is to be pruned, or leave it at 1"
             )
+        by_ranks = {"max_group": self.max_group, "candidates": len(self.positions) > len(self.detect)}
+        for name in (name for name, is_set in by_ranks.items() if is_set and not self.exploration):
+            raise ValueError(
+                f"{name} goes by how well the head ranks, which is learned from groups that are pruned at random, "
+                f"and exploration is 0: raise it, or leave {name} out"
+            )
         if self.policy == "none" and self.survivors != self.group:
             raise ValueError("policy 'none' keeps everybody: leave detect out, or choose another policy")
         return self

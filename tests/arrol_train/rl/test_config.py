@@ -148,6 +148,11 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, message: str, tmp
         ({"max_group": 7}, "max_group is 7: make it at least the group of 8"),
         ({"max_group": 9, "detect": []}, "max_group is for one detection position"),
         ({"max_group": 9, "policy": "random"}, "max_group gains nothing with the policy 'random'"),
+        ({"max_group": 9, "exploration": 0}, "max_group goes by how well .* and exploration is 0: raise it, or"),
+        (
+            {"detect": [{"at": 24, "keep": 0.5, "candidates": [16, 24]}], "exploration": 0},
+            "candidates goes by how well the head ranks",
+        ),
         ({"policy": "best"}, "there is no policy 'best'"),
         ({"policy": "none"}, "policy 'none' keeps everybody"),
         ({"policy_options": {"lambda": 1.0}}, "no option 'lambda'"),
