@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,16 +235,21 @@ class RolloutWorker:
         return list(rewards.values())
 
     def save(self, folder: Path) -> None:
-        """Write head, buffer and calibration; the folder appears whole or not at all."""
-        temporary = folder.with_name(folder.name + ".tmp")
-        temporary.mkdir(parents=True, exist_ok=True)
+        """Write head, buffer and calibration; the folder appears whole or not at all, in place of an older one."""
+        temporary, before = (folder.with_name(folder.name + ending) for ending in (".tmp", ".old"))
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         if self.learner is not None:
             self.learner.save(temporary)
         if self.position is not None:
             write_json(temporary / POSITION_FILE, self.position.state_dict())
         write_json(temporary / PROMPTS_FILE, self.prompts.state_dict())
         write_json(temporary / CONFIG_FILE, self.config.model_dump(mode="json"))
+        if folder.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            folder.rename(before)
         temporary.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote.

@@ -197,6 +197,17 @@ def test_the_position_is_chosen_as_the_head_learns(
     assert again.position.state_dict() == worker.position.state_dict()
 
 
+def test_a_worker_is_saved_over_an_older_one_and_over_a_save_that_was_cut_off(tmp_path: Path) -> None:
+    worker, again, saved = make_worker(None, None), make_worker(None, None), tmp_path / "checkpoint-3" / "arrol"
+    (tmp_path / "checkpoint-3" / "arrol.tmp" / "head.safetensors").mkdir(parents=True)
+    for step in (1, 2):
+        worker.prompts.steps = step
+        worker.save(saved)
+        again.load(saved)
+        assert again.prompts.steps == step
+    assert [path.name for path in saved.parent.iterdir()] == ["arrol"]
+
+
 @pytest.mark.parametrize("updates", [1, 2])
 def test_the_position_is_chosen_every_ten_batches_however_many_steps_are_taken_on_each(
     updates: int, monkeypatch: pytest.MonkeyPatch
