@@ -230,7 +230,7 @@ class GroupSampler:
         if not open_rollouts:
             return
         begun = len(open_rollouts[0].token_ids)
-        marks = tuple(at - begun for at in sorted(self.config.positions) if begun < at < until)
+        marks = tuple(at - begun for at in sorted(self.config.positions) if begun <= at < until)
         if begun:
             questions = [
                 Question(f"{name}/{i}", token_ids=(*group.prompt_ids, *rollout.token_ids))

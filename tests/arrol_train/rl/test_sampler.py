@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from arrol_train.positions import FINISH
 from arrol_train.rewards import Grader, pocket_reward
 from arrol_train.rl.config import RolloutConfig
 from arrol_train.rl.group import Group, Rollout
@@ -21,8 +22,11 @@ from arrol_tts.errors import EngineError
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.trace import Trace
+from tests.arrol_train.conftest import restore_pocket
+from tests.arrol_train.rl.test_rollout import forward
 
 if TYPE_CHECKING:
+    from arrol_tts.engine.transformers_engine import TransformersEngine
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm")
@@ -177,6 +181,20 @@ def test_a_group_that_is_handed_back_at_the_second_position_goes_on(doubtful: VL
             assert rollout.states is not None
             assert len(rollout.logprobs) == len(rollout.token_ids)
             assert len(rollout.states) == (len(rollout.token_ids) - 1) // STRIDE + 1
+
+
+@pytest.mark.parametrize("prune", ["engine", "trainer"])
+def test_the_head_is_read_at_a_position_right_after_another(
+    transformers_engine: TransformersEngine, prune: str
+) -> None:
+    config = config_of(prune, (5, 0.75), (6, 0.5), max_tokens=10, exploration=0.0)
+    (group,) = rolled(transformers_engine, config, rows=[0])
+    restore_pocket(transformers_engine)
+    assert [len(kept_after(group, at)) for at in (5, 6)] == [6, 4]
+    for rollout in group.survivors:
+        _, hidden = forward(group.prompt_ids, rollout.token_ids)
+        assert sorted(rollout.marks) == [FINISH, 5, 6]
+        np.testing.assert_allclose(rollout.marks[6], hidden[6], atol=2e-2)
 
 
 def whole(groups: Sequence[Group]) -> Group:
