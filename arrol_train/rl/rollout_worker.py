@@ -165,8 +165,14 @@ class RolloutWorker:
             ``config.revisit`` one whose row had no signal lately: ``Group.row`` says which it is.
 
         Raises:
-            InputError: when there is no tokenizer, or a reward is anything but 0 and 1.
+            InputError: when there is no tokenizer, a row is asked for twice, or a reward is anything but 0 and 1.
         """
+        if len(set(rows)) < len(rows):
+            twice = next(row for row in rows if list(rows).count(row) > 1)
+            raise InputError(
+                f"row {twice} is asked for twice in step {step}, and both groups would be the same: where two "
+                "questions have its prompt, keep one of them"
+            )
         return self._sampler().roll_step(rows, step, process)
 
     def roll_whole(self, rows: Sequence[int], step: int, size: int) -> list[Group]:

@@ -503,8 +503,15 @@ def test_a_policy_that_needs_a_head_is_refused_without_one(engine: VLLMEngine) -
         PrunedRollout(engine, ROWS, pocket_reward, CONFIG)
 
 
-def test_rows_without_prompt_or_with_two_answers_are_refused(engine: VLLMEngine) -> None:
-    with pytest.raises(ValueError, match="row 1 has no prompt"):
-        PrunedRollout(engine, [ROWS[0], {"answer": "1"}], pocket_reward, CONFIG, online_head())
-    with pytest.raises(ValueError, match="same prompt and different answers"):
-        PrunedRollout(engine, [ROWS[0], {**ROWS[0], "answer": "x"}], pocket_reward, CONFIG, online_head())
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answer": "1"}, "row 1 has no prompt"),
+        ({**ROWS[0], "answer": "x"}, "rows 0 and 1 have the same prompt and different answers: keep one of them"),
+        ({**ROWS[0], "id": 7}, "rows 0 and 1 have the same prompt: keep one of them"),
+    ],
+)
+def test_rows_without_prompt_or_with_that_of_another_are_refused(row: dict[str, Any], message: str) -> None:
+    engine: Any = None
+    with pytest.raises(ValueError, match=message):
+        PrunedRollout(engine, [ROWS[0], row], pocket_reward, CONFIG, online_head())

@@ -244,6 +244,11 @@ def test_without_a_tokenizer_nothing_is_rolled_out(vllm_engine: VLLMEngine) -> N
         make_worker(vllm_engine, None).roll([0], step=0)
 
 
+def test_a_row_that_comes_twice_in_a_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="row 3 is asked for twice in step 5"):
+        make_worker(None, None).roll([3, 1, 3], step=5)
+
+
 def test_no_rows_are_refused(vllm_engine: VLLMEngine) -> None:
     with pytest.raises(ValueError, match="there are no rows"):
         RolloutWorker(vllm_engine, [], pocket_reward, CONFIG, online_head())
