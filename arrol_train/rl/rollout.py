@@ -67,8 +67,7 @@ class PrunedRollout:
         clock: times the phases of a step; what follows TRL's call for rewards is the update.
 
     Raises:
-        InputError: when rows lack prompts, two rows of the same prompt differ in their answer, or the policy
-            needs a head.
+        InputError: when rows lack prompts, two have the same, or the policy needs a head.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class PrunedRollout:
             trainer: whose model is sampled.
 
         Returns:
-            ``prompt_ids``, ``completion_ids``, ``logprobs`` and ``rollout_reward``, aligned with the prompts.
+            What `trl_columns` does, aligned with the prompts.
 
         Raises:
             InputError: when groups are not whole, a prompt is not among the rows, or the baseline is ``all`` and
@@ -138,7 +137,7 @@ class PrunedRollout:
         else:
             self._push_once(policy)
             self.groups = self.worker.roll_whole(rows, policy.step, policy.group_size)
-        return trl_columns(self.groups)
+        return trl_columns(self.groups, self.worker.rows)
 
     def reward_func(self, completions: list[Any], **columns: Any) -> list[float | None]:
         """The reward function for TRL: the rewards are those that were known before, None of the ungraded."""
@@ -254,10 +253,14 @@ def _key(prompt: Any) -> str:
 
 
 def _index(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The first row of each prompt: TRL gives prompts, not rows."""
+    """The row of each prompt: TRL gives prompts, not rows."""
     index: dict[str, int] = {}
     for i, row in enumerate(rows):
         first = index.setdefault(_key(row["prompt"]), i)
-        if rows[first].get("answer") != row.get("answer"):
-            raise InputError(f"rows {first} and {i} have the same prompt and different answers: keep one of them")
+        if first != i:
+            differ = rows[first].get("answer") != row.get("answer")
+            raise InputError(
+                f"rows {first} and {i} have the same prompt{' and different answers' if differ else ''}: keep one "
+                "of them, in TRL's dataset too"
+            )
     return index

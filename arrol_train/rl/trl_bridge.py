@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from arrol_train.rewards import Row
 from arrol_train.rl.advantages import GroupRewards, advantages
 from arrol_train.rl.config import ConfigError
 from arrol_train.rl.group import Group
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FOLDER = "arrol"
 """Inside TRL's checkpoint folders; there once a checkpoint is complete."""
+
+TRLS_OWN = frozenset({"prompt", "prompts", "completions", "env_mask"})
+"""Names under which TRL has something of its own for the reward functions or for itself."""
 
 ROW_MEANS = frozenset({"grpo", "sapo", "dr_grpo", "luspo"})
 """TRL's losses that are divided by the number of rows; the others by that of tokens."""
@@ -229,17 +233,26 @@ class Scoring:
         return GroupRewards(total, self._weight * rows[:, self._column], self._weight * group.expected_of_others())
 
 
-def trl_columns(groups: Sequence[Group]) -> dict[str, Any]:
+def trl_columns(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, Any]:
     """What a ``rollout_func`` returns: the survivors, group by group.
+
+    A group need not be of the row that TRL asked for, so the columns of its own go to the reward functions, in
+    place of what TRL's dataset has under the same names. Only the prompt stays the one that was asked for.
+
+    Args:
+        groups: that have ended.
+        rows: the training questions.
 
     Returns:
         ``prompt_ids``, ``completion_ids``, ``logprobs`` (None where the engine gives none) and ``rollout_reward``,
         which TRL passes on to the reward functions, None for the ungraded; where there are any, ``env_mask``,
-        which keeps their tokens out of the loss and of what it is divided by.
+        which keeps their tokens out of the loss and of what it is divided by; and the columns of the rows.
     """
     survivors = [(group, rollout) for group in groups for rollout in group.survivors]
     logprobs = [rollout.logprobs for _, rollout in survivors]
-    columns: dict[str, Any] = {
+    names = dict.fromkeys(name for group in groups for name in rows[group.row] if name not in TRLS_OWN)
+    columns: dict[str, Any] = {name: [rows[group.row].get(name) for group, _ in survivors] for name in names}
+    columns |= {
         "prompt_ids": [group.prompt_ids for group, _ in survivors],
         "completion_ids": [rollout.token_ids for _, rollout in survivors],
         "logprobs": None if any(row is None for row in logprobs) else logprobs,
