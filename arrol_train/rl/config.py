@@ -172,6 +172,22 @@ class RolloutConfig(_Section):
         if self.start_prompts > 1:
             raise InputError("start_prompts goes by what the head says: add one, or leave it out")
 
+    def further_prompts(self, prompts: int) -> int:
+        """How many prompts `start_prompts` adds to so many of a process, after the cold start."""
+        return round((self.start_prompts - 1) * prompts)
+
+    def check_prompts(self, prompts: int) -> None:
+        """Refuse a `start_prompts` that adds nothing to so many prompts of a process.
+
+        Raises:
+            InputError: saying from which on it does.
+        """
+        if self.start_prompts > 1 and not self.further_prompts(prompts):
+            raise InputError(
+                f"start_prompts {self.start_prompts:g} adds none to {prompts} prompts on each process: make it "
+                f"{1 + 1 / prompts:g} at least, or give a process more prompts"
+            )
+
     @property
     def sampling(self) -> Sampling:
         """How whole rollouts are sampled, but for their number and seed."""

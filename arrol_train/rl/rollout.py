@@ -124,8 +124,8 @@ class PrunedRollout:
             What `trl_columns` does, aligned with the prompts.
 
         Raises:
-            InputError: when groups are not whole, a prompt is not among the rows, or the baseline is ``all`` and
-                `attach` was not called.
+            InputError: when groups are not whole, a prompt is not among the rows, ``start_prompts`` adds none to
+                them, or the baseline is ``all`` and `attach` was not called.
             FailedRewardsError: when too many rollouts could not be graded.
             EngineMismatchError: when the engine's log-probabilities are not the trainer's.
         """
@@ -201,6 +201,7 @@ class PrunedRollout:
     def _train_step(self, rows: list[int], policy: TrainedPolicy) -> list[Group]:
         """Push, roll out, check and learn, on the clock."""
         self._check_size(policy.group_size)
+        self.config.check_prompts(len(rows))
         self.clock.begin(policy.step)
         self._push_once(policy)
         self.clock.lap("push")

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -471,6 +472,14 @@ def test_prompts_that_straddle_processes_and_unknown_prompts_are_refused(
         rollout([a, a, a, b], trainer)
     with pytest.raises(ValueError, match="is not among the rows"):
         rollout(["1+1"] * 4, trainer)
+
+
+def test_more_prompts_that_are_none_in_a_batch_are_refused() -> None:
+    engine: Any = None
+    rollout, policy = make_rollout(engine, CONFIG.model_copy(update={"start_prompts": 1.25})), SimpleNamespace()
+    policy.group_size, policy.step = CONFIG.survivors, 0
+    with pytest.raises(ValueError, match=r"start_prompts 1\.25 adds none to 2 prompts .* make it 1\.5 at least"):
+        rollout._train_step([0, 1], policy)  # type: ignore[arg-type]
 
 
 def test_another_number_of_generations_than_survivors_is_refused(engine: VLLMEngine, tmp_path: Path) -> None:

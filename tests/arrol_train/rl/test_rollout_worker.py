@@ -14,7 +14,7 @@ import torch
 from arrol_train.positions import FINISH
 from arrol_train.rewards import Reward, Row, pocket_reward
 from arrol_train.rl import sampler
-from arrol_train.rl.config import Detection
+from arrol_train.rl.config import Detection, RolloutConfig
 from arrol_train.rl.detection import Pairs, PositionChooser
 from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.prompts import Visited
@@ -23,6 +23,7 @@ from arrol_train.rl.whole_groups import expected_signal
 from tests.arrol_train.rl.test_rollout import AT, CONFIG, PROMPTS, ROWS, forward, online_head, pocket_model
 
 if TYPE_CHECKING:
+    from arrol_tts.engine.transformers_engine import TransformersEngine
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm")
@@ -242,6 +243,18 @@ def test_the_check_compares_with_the_trainers_own_log_probabilities(
 def test_without_a_tokenizer_nothing_is_rolled_out(vllm_engine: VLLMEngine) -> None:
     with pytest.raises(ValueError, match="pass tokenizer=, that of the policy"):
         make_worker(vllm_engine, None).roll([0], step=0)
+
+
+def test_groups_of_the_same_row_on_two_processes_have_numbers_of_their_own(
+    transformers_engine: TransformersEngine, tokenizer: Any
+) -> None:
+    config = RolloutConfig(group=2, max_tokens=4, revisit=0.5)
+    worker = RolloutWorker(transformers_engine, ROWS[:2], pocket_reward, config, tokenizer=tokenizer)
+    worker.prompts.visited = {0: Visited(barren=60)}
+    (further,), (asked,) = (worker.roll([process], step=3, process=process) for process in range(2))
+    assert further.row == asked.row == 1
+    assert further.id != asked.id == 3 * 2 + 1
+    assert np.int64(further.id) == further.id
 
 
 def test_a_row_that_comes_twice_in_a_step_is_refused() -> None:

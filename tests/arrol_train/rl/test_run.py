@@ -188,6 +188,15 @@ def test_a_checkpoint_of_another_config_is_refused(finished: Path, tmp_path: Pat
     run(config(eval_every=7), finished)  # how often to test changes nothing that was trained
 
 
+def test_more_prompts_that_are_none_on_a_process_are_refused_before_anything_loads(tmp_path: Path) -> None:
+    for share, prompts in ((1.5, 1), (1.1, 4)):
+        with pytest.raises(
+            ConfigError, match=rf"rollout\.start_prompts {share} adds none to {prompts} prompts on"
+        ):
+            run(config(prompts=prompts, rollout=TINY["rollout"] | {"start_prompts": share}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="holds something else"):
