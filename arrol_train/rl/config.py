@@ -225,7 +225,7 @@ class RolloutConfig(_Section):
         if unknown := sorted(set(options) - known):
             raise ValueError(f"a policy has no option {unknown[0]!r}; there are {', '.join(sorted(known))}")
         try:
-            KeepSubset(1, 1, "published", **options)
+            _bounds("published", options)
         except InputError as error:
             raise ValueError(str(error).removeprefix("keep_subset.")) from None
         return options
@@ -301,7 +301,7 @@ class RolloutConfig(_Section):
         """
         if self.policy not in BOUNDED:
             return
-        rule = KeepSubset(1, 1, self.policy, **self.policy_options)
+        rule = _bounds(self.policy, self.policy_options)
         kept = [self.survivors] if self.prune == "after" else [round(p.keep * self.group) for p in self.detect]
         stages = [*itertools.pairwise([self.group, *kept])]
         if self.max_group:
@@ -313,6 +313,11 @@ class RolloutConfig(_Section):
                     f"and {keep} of {size} rollouts are to go on: keep others, change policy_options, or choose "
                     "another policy"
                 )
+
+
+def _bounds(policy: str, options: dict[str, Any]) -> KeepSubset:
+    """A rule with a policy's options, for its checks and defaults."""
+    return KeepSubset(1, 1, policy, **options)
 
 
 class OnlineTraining(_Section):
