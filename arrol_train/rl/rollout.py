@@ -39,12 +39,13 @@ class PrunedRollout:
     Use::
 
         rollout = PrunedRollout(engine, rows, reward, config, head)
-        GRPOTrainer(
+        trainer = GRPOTrainer(
             args=GRPOConfig(num_generations=config.survivors, ...),
             reward_funcs=rollout.reward_func,
             rollout_func=rollout,
             ...
         )
+        rollout.attach(trainer)
 
     On its first call, or by `attach` before, it registers with the trainer for checkpoints: head, buffer and
     calibration are saved in TRL's checkpoint folders and come back when TRL resumes.
