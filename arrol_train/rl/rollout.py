@@ -7,7 +7,6 @@ and update shrink too, and a pruned rollout is part of no mean.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from arrol_train.rl.config import RolloutConfig
 from arrol_train.rl.group import Group
 from arrol_train.rl.learner import HeadLearner
 from arrol_train.rl.online_head import OnlineHead
-from arrol_train.rl.rollout_worker import RolloutWorker
+from arrol_train.rl.rollout_worker import RolloutWorker, prompt_key
 from arrol_train.rl.run_log import StepClock
 from arrol_train.rl.trl_bridge import Scoring, TrainedPolicy, log_metrics, trl_columns
 from arrol_tts.errors import InputError
@@ -224,7 +223,7 @@ class PrunedRollout:
 
     def _distinct(self, prompts: list[Any], size: int) -> list[int]:
         """The row of each group's prompt."""
-        keys = [_key(prompt) for prompt in prompts]
+        keys = [prompt_key(prompt) for prompt in prompts]
         firsts = keys[::size]
         if keys != [key for key in firsts for _ in range(size)]:
             raise InputError(
@@ -250,15 +249,11 @@ class PrunedRollout:
         self.worker.check(groups, policy.logprobs)
 
 
-def _key(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
-
-
 def _index(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """The row of each prompt: TRL gives prompts, not rows."""
     index: dict[str, int] = {}
     for i, row in enumerate(rows):
-        first = index.setdefault(_key(row["prompt"]), i)
+        first = index.setdefault(prompt_key(row["prompt"]), i)
         if first != i:
             differ = rows[first].get("answer") != row.get("answer")
             raise InputError(

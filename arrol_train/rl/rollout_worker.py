@@ -36,6 +36,7 @@ from arrol_train.rl.sampler import GroupSampler, sampling_of
 from arrol_tts.engine.request import Question
 from arrol_tts.errors import EngineError, InputError
 from arrol_tts.files import write_json
+from arrol_tts.messages import Message
 
 if TYPE_CHECKING:
     import torch
@@ -232,9 +233,9 @@ class RolloutWorker:
         are distinct. A row's rollouts do not depend on the other rows.
         """
         sampling = sampling_of(self.config, samples, self.config.max_tokens, seed)
-        row_of = {row["prompt"]: row for row in rows}
-        rewards: dict[str, list[float | None]] = {prompt: [] for prompt in row_of}
-        for trace in self.engine.sample([Question(prompt, prompt) for prompt in row_of], sampling):
+        row_of = {prompt_key(row["prompt"]): row for row in rows}
+        rewards: dict[str, list[float | None]] = {key: [] for key in row_of}
+        for trace in self.engine.sample([Question(key, row["prompt"]) for key, row in row_of.items()], sampling):
             ended = trace.finish_reason == "stop"
             row = row_of[trace.question_id]
             rewards[trace.question_id].append(self._grade(row, trace.text) if ended else 0.0)
@@ -311,3 +312,8 @@ class RolloutWorker:
         return GroupSampler(
             self.engine, self.rows, self._grade, config, head, self.tokenizer, self._seed, self.prompts, auroc
         )
+
+
+def prompt_key(prompt: str | Sequence[Message]) -> str:
+    """What a prompt, a text or a conversation, is known by."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)

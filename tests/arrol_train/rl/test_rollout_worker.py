@@ -323,3 +323,17 @@ def test_an_evaluation_has_no_reward_where_there_is_none(vllm_engine: VLLMEngine
     rewards = make_worker(vllm_engine, tokenizer, reward=every_third_fails()).evaluate(ROWS[:4], samples=4, seed=0)
     assert [len(row) for row in rewards] == [4] * 4
     assert {reward for row in rewards for reward in row} == {None, 0.0, 1.0}
+
+
+def test_prompts_that_are_conversations_are_evaluated_too(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
+    asked = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS[:2]]
+    graded: list[str] = []
+
+    def reward(row: Row, text: str) -> float:
+        graded.append(row["prompt"][0]["content"])
+        return 1.0
+
+    rewards = make_worker(vllm_engine, tokenizer, reward=reward).evaluate(asked, samples=2, seed=0)
+    assert [len(row) for row in rewards] == [2, 2]
+    assert set(graded) <= {row["prompt"] for row in ROWS[:2]}
+    assert graded
