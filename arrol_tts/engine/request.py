@@ -138,9 +138,9 @@ class Sampling:
                 "other"
             )
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise InputError(f"stop is {self.stop!r}; it must be a list of texts, none of them empty")
+            raise InputError(f"stop is {self.stop!r:.200}; it must be a list of texts, none of them empty")
         if not isinstance(self.stop_token_ids, Sequence) or not all(map(_is_token_id, self.stop_token_ids)):
-            raise InputError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of token ids")
+            raise InputError(f"stop_token_ids is {self.stop_token_ids!r:.200}; it must be a list of token ids")
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
 
