@@ -326,11 +326,10 @@ class ServerEngine(Engine):
     async def _ask(self, run: ServerRun, request: Request) -> None:
         """Answer a request of a run: its first one, or one that was added."""
         try:
+            turn = asyncio.Lock()  # questions wait for room in their order, and so that one of them is woken
             async with asyncio.TaskGroup() as tasks:
                 for question, spec in zip(request.questions, request.specs, strict=True):
-                    server = await self._room(len(question.wanted(request.sampling.n)))
-                    run.jobs[question.id] = tasks.create_task(self._answer(run, server, question, spec))
-                    await asyncio.sleep(0)  # let it take its room
+                    run.jobs[question.id] = tasks.create_task(self._answer(run, question, spec, turn))
         except asyncio.CancelledError:
             run.inbox.put(ServerError("the engine was closed while it was sampling"))
             raise
@@ -341,24 +340,25 @@ class ServerEngine(Engine):
             run.inbox.put(cause)
 
     async def _room(self, traces: int) -> _Server:
-        """The server with least to do, as soon as one has room for all of a question's traces."""
+        """Room for all of a question's traces on the server with least to do, taken as soon as there is some."""
         while True:
             server = min(self._alive(), key=lambda s: s.in_flight)
             if not server.in_flight or server.in_flight + traces <= self._max_in_flight:
+                server.in_flight += traces
                 return server
             self._left.clear()
             await self._left.wait()
 
-    def _leave(self, server: _Server, _task: asyncio.Task[None]) -> None:
-        server.in_flight -= 1
+    def _leave(self, server: _Server, traces: int, _task: asyncio.Task[None] | None = None) -> None:
+        server.in_flight -= traces
         self._left.set()
 
-    async def _answer(self, run: ServerRun, server: _Server, question: Question, spec: TraceSpec) -> None:
+    async def _answer(self, run: ServerRun, question: Question, spec: TraceSpec, turn: asyncio.Lock) -> None:
         """Every trace of a question once, whatever happens to its server."""
         everything = question.wanted(run.request.sampling.n)
         answered: set[int] = set()
         try:
-            await self._answer_all(run, server, question, spec, everything, answered)
+            await self._answer_all(run, question, spec, turn, everything, answered)
         except asyncio.CancelledError:
             if question.id not in run.stopped:
                 raise
@@ -369,9 +369,9 @@ class ServerEngine(Engine):
     async def _answer_all(
         self,
         run: ServerRun,
-        server: _Server,
         question: Question,
         spec: TraceSpec,
+        turn: asyncio.Lock,
         everything: Sequence[int],
         answered: set[int],
     ) -> None:
@@ -387,27 +387,31 @@ class ServerEngine(Engine):
             # has been answered already is dropped.
             wanted = [i for i in everything if spec.rules or i not in answered]
             group = replace(spec, group=f"{spec.group}/{attempt}", live=run.request.streams)
-            body = request_body(
-                question,
-                sampling,
-                group,
-                model=self.model,
-                chats=self._chats(question),
-                is_vllm=server.is_vllm,
-                plug_in=server.info is not None,
-                top_k=self._wanted_top_k or DEFAULT_TOP_K,
-            )
-            server.in_flight += len(wanted)
+            async with turn:
+                server = await self._room(len(wanted))
+            unused = len(wanted)
             try:
+                body = request_body(
+                    question,
+                    sampling,
+                    group,
+                    model=self.model,
+                    chats=self._chats(question),
+                    is_vllm=server.is_vllm,
+                    plug_in=server.info is not None,
+                    top_k=self._wanted_top_k or DEFAULT_TOP_K,
+                )
                 async with asyncio.TaskGroup() as tasks:
                     for i in wanted:
                         task = tasks.create_task(one(server, i, body, group))
-                        task.add_done_callback(partial(self._leave, server))
+                        task.add_done_callback(partial(self._leave, server, 1))
+                        unused -= 1
             except* _ServerFailedError as failures:
                 server.failure = server.failure or str(failures.exceptions[0])
+            finally:
+                self._leave(server, unused)
             if len(answered) == len(everything):
                 return
-            server = await self._room(len(everything))
 
     async def _trace(
         self,

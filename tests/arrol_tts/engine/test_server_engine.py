@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -317,6 +318,41 @@ def test_max_in_flight_bounds_the_requests_of_a_server(start: Start) -> None:
     server = start(answer)
     assert once_each(sample(server.url, max_in_flight=6))
     assert 3 < most[0] <= 6
+    most[0] = 0
+    engine = ServerEngine(server.url, max_in_flight=6)
+    with ThreadPoolExecutor(8) as pool:  # the bound is the server's, not a call's
+        calls = list(pool.map(lambda _: list(engine.sample(QUESTIONS, SAMPLING)), range(8)))
+    engine.close()
+    assert all(map(once_each, calls))
+    assert 3 < most[0] <= 6
+
+
+def test_a_call_that_is_closed_while_it_waits_for_room_leaves_none_taken(start: Start) -> None:
+    release = threading.Event()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        release.wait(10)
+        return 200, completion()
+
+    server = start(answer)
+    engine = ServerEngine(server.url, max_in_flight=4)
+    calls = [engine.sample(QUESTIONS, SAMPLING) for _ in range(3)]
+    while len(server.requests) < 3:
+        time.sleep(0.01)
+    for call in calls:
+        call.close()
+    release.set()
+    assert once_each(list(engine.sample(QUESTIONS, SAMPLING)))
+    engine.close()
+
+
+def test_a_question_that_cannot_be_sent_leaves_no_room_taken(start: Start) -> None:
+    engine = ServerEngine(start(lambda request: (200, completion())).url, chat=False, max_in_flight=1)
+    image = {"type": "image_url", "image_url": {"url": "data:,"}}
+    with pytest.raises(InputError, match="has a part of type"):
+        list(engine.sample([Question("q", [{"role": "user", "content": [image]}])], SAMPLING))
+    assert engine._servers[0].in_flight == 0
+    engine.close()
 
 
 def test_a_refused_request_is_not_repeated(start: Start) -> None:
