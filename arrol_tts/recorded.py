@@ -577,7 +577,8 @@ def _positions(value: Any) -> dict[int, Any]:
 
 
 def _scores(value: Any) -> dict[int, float]:
-    return {position: _score(item) or 0.0 for position, item in _positions(value).items()}
+    # Null and NaN, in which JSON and Parquet say that a score was not finite, count as 0.
+    return {k: 0.0 if item != item else _score(item) or 0.0 for k, item in _positions(value).items()}
 
 
 def _features(value: Any) -> dict[int, Any]:

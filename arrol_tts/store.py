@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from arrol_tts.errors import RecordError, StoreBusyError
 from arrol_tts.files import lock_file
-from arrol_tts.trace import Trace
+from arrol_tts.trace import Trace, finite
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -365,7 +365,7 @@ def _position_maps(column: pa.Array) -> list[dict[int, Any]]:
     pairs, offsets = column.values, column.offsets.to_pylist()
     positions = pairs.field(0).to_pylist()
     if pairs.type.field(1).name != "vector":
-        values = pairs.field(1).to_pylist()
+        values = finite(pairs.field(1).to_numpy(zero_copy_only=False)).tolist()
         return [dict(zip(positions[a:b], values[a:b], strict=True)) for a, b in pairwise(offsets)]
     numbers = pairs.field(1).values.to_numpy(zero_copy_only=False)
     ends = pairs.field(1).offsets.to_pylist()

@@ -9,7 +9,7 @@ from arrol_tts.engine.request import Question
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.errors import InputError, ServerError
 from arrol_tts.stopping import TraceLog, TraceSpec
-from arrol_tts.trace import FinishReason, Trace
+from arrol_tts.trace import FinishReason, Trace, finite
 
 START_COMMAND = "python -m arrol_tts.engine.vllm_plugin.serve HEAD"
 
@@ -202,4 +202,4 @@ def _confidence(logprobs: dict[str, Any] | None) -> Any:
         steps = [[c["logprob"] for c in token["top_logprobs"]] for token in logprobs["content"]]
     else:
         steps = [list(candidates.values()) for candidates in logprobs["top_logprobs"]]
-    return np.array([-sum(step) / len(step) for step in steps], dtype=np.float32)
+    return finite(np.array([-sum(step) / len(step) for step in steps], dtype=np.float32))

@@ -97,6 +97,16 @@ def test_what_is_read_can_be_changed(tmp_path: Path) -> None:
     assert read.confidence[0] == 5
 
 
+@pytest.mark.parametrize("sealed", [False, True], ids=["journal", "parquet"])
+def test_scores_that_older_versions_recorded_as_not_finite_are_read_as_0(tmp_path: Path, sealed: bool) -> None:
+    store = TraceStore(tmp_path)
+    store.append(Trace("q", 0, scores={1: 0.5, 2: float("nan")}))
+    if sealed:
+        store.close()
+    (trace,) = TraceStore(tmp_path)
+    assert trace.scores == {1: 0.5, 2: 0.0}
+
+
 def test_wider_floats_are_stored_as_float32() -> None:
     (read,) = decode(encode(Trace("q", 0, confidence=np.array([0.1]))))  # float64
     assert read.confidence is not None
