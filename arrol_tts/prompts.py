@@ -248,7 +248,7 @@ def _for_template(message: Message, where: str) -> dict[str, Any]:
 def _arguments(function: Mapping[str, Any], where: str) -> Any:
     try:
         return json.loads(function.get("arguments") or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} calls {function['name']!r} with arguments that are no JSON: {error}") from None
 
 

@@ -427,7 +427,7 @@ def _trace(row: Row, columns: dict[str, str], reasons: dict[str, str], where: st
             value = reasons.get(value, value) if isinstance(value, str) else value
         try:
             values[field] = _CONVERT[field](value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             hint = _inside(value, column) if field in _TEXT_FIELDS else ""
             raise RecordError(f"{where}: column {column!r} cannot be read as {field}: {error}{hint}") from error
 
@@ -593,10 +593,14 @@ def _meta(value: Any) -> dict[str, Any]:
     return value or {}
 
 
+def _is_call(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("function", {}), dict)
+
+
 def _calls(value: Any) -> list[dict[str, Any]] | None:
     if isinstance(value, str):
         value = json.loads(value)
-    if value is not None and not (isinstance(value, list) and all(isinstance(call, dict) for call in value)):
+    if value is not None and not (isinstance(value, list) and all(map(_is_call, value))):
         raise TypeError(f"it is {_shown(value)}; give a list of calls")
     return value or None
 

@@ -432,7 +432,9 @@ class ServerEngine(Engine):
             reply = await self._post(server, path, body, note)
             opened = await self._opens_thinking(server, question)
             return read_trace(reply, question, sample_id, "vllm_xargs" in body, spec, opened=opened)
-        except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ServerError(f"{server.url} answers what cannot be read: {_words(error)}") from error
 
     async def _opens_thinking(self, server: _Server, question: Question) -> bool:

@@ -113,6 +113,12 @@ def read_trace(
     Args:
         asked: the plug-in was asked for its log.
         opened: the prompt ended inside a thinking.
+
+    Raises:
+        ServerError: when it lacks what was asked for.
+        InputError: as the plug-in found the request.
+        ValueError, LookupError, TypeError, AttributeError, ArithmeticError: when it is nothing that a server of
+            OpenAI's API says.
     """
     choice = reply["choices"][0]
     text, calls = _written(choice)
@@ -145,7 +151,10 @@ def _written(choice: dict[str, Any]) -> tuple[str, list[dict[str, Any]] | None]:
     text, reasoning = message.get("content") or "", _reasoning(message)
     if reasoning:
         text = f"<think>{reasoning}</think>{text}" if text else f"<think>{reasoning}"
-    return text, message.get("tool_calls") or None
+    calls = message.get("tool_calls") or None
+    if calls is not None and not all(isinstance(call["function"], dict) for call in calls):
+        raise TypeError("tool_calls has what is no call")
+    return text, calls
 
 
 def _reasoning(message: dict[str, Any]) -> str:

@@ -323,6 +323,8 @@ def test_lists_of_different_lengths_are_refused(file: Path) -> None:
         ("scores", {"3": 1.5}, "it is 1.5, no probability; .* map the column to logit"),
         ("token_ids", "5 6", "give a list of whole numbers"),
         ("meta", [1], "give an object"),
+        ("meta", "[" * 100_000, "recursion"),
+        ("tool_calls", [{"function": "add"}], "give a list of calls"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(file: Path, field: str, value: object, message: str) -> None:

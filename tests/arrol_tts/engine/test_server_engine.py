@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -361,11 +362,21 @@ def test_a_refused_request_is_not_repeated(start: Start) -> None:
         sample(server.url)
 
 
-@pytest.mark.parametrize("content", [b"<html>", {}, {"choices": []}, [], {"choices": [{"message": None}]}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"<html>", b"\xff", b"[" * 100_000, {}, {"choices": []}, [], {"choices": [{"message": None}]}),
+        completion() | {"usage": {"completion_tokens": "many"}},
+        completion() | {"usage": {"completion_tokens": math.inf}},
+        completion(message={"content": None, "tool_calls": ["add"]}),
+        completion(message={"content": None, "tool_calls": [{"function": "add"}]}),
+        completion(logprobs={"content": [{"logprob": -1.0, "top_logprobs": []}]}),
+    ],
+)
 def test_answers_that_cannot_be_read_are_an_error(start: Start, content: Any) -> None:
     server = start(lambda request: (200, content))
     with pytest.raises(ServerError, match="answers what cannot be read"):
-        sample(server.url)
+        sample(server.url, TraceSpec(confidence="logprobs" in str(content)))
 
 
 def test_scores_need_the_plug_in_and_the_error_says_how_to_start_it(start: Start) -> None:
