@@ -43,11 +43,13 @@ class StandIn(ThreadingHTTPServer):
     request_queue_size = 128
     owner = "somebody"
     template_end = "Answer:"
+    template_status = 200
 
     def __init__(self, answer: Callable[[dict[str, Any]], Answer], info: Any = None, model: str = "m") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer, self.info, self.model = answer, info, model
         self.requests: list[dict[str, Any]] = []
+        self.templates: list[dict[str, Any]] = []
         self.headers: dict[str, str] = {}
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -97,7 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.path == "/tokenize":
-            self.reply(200, {"token_strs": list(self.server.template_end)})
+            self.server.templates.append(request["chat_template_kwargs"])
+            self.reply(self.server.template_status, {"token_strs": list(self.server.template_end)})
             return
         request["path"] = self.path
         self.server.requests.append(request)
@@ -196,6 +199,31 @@ def test_retry_after_is_heeded(start: Start) -> None:
     assert len(list(engine.sample(QUESTIONS[:1], Sampling(n=1)))) == 1
     engine.close()
     assert times[1] - times[0] >= 0.4
+
+
+@pytest.mark.parametrize("asked", ["86400", "inf", "nan", "-1"])
+def test_no_server_makes_a_trace_wait_for_long(start: Start, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_engine, "MAX_PAUSE_SECONDS", 0.05)
+    server = start(lambda request: (200, completion()) if len(server.requests) > 1 else (429, {}))
+    server.headers = {"retry-after": asked}
+    engine = ServerEngine(server.url)
+    begun = time.monotonic()
+    assert len(list(engine.sample(QUESTIONS[:1], Sampling(n=1)))) == 1
+    assert time.monotonic() - begun < 5
+    engine.close()
+
+
+def test_a_trace_that_is_not_complete_in_time_has_failed_though_its_chunks_keep_coming(start: Start) -> None:
+    def slowly() -> Iterator[dict[str, Any]]:
+        for _ in range(100):
+            time.sleep(0.05)
+            yield chunk(content="so ")
+
+    server = start(lambda request: (200, slowly()))
+    engine = ServerEngine(server.url, timeout=0.3, retries=0)
+    with pytest.raises(ServerError, match="TimeoutError"):
+        list(engine.sample(QUESTIONS[:1], Sampling(n=1), stop_question=lambda trace: ""))
+    engine.close()
 
 
 def test_a_server_that_keeps_failing_loses_its_questions_to_the_other(start: Start) -> None:
@@ -705,6 +733,34 @@ def test_a_trace_that_ended_inside_its_thinking_has_no_answer(
     (trace,) = voter.solve("3+4", n=1).traces
     voter.close()
     assert (trace.reasoning, trace.text, trace.answer, trace.finish_reason) == ("so it is 7", "", None, "stop")
+
+
+def test_a_template_is_asked_about_again_after_passing_trouble_and_then_no_more(start: Start) -> None:
+    server = start(lambda request: (200, completion("so it is 7")))
+    server.owner, server.template_end, server.template_status = "vllm", "<think>\n", 503
+    engine = ServerEngine(server.url)
+
+    def ask() -> str | None:
+        (trace,) = engine.sample(QUESTIONS[:1], Sampling(n=1))
+        return trace.reasoning
+
+    assert ask() is None
+    server.template_status = 200
+    assert (ask(), ask()) == ("so it is 7", "so it is 7")
+    assert len(server.templates) == 2
+    engine.close()
+
+
+def test_so_many_templates_are_remembered_and_no_more(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_engine, "MAX_TEMPLATES", 2)
+    server = start(lambda request: (200, completion()))
+    server.owner = "vllm"
+    engine = ServerEngine(server.url)
+    for name in "abacab":
+        list(engine.sample([Question("q", "x", chat_template_kwargs={"a": name})], Sampling(n=2)))
+    assert [asked["a"] for asked in server.templates] == ["a", "b", "c", "b"]
+    assert len(engine._opened) == 2
+    engine.close()
 
 
 def test_a_conversation_goes_to_servers_whole_with_its_images_and_fields(start: Start) -> None:
