@@ -10,7 +10,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from arrol_tts.errors import InputError
-from arrol_tts.messages import Message, as_conversation, check_conversation, check_text, text_of
+from arrol_tts.messages import (
+    Message,
+    as_conversation,
+    check_conversation,
+    check_text,
+    check_variables,
+    text_of,
+)
 from arrol_tts.stopping import Threshold, TraceSpec
 from arrol_tts.trace import Trace
 
@@ -253,6 +260,7 @@ def _check_prompt(question: Question) -> None:
         check_text(question.messages, f"question {question.id!r}")
     else:
         check_conversation(question.messages, f"question {question.id!r}")
+    check_variables(question.chat_template_kwargs)
     for name in question.request_fields:
         if name in OWN_FIELDS:
             raise InputError(
