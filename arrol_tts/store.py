@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from arrol_tts.errors import RecordError, StoreBusyError
+from arrol_tts.errors import InputError, RecordError, StoreBusyError
 from arrol_tts.files import lock_file
 from arrol_tts.trace import Trace, finite
 
@@ -88,9 +88,18 @@ class TraceStore:
 
         Args:
             fields: ``question_id``, ``sample_id`` and others; those left out keep their defaults. None: all.
+
+        Raises:
+            InputError: when there is no such field, or one of the two is left out.
         """
-        for batch in self._batches(None if fields is None else list(fields)):
-            yield from decode(batch)
+        if fields is not None:
+            known = trace_schema().names
+            if unknown := [name for name in fields if name not in known]:
+                raise InputError(f"a stored trace has no field {unknown[0]!r}; it has {', '.join(known)}")
+            if lacking := [name for name in ("question_id", "sample_id") if name not in fields]:
+                raise InputError(f"fields lacks {lacking[0]!r}, without which a trace is none: add it")
+        batches = self._batches(None if fields is None else list(fields))
+        return (trace for batch in batches for trace in decode(batch))
 
     def __len__(self) -> int:
         """How many traces there are."""

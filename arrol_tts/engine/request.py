@@ -276,6 +276,16 @@ def _check_prompt(question: Question) -> None:
             )
 
 
+def _check_samples(question: Question) -> None:
+    numbers = question.samples or ()
+    is_right = all(isinstance(number, int) and number >= 0 for number in numbers)
+    if not numbers or not is_right or len(set(numbers)) < len(numbers):
+        raise InputError(
+            f"samples of question {question.id!r} is {list(numbers)!r:.60}; it must be different numbers of "
+            "traces, from 0 on, or left out for all of them"
+        )
+
+
 def check_request(
     questions: Sequence[Question],
     sampling: Sampling,
@@ -293,6 +303,8 @@ def check_request(
         raise InputError("two questions have the same id: give every question its own")
     for question in questions:
         _check_prompt(question)
+        if question.samples is not None:
+            _check_samples(question)
         if question.samples is not None and any(not isinstance(rule, Threshold) for rule in spec.rules):
             raise InputError(
                 f"question {question.id!r} asks for some of its traces only, and the stopping rules compare all "

@@ -302,7 +302,9 @@ def _consensus(request: CommonFields, default: float | None, method: str) -> Con
     given = {} if fields is None else fields.model_dump(exclude_none=True)
     if fields is None and default is not None:
         given = {"share": default}
-    if not given or given.get("share") == 1:
+    if given.get("share") == 1:  # no share stops it
+        given = {**given, "share": None} if "certainty" in given else {}
+    if not given:
         return None
     try:
         return Consensus(**{"share": None, "method": method, **given})

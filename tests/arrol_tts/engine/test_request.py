@@ -66,6 +66,12 @@ def test_what_is_no_variable_of_a_template_is_refused(name: str) -> None:
         check_request([question], Sampling(), TraceSpec(), has_head=False)
 
 
+@pytest.mark.parametrize("numbers", [(), (1, 1), (-1,), ("1",)])
+def test_samples_are_different_numbers_and_some(numbers: Any) -> None:
+    with pytest.raises(InputError, match="samples of question 'a' is .* different numbers of traces"):
+        check_request([Question("a", "1", samples=numbers)], Sampling(), TraceSpec(), has_head=False)
+
+
 def test_two_calls_never_share_a_group() -> None:
     first, second = (Request.of([Question("a", "1")], Sampling()).specs[0] for _ in range(2))
     assert first.group != second.group

@@ -112,6 +112,8 @@ def test_a_consensus_is_of_the_votes_method_and_1_is_none() -> None:
         None, certainty=0.95, min_votes=4
     )
     assert "consensus" not in chosen({"consensus": 1}).options
+    by_certainty = Consensus(None, 0.9, method="quality")
+    assert chosen({"consensus": {"share": 1, "certainty": 0.9}}).options["consensus"] == by_certainty
 
 
 def test_structures_are_compared_as_structures() -> None:
