@@ -20,7 +20,7 @@ from typing import Any
 
 from arrol_tts.answers import Extractor, extract_answer
 from arrol_tts.answers.of_trace import answer_of
-from arrol_tts.errors import InputError, RecordError
+from arrol_tts.errors import InputError, MissingFileError, RecordError
 from arrol_tts.rows import FORMATS, STDIN, Row, TextRow, numbered_rows
 from arrol_tts.thinking import split_thinking
 from arrol_tts.trace import FINISH_REASONS, Trace
@@ -98,7 +98,7 @@ def read_traces(
         extract: takes the answer from a text.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        MissingFileError: when there is no such file.
         InputError: on unknown fields or columns, rows that are damaged or of mixed types, duplicated
             ids; the message names file and row, and says what to change.
     """
@@ -119,7 +119,7 @@ def _sources(path: Path, fields: Mapping[str, str]) -> list[Path]:
     if path == STDIN:
         return [path]
     if not path.exists():
-        raise FileNotFoundError(f"there is no file or trace store {path}")
+        raise MissingFileError(f"there is no file or trace store {path}")
     if not path.is_dir():
         return [path]
     if any(path.glob("traces-*.parquet")) or any(path.glob(".journal-*.arrow")):

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from arrol_tts.errors import InputError, RecordError, StoreBusyError
+from arrol_tts.errors import InputError, NotAFolderError, RecordError, StoreBusyError
 from arrol_tts.files import lock_file
 from arrol_tts.trace import Trace, finite
 
@@ -63,13 +63,13 @@ class TraceStore:
             lose the last seconds since the last seal.
 
     Raises:
-        NotADirectoryError: when ``path`` is a file.
+        NotAFolderError: when ``path`` is a file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(
+            raise NotAFolderError(
                 f"{self.path} is a file, and a trace store is a folder: to read a file, use read_traces"
             )
         self._sync = sync
@@ -154,7 +154,7 @@ class TraceStore:
 
         Raises:
             RecordError: when a trace's ids are already in the store, or a field has the wrong type.
-            RuntimeError: when another writer holds the store.
+            StoreBusyError: when another writer holds the store.
         """
         journal = self._open()
         try:

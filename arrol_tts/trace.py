@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+from arrol_tts.errors import InputError, WrongTypeError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -55,6 +57,10 @@ class Trace:
         tool_calls: of tools in OpenAI's form, ``{"id", "type", "function": {"name", "arguments"}}``, or None.
         prompt_tokens: tokens of the prompt, None where they are not known.
         cached_tokens: those of them that the engine's prefix cache spared computing, None where it is not known.
+
+    Raises:
+        WrongTypeError: when ``question_id``, ``text`` or ``answer`` is no text.
+        InputError: when there is no such finish reason.
     """
 
     question_id: str
@@ -84,12 +90,12 @@ class Trace:
         ):
             if not is_right:
                 value = getattr(self, name)
-                raise TypeError(
+                raise WrongTypeError(
                     f"{name} of sample {self.sample_id!r} of question {self.question_id!r} is {value!r:.60} "
                     f"({type(value).__name__}); it must be {wanted}"
                 )
         if self.finish_reason not in FINISH_REASONS:
-            raise ValueError(
+            raise InputError(
                 f"finish_reason is {self.finish_reason!r}; it must be one of {', '.join(FINISH_REASONS)}"
             )
 
