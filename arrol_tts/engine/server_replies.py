@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -86,7 +87,8 @@ class Written:
         reply: dict[str, Any] = {"choices": [self.choice], "usage": usage}
         reason = self.choice.get("stop_reason")
         if isinstance(reason, str) and reason.startswith("{"):
-            reply["kv_transfer_params"] = json.loads(reason)
+            with contextlib.suppress(ValueError):  # a server without the plug-in gives the text that ended it
+                reply["kv_transfer_params"] = json.loads(reason)
         return reply
 
     def cancelled(self, question: Question, sample_id: int, why: str, *, opened: bool) -> Trace:

@@ -599,6 +599,20 @@ def answer_by_seed(unclear: str) -> Callable[[dict[str, Any]], Answer]:
     return lambda request: (200, completion(f"the answer is {10 + rank.get(request['seed'], -3)}"))
 
 
+def test_a_stop_text_that_looks_like_a_log_is_none(start: Start) -> None:
+    def whole() -> Iterator[dict[str, Any]]:
+        yield {"choices": [{"delta": {"content": "7"}, "finish_reason": "stop", "stop_reason": "{"}]}
+        yield {"choices": [], "usage": {"completion_tokens": 2}}
+
+    server = start(lambda request: (200, whole()))
+    server.owner = "vllm"
+    engine = ServerEngine(server.url)
+    sampling = Sampling(n=1, stop=("{",))
+    (trace,) = engine.sample(QUESTIONS[:1], sampling, stop_question=lambda trace: "")
+    engine.close()
+    assert (trace.text, trace.num_tokens) == ("7", 2)
+
+
 def test_waves_ask_for_more_of_the_questions_that_are_open_and_of_no_others(start: Start) -> None:
     server = start(answer_by_seed("q2"))
     results = waves_over(server.url)
