@@ -32,6 +32,7 @@ from collections.abc import Hashable, Sequence
 from arrol_tts.answers.canonical import PercentSign
 from arrol_tts.answers.equality import Equality, EqualityName, key_function
 from arrol_tts.answers.extract import Extractor, extract_answer
+from arrol_tts.errors import InputError, WrongTypeError
 
 __all__ = [
     "Equality",
@@ -48,7 +49,7 @@ __all__ = [
 
 def _check(answer: object) -> str:
     if not isinstance(answer, str):
-        raise TypeError(
+        raise WrongTypeError(
             f"answer {answer!r} is {type(answer).__name__}; answers are strings: pass str(answer), or None "
             "to group_answers where a sample has no answer"
         )
@@ -67,7 +68,7 @@ def answers_equal(a: str, b: str, *, equality: Equality = "math", percent: Perce
         percent: what a per cent sign means in ``math``, a ``fraction`` or a ``unit``.
 
     Raises:
-        TypeError: an answer is no string.
+        WrongTypeError: an answer is no string.
         InputError: there is no such ``equality`` or ``percent``.
     """
     key = key_function(equality, percent)
@@ -88,7 +89,8 @@ def group_answers(
         spellings (shortest, then lexicographic), so they do not depend on the order of the answers.
 
     Raises:
-        TypeError: an answer is neither a string nor None, or a function of yours gives a key that has no hash.
+        WrongTypeError: an answer is neither a string nor None.
+        TypeError: a function of yours gives a key that has no hash.
         InputError: there is no such ``equality`` or ``percent``.
     """
     key = key_function(equality, percent)
@@ -104,10 +106,11 @@ def canonical_answer(answers: Sequence[str]) -> str:
     """The spelling that stands for a class: the most frequent, then the shortest, then the first by text.
 
     Raises:
-        ValueError: there are no answers.
+        InputError: there are no answers.
+        WrongTypeError: an answer is no string.
     """
     if not answers:
-        raise ValueError("no answers: a class has at least one spelling")
+        raise InputError("no answers: a class has at least one spelling")
     counts = Counter(_check(answer) for answer in answers)
     return min(counts, key=lambda answer: (-counts[answer], *_simplicity(answer)))
 
