@@ -12,7 +12,7 @@ import yaml
 
 from arrol_tts.engine.request import Sampling
 from arrol_tts.errors import ArrolError
-from arrol_tts.prompts import check_variables
+from arrol_tts.messages import check_variables
 
 if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arrol_tts.answers import extract_answer
-from arrol_tts.errors import InputError
+from arrol_tts.errors import InputError, MissingFileError
 from arrol_tts.prompts import PLACEHOLDER, Prompt
 from arrol_tts.rows import numbered_rows
 
@@ -32,7 +32,7 @@ def read_questions(
     """Questions of a JSON lines, JSON, CSV or Parquet file.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        MissingFileError: when there is no such file.
         InputError: as `labelled_rows`, and for questions that come twice: of two equal questions one could be
             trained on and the other tested on.
     """
@@ -119,7 +119,7 @@ def read_prompt(path: Path | None, shots: Path | None = None, *, chat: bool = Tr
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise MissingFileError(f"there is no file {path}")
     return numbered_rows(path)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from arrol_tts.answers import answers_equal, extract_answer
@@ -59,12 +61,14 @@ def _scorer(dataset: str) -> Callable[..., float]:
 
 
 def load_reward(name: str) -> Reward:
-    """Import a reward function by ``module:function``.
+    """Import a reward function by ``module:function``, from the working directory too.
 
     Raises:
         InputError: when there is none.
     """
     module, _, function = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:  # as ``python -m`` has it, and a command of its own has not
+        sys.path.insert(0, here)
     try:
         reward: Reward = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:

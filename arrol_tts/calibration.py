@@ -113,6 +113,10 @@ class AnswerCalibration:
         intercept: the constant term.
         thresholds: for isotonic calibration, log-odds at which ``probabilities`` are given; else empty.
         probabilities: the isotonic probabilities at ``thresholds``; else empty.
+
+    Raises:
+        InputError: when there is not one coefficient a feature, not one probability a threshold, or a number that
+            is not finite.
     """
 
     method: str
@@ -120,6 +124,13 @@ class AnswerCalibration:
     intercept: float
     thresholds: tuple[float, ...] = ()
     probabilities: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, count in (("coefficients", len(FEATURES)), ("probabilities", len(self.thresholds))):
+            if len(getattr(self, name)) != count:
+                raise InputError(f"the calibration has {len(getattr(self, name))} {name}, and needs {count}")
+        if not np.isfinite([self.intercept, *self.coefficients, *self.thresholds, *self.probabilities]).all():
+            raise InputError("the calibration has a number that is not finite: fit it again")
 
     @classmethod
     def fit(
@@ -216,23 +227,23 @@ class AnswerCalibration:
         """Restore from `to_dict`, also after a round trip through JSON.
 
         Raises:
-            InputError: the state lists other features than this version reads, or lacks a field.
+            InputError: the state lists other features than this version reads, lacks a field, or holds what is no
+                calibration.
         """
         if tuple(state.get("features", ())) != FEATURES:
             raise InputError(
                 f"the stored calibration reads features {state.get('features')}, this version reads "
                 f"{list(FEATURES)}; fit it again"
             )
+        lists = ("coefficients", "thresholds", "probabilities")
         try:
-            return cls(
-                str(state["method"]),
-                tuple(map(float, state["coefficients"])),
-                float(state["intercept"]),
-                tuple(map(float, state["thresholds"])),
-                tuple(map(float, state["probabilities"])),
-            )
+            method, intercept = str(state["method"]), float(state["intercept"])
+            numbers = {name: tuple(map(float, state[name])) for name in lists}
         except KeyError as error:
             raise InputError(f"the stored calibration lacks {error}; write it with to_dict") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the stored calibration is none ({error}); write it with to_dict") from error
+        return cls(method, intercept=intercept, **numbers)
 
 
 def _check_sample(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrol_tts.errors import InputError
-from arrol_tts.voting import Method, vote
+from arrol_tts.voting import Method, answered, vote
 
 if TYPE_CHECKING:
     from arrol_tts.answers import Equality, PercentSign
@@ -65,7 +65,7 @@ class Consensus:
             traces: those of one question that have ended.
             **options: of the vote and of its method.
         """
-        votes = sum(trace.answer is not None for trace in traces)
+        votes = sum(map(answered, traces))
         if votes < self.min_votes:
             return ""
         own = {"equality": self.equality, "percent": self.percent}

@@ -5,8 +5,11 @@
     ArrolError
     ├── InputError            (ValueError)    what was passed in cannot be used; the message says what to change
     │   ├── OptionError       (TypeError)     there is no such option
+    │   ├── WrongTypeError    (TypeError)     an answer, a text or a field of a trace is of another type
     │   ├── VoteError                         traces that cannot be voted on
     │   ├── RecordError                       a file or folder of traces that cannot be read or written
+    │   │   ├── MissingFileError              (FileNotFoundError) there is none
+    │   │   └── NotAFolderError               (NotADirectoryError) there is a file in its place
     │   ├── HeadError                         a quality head that is broken, or made for another model
     │   └── ConfigError, CollectError, ...    of training and evaluation, beside what raises them
     ├── EngineError           (RuntimeError)  a language model's engine that is gone, busy or not supported
@@ -34,12 +37,24 @@ class OptionError(InputError, TypeError):
     """A call was given an option that it does not have."""
 
 
+class WrongTypeError(InputError, TypeError):
+    """A value is of another type than the one that it must have."""
+
+
 class VoteError(InputError):
     """Traces that cannot be voted on: none, of several questions, or without a signal that the method needs."""
 
 
 class RecordError(InputError):
     """A file or folder of recorded traces that cannot be read or written."""
+
+
+class MissingFileError(RecordError, FileNotFoundError):
+    """There is no such file or folder."""
+
+
+class NotAFolderError(RecordError, NotADirectoryError):
+    """There is a file where a folder is wanted."""
 
 
 class StoreBusyError(ArrolError, RuntimeError):

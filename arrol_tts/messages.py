@@ -81,6 +81,24 @@ def check_text(text: str, where: str) -> None:
             raise InputError(f"{where} has {text[error.start]!r}, which is no character: leave it out") from None
 
 
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """Refuse chat template variables that would change how the template is applied.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name in variables:
+        if name in _APPLYING:
+            raise InputError(
+                f"chat_template_kwargs has {name!r}, which is no variable of a template: leave it out"
+            )
+
+
+_WHAT = "self conversation messages tools chat_template add_generation_prompt continue_final_message"
+_HOW = "tokenize padding truncation max_length return_tensors return_dict return_assistant_tokens_mask"
+_APPLYING = frozenset([*_WHAT.split(), *_HOW.split(), "tokenizer_kwargs"])
+
+
 def _check_message(message: Any, where: str) -> None:
     if not isinstance(message, Mapping):
         raise InputError(f'{where} is {message!r:.60}; it must be {{"role": ..., "content": ...}}')

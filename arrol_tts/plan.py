@@ -210,7 +210,10 @@ def make_plan(
         self_certainty=_either(options.get("self_certainty"), "self_certainty" in needs),
         rules=rules,
     )
+    named = _named(questions)
     samples = {question_id: tuple(numbers) for question_id, numbers in (options.get("samples") or {}).items()}
+    if unknown := samples.keys() - named.keys():
+        raise InputError(f"samples has {min(unknown)!r}, and there is no such question: name those that are asked")
     chat = options.get("chat", prompt.chat)
     asked = tuple(
         prompt.ask(
@@ -222,7 +225,7 @@ def make_plan(
             chat_template_kwargs=dict(options.get("chat_template_kwargs") or {}),
             request_fields=dict(options.get("request_fields") or {}),
         )
-        for question_id, question in _named(questions).items()
+        for question_id, question in named.items()
     )
     return Plan(
         asked,

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from arrol_tts.engine.request import Question
 from arrol_tts.errors import InputError
-from arrol_tts.messages import INSTRUCTING, Message, as_conversation, check_conversation, check_text, text_of
+from arrol_tts.messages import (
+    INSTRUCTING,
+    Message,
+    as_conversation,
+    check_conversation,
+    check_text,
+    check_variables,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from arrol_tts.head_config import QualityHeadConfig
@@ -179,7 +187,7 @@ def prompt_ids(tokenizer: Any, question: Question) -> list[int]:
         question.messages,
         chat=question.chat,
         tools=fields.get("tools"),
-        **{**effort, **question.chat_template_kwargs},
+        variables={**effort, **question.chat_template_kwargs},
     )
 
 
@@ -189,7 +197,7 @@ def encode_prompt(
     *,
     chat: bool = True,
     tools: Sequence[Mapping[str, Any]] | None = None,
-    **variables: Any,
+    variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a text, or of ``{"role", "content"}`` messages that a model's answer follows.
 
@@ -200,12 +208,13 @@ def encode_prompt(
         prompt: what to ask.
         chat: False sends it as plain text to any model.
         tools: descriptions of the tools that the model may call.
-        **variables: of the chat template.
+        variables: of the chat template.
 
     Raises:
         InputError: when a message is more than text, when variables or tools are given and there is no template,
-            or when the template refuses the messages.
+            when a variable is none, or when the template refuses the messages.
     """
+    variables = variables or {}
     if chat and getattr(tokenizer, "chat_template", None):
         from jinja2 import TemplateError  # comes with transformers
 
@@ -215,7 +224,11 @@ def encode_prompt(
             text = tokenizer.apply_chat_template(
                 messages, tools=tools, tokenize=False, add_generation_prompt=True, **variables
             )
-        except TemplateError as error:
+        # A template computes with whatever variables and tools it is given.
+        except (
+            *(TemplateError, ArithmeticError, AttributeError, LookupError),
+            *(RecursionError, TypeError, ValueError),
+        ) as error:
             raise InputError(f"the model's chat template refuses the messages: {error}") from error
         return list(tokenizer.encode(text, add_special_tokens=False))
     if variables or tools:
@@ -248,23 +261,5 @@ def _for_template(message: Message, where: str) -> dict[str, Any]:
 def _arguments(function: Mapping[str, Any], where: str) -> Any:
     try:
         return json.loads(function.get("arguments") or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} calls {function['name']!r} with arguments that are no JSON: {error}") from None
-
-
-def check_variables(variables: Mapping[str, Any]) -> None:
-    """Refuse chat template variables that would change how the template is applied.
-
-    Raises:
-        InputError: naming the first.
-    """
-    for name in variables:
-        if name in _APPLYING:
-            raise InputError(
-                f"chat_template_kwargs has {name!r}, which is no variable of a template: leave it out"
-            )
-
-
-_WHAT = "conversation messages tools chat_template add_generation_prompt continue_final_message"
-_HOW = "tokenize padding truncation max_length return_tensors return_dict return_assistant_tokens_mask"
-_APPLYING = frozenset([*_WHAT.split(), *_HOW.split(), "tokenizer_kwargs"])

@@ -20,7 +20,7 @@ from typing import Any
 
 from arrol_tts.answers import Extractor, extract_answer
 from arrol_tts.answers.of_trace import answer_of
-from arrol_tts.errors import InputError, RecordError
+from arrol_tts.errors import InputError, MissingFileError, RecordError
 from arrol_tts.rows import FORMATS, STDIN, Row, TextRow, numbered_rows
 from arrol_tts.thinking import split_thinking
 from arrol_tts.trace import FINISH_REASONS, Trace
@@ -98,7 +98,7 @@ def read_traces(
         extract: takes the answer from a text.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        MissingFileError: when there is no such file.
         InputError: on unknown fields or columns, rows that are damaged or of mixed types, duplicated
             ids; the message names file and row, and says what to change.
     """
@@ -119,7 +119,7 @@ def _sources(path: Path, fields: Mapping[str, str]) -> list[Path]:
     if path == STDIN:
         return [path]
     if not path.exists():
-        raise FileNotFoundError(f"there is no file or trace store {path}")
+        raise MissingFileError(f"there is no file or trace store {path}")
     if not path.is_dir():
         return [path]
     if any(path.glob("traces-*.parquet")) or any(path.glob(".journal-*.arrow")):
@@ -427,7 +427,7 @@ def _trace(row: Row, columns: dict[str, str], reasons: dict[str, str], where: st
             value = reasons.get(value, value) if isinstance(value, str) else value
         try:
             values[field] = _CONVERT[field](value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             hint = _inside(value, column) if field in _TEXT_FIELDS else ""
             raise RecordError(f"{where}: column {column!r} cannot be read as {field}: {error}{hint}") from error
 
@@ -577,7 +577,8 @@ def _positions(value: Any) -> dict[int, Any]:
 
 
 def _scores(value: Any) -> dict[int, float]:
-    return {position: _score(item) or 0.0 for position, item in _positions(value).items()}
+    # Null and NaN, in which JSON and Parquet say that a score was not finite, count as 0.
+    return {k: 0.0 if item != item else _score(item) or 0.0 for k, item in _positions(value).items()}
 
 
 def _features(value: Any) -> dict[int, Any]:
@@ -592,10 +593,14 @@ def _meta(value: Any) -> dict[str, Any]:
     return value or {}
 
 
+def _is_call(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("function", {}), dict)
+
+
 def _calls(value: Any) -> list[dict[str, Any]] | None:
     if isinstance(value, str):
         value = json.loads(value)
-    if value is not None and not (isinstance(value, list) and all(isinstance(call, dict) for call in value)):
+    if value is not None and not (isinstance(value, list) and all(map(_is_call, value))):
         raise TypeError(f"it is {_shown(value)}; give a list of calls")
     return value or None
 

@@ -26,9 +26,9 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from arrol_tts.errors import RecordError, StoreBusyError
+from arrol_tts.errors import InputError, NotAFolderError, RecordError, StoreBusyError
 from arrol_tts.files import lock_file
-from arrol_tts.trace import Trace
+from arrol_tts.trace import Trace, finite
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,13 +63,13 @@ class TraceStore:
             lose the last seconds since the last seal.
 
     Raises:
-        NotADirectoryError: when ``path`` is a file.
+        NotAFolderError: when ``path`` is a file.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(
+            raise NotAFolderError(
                 f"{self.path} is a file, and a trace store is a folder: to read a file, use read_traces"
             )
         self._sync = sync
@@ -88,9 +88,18 @@ class TraceStore:
 
         Args:
             fields: ``question_id``, ``sample_id`` and others; those left out keep their defaults. None: all.
+
+        Raises:
+            InputError: when there is no such field, or one of the two is left out.
         """
-        for batch in self._batches(None if fields is None else list(fields)):
-            yield from decode(batch)
+        if fields is not None:
+            known = trace_schema().names
+            if unknown := [name for name in fields if name not in known]:
+                raise InputError(f"a stored trace has no field {unknown[0]!r}; it has {', '.join(known)}")
+            if lacking := [name for name in ("question_id", "sample_id") if name not in fields]:
+                raise InputError(f"fields lacks {lacking[0]!r}, without which a trace is none: add it")
+        batches = self._batches(None if fields is None else list(fields))
+        return (trace for batch in batches for trace in decode(batch))
 
     def __len__(self) -> int:
         """How many traces there are."""
@@ -145,7 +154,7 @@ class TraceStore:
 
         Raises:
             RecordError: when a trace's ids are already in the store, or a field has the wrong type.
-            RuntimeError: when another writer holds the store.
+            StoreBusyError: when another writer holds the store.
         """
         journal = self._open()
         try:
@@ -365,7 +374,7 @@ def _position_maps(column: pa.Array) -> list[dict[int, Any]]:
     pairs, offsets = column.values, column.offsets.to_pylist()
     positions = pairs.field(0).to_pylist()
     if pairs.type.field(1).name != "vector":
-        values = pairs.field(1).to_pylist()
+        values = finite(pairs.field(1).to_numpy(zero_copy_only=False)).tolist()
         return [dict(zip(positions[a:b], values[a:b], strict=True)) for a, b in pairwise(offsets)]
     numbers = pairs.field(1).values.to_numpy(zero_copy_only=False)
     ends = pairs.field(1).offsets.to_pylist()

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+from arrol_tts.errors import InputError, WrongTypeError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+FloatT = TypeVar("FloatT", bound="np.floating[Any]")
 FinishReason = Literal["stop", "length", "pruned", "cancelled"]
 FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
+
+
+def finite(values: NDArray[FloatT]) -> NDArray[FloatT]:
+    """The same, with 0 where a value is not finite: the least that a score or a confidence can be."""
+    import numpy as np
+
+    return values if np.isfinite(values).all() else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @dataclass(slots=True)
@@ -30,7 +40,8 @@ class Trace:
         detail: for pruned and cancelled traces, what stopped it and where, in words.
         scores: ``{position: score}``, in order: the quality head's probability that the trace will be right,
             read from the hidden state whose input is the position-th generated token; by a head that pools,
-            from the states up to there.
+            from the states up to there. What is not finite, as after an overflow in the model, is recorded as 0,
+            here and in ``confidence``: no vote counts less.
         confidence: DeepConf's confidence of each generated token, float32 ``[num_tokens]``:
             the mean negative log-probability of the top-k candidates (natural log), or None.
         features: ``{position: hidden vector}`` at requested positions, ``[hidden_size]``: float32 from an engine,
@@ -46,6 +57,10 @@ class Trace:
         tool_calls: of tools in OpenAI's form, ``{"id", "type", "function": {"name", "arguments"}}``, or None.
         prompt_tokens: tokens of the prompt, None where they are not known.
         cached_tokens: those of them that the engine's prefix cache spared computing, None where it is not known.
+
+    Raises:
+        WrongTypeError: when ``question_id``, ``text`` or ``answer`` is no text.
+        InputError: when there is no such finish reason.
     """
 
     question_id: str
@@ -75,12 +90,12 @@ class Trace:
         ):
             if not is_right:
                 value = getattr(self, name)
-                raise TypeError(
+                raise WrongTypeError(
                     f"{name} of sample {self.sample_id!r} of question {self.question_id!r} is {value!r:.60} "
                     f"({type(value).__name__}); it must be {wanted}"
                 )
         if self.finish_reason not in FINISH_REASONS:
-            raise ValueError(
+            raise InputError(
                 f"finish_reason is {self.finish_reason!r}; it must be one of {', '.join(FINISH_REASONS)}"
             )
 

@@ -28,7 +28,7 @@ def write_card(made: HeadMade, out: Path) -> None:
 def card(made: HeadMade) -> str:
     """The card as Markdown."""
     config, manifest, test = made.chosen.head.config, made.manifest, made.test
-    best = made.chosen.candidates[0]
+    best = made.chosen.best
     size = "a linear head" if not best.size else f"a network of inner size {best.size}"
     seeds = "the best seed" if config.pooling == "gated" else "seeds averaged"
     lines = [

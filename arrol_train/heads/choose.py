@@ -51,6 +51,7 @@ class Chosen:
 
     Attributes:
         head: the best of several seeds; of heads without a gate, their average.
+        best: what was chosen for it: that of the sizes asked for with the best AUROC within validation questions.
         probe: the best linear head.
         candidates: all that were tried, best first.
         seeds: validation AUROC within questions of each seed alone.
@@ -58,6 +59,7 @@ class Chosen:
     """
 
     head: QualityHead
+    best: Candidate
     probe: QualityHead
     candidates: list[Candidate]
     seeds: list[float]
@@ -144,6 +146,7 @@ def choose_head(
     ]
     return Chosen(
         head,
+        best,
         probe,
         [candidate for candidate, _ in tried],
         [one.config.metrics["validation_auroc_within"] for one in heads],

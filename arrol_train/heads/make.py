@@ -178,6 +178,7 @@ def save_head(made: HeadMade, out: Path, collection: Path) -> None:
     evaluation = {
         "collection": str(collection.resolve()),
         "split": {name: sorted(getattr(made.split, name)) for name in ("train", "validation", "test")},
+        "chosen": asdict(made.chosen.best),
         "candidates": [asdict(candidate) for candidate in made.chosen.candidates],
         "seeds_validation_auroc_within": made.chosen.seeds,
         "votes": {name: asdict(figures) for name, figures in made.votes.items()},

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from arrol_train.rl.breakeven import Choice, Floats, StepCost, choices, success_rates, worth_at
+from arrol_train.rl.breakeven import (
+    Choice,
+    Floats,
+    StepCost,
+    choices,
+    pruned_after,
+    success_rates,
+    worth_at,
+)
 from arrol_train.rl.run_log import read_log
 from arrol_tts.errors import InputError
 
@@ -43,7 +51,7 @@ class Advice:
         rates: success rates of prompts, float64 ``[n]``, equally likely.
         cost: of a step.
         aurocs: within groups, by position; empty without a head.
-        present: what the run does.
+        present: what the run does; where it chooses G for each prompt, as though each had the mean one.
         best: of the ways to spend a step, that with most signal a second first.
         needed: by position, the AUROC within groups from which pruning 2 M rollouts to M would pay; nan: never.
     """
@@ -69,11 +77,11 @@ class Advice:
     def sentence(self) -> str:
         """The advice in one line."""
         gain, first = self.best[0].rate / self.alone.rate, self.best[0]
-        what = (
-            f"sampling {first.survivors} and pruning nothing"
-            if first is self.alone
-            else f"{first.group} pruned to {first.survivors} at token {first.position} by {first.policy}"
-        )
+        what = f"{first.group} pruned to {first.survivors} at token {first.position} by {first.policy}"
+        if first is self.alone:
+            what = f"sampling {first.survivors} and pruning nothing"
+        elif first.policy == "after":
+            what = f"{first.group} finished and pruned to {first.survivors} by their rewards"
         return (
             f"at a success rate of {self.rates.mean():.2f}, most signal a second comes from {what} "
             f"({gain:.2f} times that of {self.alone.group} unpruned; this run has {self.present_gain:.2f} times)"
@@ -109,7 +117,8 @@ def advice_of(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any], clo
         InputError: when no line has what is needed.
     """
     rollout = config["rollout"]
-    steps = [line for line in lines if "rollout/success" in line and f"{clock}/step" in line]
+    batches = _batches(lines, clock)
+    steps = [line for line in batches if "rollout/success" in line and f"{clock}/step" in line]
     # The cold start prunes nothing; where there is nothing else yet, it says enough.
     steps = [line for line in steps if line["step"] > rollout["cold_start"]] or steps
     steps = steps[-RECENT:]
@@ -131,23 +140,51 @@ def advice_of(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any], clo
     )
     aurocs = _aurocs(mean)
     detect = rollout["detect"]
+    if rollout.get("max_group"):  # chosen for each prompt
+        begun = config["prompts"] + mean["rollout/given_up"]
+        group = max(survivors, round(mean["rollout/started"] / begun))
     position = detect[-1]["at"] if detect and survivors < group else 0
     if position and "rollout/position" in steps[-1]:  # chosen among candidates
         position = int(steps[-1]["rollout/position"])
-    present = choices(rates, cost, {position: aurocs.get(position, 0.5)}, survivors, [group])
-    policy = "none" if not position else "random" if rollout["policy"] == "random" else "tails"
     groups = sorted({multiple * survivors for multiple in MULTIPLES} | {group})
     found = choices(rates, cost, aurocs, survivors, groups)
+    if position and rollout.get("prune") == "after":
+        present = pruned_after(rates, cost, group, survivors)
+        found = sorted([*found, present], key=lambda choice: -choice.rate)
+    else:
+        policy = "none" if not position else "random" if rollout["policy"] == "random" else "tails"
+        ways = choices(rates, cost, {position: aurocs.get(position, 0.5)}, survivors, [group])
+        present = next(c for c in ways if c.group == group and (c.position, c.policy) == (position, policy))
     positions = sorted({max(1, round(share * cost.length)) for share in SHARES})
     return Advice(
         steps=len(steps),
         rates=rates,
         cost=cost,
         aurocs=aurocs,
-        present=next(c for c in present if c.group == group and (c.position, c.policy) == (position, policy)),
+        present=present,
         best=[choice for choice in found if choice.policy != "none" or choice.group == survivors],
         needed={at: worth_at(rates, cost, 2 * survivors, survivors, at) for at in positions},
     )
+
+
+def _batches(lines: Sequence[Mapping[str, Any]], clock: Clock) -> list[dict[str, Any]]:
+    """A line for each batch of rollouts, with the seconds of all steps that were taken on it.
+
+    TRL may take several (``num_iterations``), and the first one's line has what is known of the rollouts.
+    """
+    batches: list[list[Mapping[str, Any]]] = []
+    for line in lines:
+        if "rollout/generated_tokens" in line:
+            batches.append([])
+        if batches:
+            batches[-1].append(line)
+    if len(batches) > 1 and len(batches[-1]) < len(batches[-2]):  # further steps are to come
+        batches.pop()
+    seconds = [
+        {name: sum(line.get(name, 0.0) for line in batch) for name in batch[0] if name.startswith(f"{clock}/")}
+        for batch in batches
+    ]
+    return [{**batch[0], **whole} for batch, whole in zip(batches, seconds, strict=True)]
 
 
 def _means(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:

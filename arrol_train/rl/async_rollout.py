@@ -63,6 +63,7 @@ class AsyncPrunedRollout(TrainerCallback):
     def __init__(self, worker: RolloutWorker, *, prompts: int, seed: int = 0) -> None:
         if not 1 <= prompts <= len(worker.rows):
             raise InputError(f"prompts is {prompts}: choose from 1 to the {len(worker.rows)} rows that there are")
+        worker.config.check_prompts(prompts)
         self.worker = worker
         self.rollout_buffer: queue.Queue[Any] = queue.Queue(prompts * worker.config.survivors)
         self.metrics_queue: queue.Queue[dict[str, float]] = queue.Queue()

@@ -158,7 +158,8 @@ class Choice:
     Attributes:
         group, survivors: G and M.
         position: at which the others are pruned; 0 where nothing is.
-        policy: ``tails``, ``random``, or ``none`` where nothing is pruned.
+        policy: ``tails``, ``random``, ``none`` where nothing is pruned, or ``after`` where all are finished and
+            the survivors chosen by their rewards.
         signal: expected, of a group.
         seconds: expected, of a step.
     """
@@ -205,6 +206,12 @@ def choices(
                 signal = expected_signal(rates, group, survivors, known)
                 found.append(Choice(group, survivors, position, policy, signal, seconds))
     return sorted(found, key=lambda choice: -choice.rate)
+
+
+def pruned_after(rates: ArrayLike, cost: StepCost, group: int, survivors: int) -> Choice:
+    """Finish all G rollouts, and keep those M whose rewards vary most; arguments as in `choices`."""
+    signal = expected_signal(rates, group, survivors, 1.0)
+    return Choice(group, survivors, 0, "after", signal, cost.seconds(group, survivors, math.ceil(cost.length)))
 
 
 def worth_at(rates: ArrayLike, cost: StepCost, group: int, survivors: int, position: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from arrol_train.rl.posterior import POSTERIORS
 from arrol_tts.engine.request import Sampling
 from arrol_tts.errors import InputError
 from arrol_tts.files import differences
+from arrol_tts.stopping import KeepSubset
 from arrol_tts.stopping.selection import POLICIES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -43,6 +45,9 @@ computes neither, and no ratio of probabilities brings back tokens that could no
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+
+BOUNDED = frozenset({"published", "group_signed"})
+"""Policies that bound the survival probability."""
 
 NO_POSTERIOR = "baseline 'all' asks the head what the pruned were worth: add one, or choose 'survivors'"
 
@@ -167,6 +172,22 @@ class RolloutConfig(_Section):
         if self.start_prompts > 1:
             raise InputError("start_prompts goes by what the head says: add one, or leave it out")
 
+    def further_prompts(self, prompts: int) -> int:
+        """How many prompts `start_prompts` adds to so many of a process, after the cold start."""
+        return round((self.start_prompts - 1) * prompts)
+
+    def check_prompts(self, prompts: int) -> None:
+        """Refuse a `start_prompts` that adds nothing to so many prompts of a process.
+
+        Raises:
+            InputError: saying from which on it does.
+        """
+        if self.start_prompts > 1 and not self.further_prompts(prompts):
+            raise InputError(
+                f"start_prompts {self.start_prompts:g} adds none to {prompts} prompts on each process: make it "
+                f"{1 + 1 / prompts:g} at least, or give a process more prompts"
+            )
+
     @property
     def sampling(self) -> Sampling:
         """How whole rollouts are sampled, but for their number and seed."""
@@ -203,6 +224,10 @@ class RolloutConfig(_Section):
         known = {"rho", "strength", "p_min", "p_max"}
         if unknown := sorted(set(options) - known):
             raise ValueError(f"a policy has no option {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        try:
+            _bounds("published", options)
+        except InputError as error:
+            raise ValueError(str(error).removeprefix("keep_subset.")) from None
         return options
 
     @model_validator(mode="after")
@@ -230,6 +255,7 @@ class RolloutConfig(_Section):
                     f"{before.at} keeps {before.keep:g}, then {point.at} keeps {point.keep:g}"
                 )
             before = point
+        self._check_bounds()
         try:
             _ = self.sampling
         except InputError as error:
@@ -257,9 +283,41 @@ class RolloutConfig(_Section):
                 "start_prompts prunes groups at the first detection position: add one, of keep 1 where no rollout "
                 "is to be pruned, or leave it at 1"
             )
+        by_ranks = {"max_group": self.max_group, "candidates": len(self.positions) > len(self.detect)}
+        for name in (name for name, is_set in by_ranks.items() if is_set and not self.exploration):
+            raise ValueError(
+                f"{name} goes by how well the head ranks, which is learned from groups that are pruned at random, "
+                f"and exploration is 0: raise it, or leave {name} out"
+            )
         if self.policy == "none" and self.survivors != self.group:
             raise ValueError("policy 'none' keeps everybody: leave detect out, or choose another policy")
         return self
+
+    def _check_bounds(self) -> None:
+        """Refuse shares that a policy with bounds of the survival probability cannot keep.
+
+        Raises:
+            ValueError: naming the first.
+        """
+        if self.policy not in BOUNDED:
+            return
+        rule = _bounds(self.policy, self.policy_options)
+        kept = [self.survivors] if self.prune == "after" else [round(p.keep * self.group) for p in self.detect]
+        stages = [*itertools.pairwise([self.group, *kept])]
+        if self.max_group:
+            stages.append((self.max_group, self.survivors))
+        for size, keep in stages:
+            if keep < size and not rule.p_min <= keep / size <= rule.p_max:
+                raise ValueError(
+                    f"policy {self.policy!r} keeps a share between p_min {rule.p_min:g} and p_max {rule.p_max:g}, "
+                    f"and {keep} of {size} rollouts are to go on: keep others, change policy_options, or choose "
+                    "another policy"
+                )
+
+
+def _bounds(policy: str, options: dict[str, Any]) -> KeepSubset:
+    """A rule with a policy's options, for its checks and defaults."""
+    return KeepSubset(1, 1, policy, **options)
 
 
 class OnlineTraining(_Section):

@@ -21,7 +21,7 @@ from arrol_train.rl.group import Group, Rollout
 MEMORY = 0.95
 """What earlier steps count in the next one: about twenty are remembered."""
 EVERY = 10
-"""Steps between choices of a position, the first at the end of the cold start."""
+"""Batches of rollouts between choices of a position, the first at the end of the cold start."""
 CLEARLY = 0.05
 """By how much a position must be better than the present one: sampled AUROCs are noisy."""
 
@@ -95,11 +95,13 @@ class PositionChooser:
 
     Attributes:
         at: the present choice.
+        learned: batches that were learned from since the end of the cold start.
     """
 
     def __init__(self, candidates: Sequence[int], at: int, group: int, survivors: int) -> None:
         self.candidates, self.at = tuple(candidates), at
         self._group, self._survivors = group, survivors
+        self.learned = 0
         self._seen: dict[str, float] = {}
 
     def note(self, metrics: Mapping[str, float]) -> None:
@@ -133,8 +135,9 @@ class PositionChooser:
 
     def state_dict(self) -> dict[str, Any]:
         """Choice and metrics, as JSON."""
-        return {"at": self.at, "seen": self._seen}
+        return {"at": self.at, "learned": self.learned, "seen": self._seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.at, self._seen = int(state["at"]), dict(state["seen"])
+        self.learned = state.get("learned", 0)  # older ones have none

@@ -7,7 +7,6 @@ and update shrink too, and a pruned rollout is part of no mean.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from arrol_train.rl.config import RolloutConfig
 from arrol_train.rl.group import Group
 from arrol_train.rl.learner import HeadLearner
 from arrol_train.rl.online_head import OnlineHead
-from arrol_train.rl.rollout_worker import RolloutWorker
+from arrol_train.rl.rollout_worker import RolloutWorker, prompt_key
 from arrol_train.rl.run_log import StepClock
 from arrol_train.rl.trl_bridge import Scoring, TrainedPolicy, log_metrics, trl_columns
 from arrol_tts.errors import InputError
@@ -39,15 +38,16 @@ class PrunedRollout:
     Use::
 
         rollout = PrunedRollout(engine, rows, reward, config, head)
-        GRPOTrainer(
+        trainer = GRPOTrainer(
             args=GRPOConfig(num_generations=config.survivors, ...),
             reward_funcs=rollout.reward_func,
             rollout_func=rollout,
             ...
         )
+        rollout.attach(trainer)
 
-    On its first call it registers with the trainer for checkpoints: head, buffer and calibration are saved in
-    TRL's checkpoint folders and come back when TRL resumes.
+    On its first call, or by `attach` before, it registers with the trainer for checkpoints: head, buffer and
+    calibration are saved in TRL's checkpoint folders and come back when TRL resumes.
 
     Args:
         engine: samples; it needs no head. One for each process, servers of its own too, since every process
@@ -67,8 +67,7 @@ class PrunedRollout:
         clock: times the phases of a step; what follows TRL's call for rewards is the update.
 
     Raises:
-        InputError: when rows lack prompts, two rows of the same prompt differ in their answer, or the policy
-            needs a head.
+        InputError: when rows lack prompts, two have the same, or the policy needs a head.
     """
 
     def __init__(
@@ -122,11 +121,11 @@ class PrunedRollout:
             trainer: whose model is sampled.
 
         Returns:
-            ``prompt_ids``, ``completion_ids``, ``logprobs`` and ``rollout_reward``, aligned with the prompts.
+            What `trl_columns` does, aligned with the prompts.
 
         Raises:
-            InputError: when groups are not whole, a prompt is not among the rows, or the baseline is ``all`` and
-                `attach` was not called.
+            InputError: when groups are not whole, a prompt is not among the rows, ``start_prompts`` adds none to
+                them, or the baseline is ``all`` and `attach` was not called.
             FailedRewardsError: when too many rollouts could not be graded.
             EngineMismatchError: when the engine's log-probabilities are not the trainer's.
         """
@@ -138,7 +137,7 @@ class PrunedRollout:
         else:
             self._push_once(policy)
             self.groups = self.worker.roll_whole(rows, policy.step, policy.group_size)
-        return trl_columns(self.groups)
+        return trl_columns(self.groups, self.worker.rows)
 
     def reward_func(self, completions: list[Any], **columns: Any) -> list[float | None]:
         """The reward function for TRL: the rewards are those that were known before, None of the ungraded."""
@@ -147,7 +146,10 @@ class PrunedRollout:
         return list(columns["rollout_reward"])
 
     def attach(self, trainer: GRPOTrainer) -> None:
-        """Register with a trainer before it begins; needed for the baseline ``all`` only.
+        """Register with a trainer before it begins.
+
+        Needed for the baseline ``all``, and where training may go on from a checkpoint after which no step is
+        left: nothing is rolled out then, and the checkpoint's head would not be taken over.
 
         Raises:
             InputError: when the trainer has settings that cannot go with that baseline.
@@ -155,6 +157,7 @@ class PrunedRollout:
         if self._scoring is None:
             every = (lambda: self.groups) if self.config.needs_posterior else None
             self._scoring = Scoring(trainer, every, self.reward_func)
+            TrainedPolicy(trainer).complete_checkpoints(self.save, self._go_on)
 
     def push(self, trainer: GRPOTrainer) -> None:
         """Bring the trainer's weights into the engine."""
@@ -176,26 +179,29 @@ class PrunedRollout:
         """What can be done only once there is a trainer that has begun."""
         if self._attached:
             return
-        if self._scoring is None and self.config.needs_posterior:
-            raise InputError(
-                "baseline 'all' replaces TRL's advantages: call rollout.attach(trainer) before it trains"
-            )
-        self.attach(trainer)
+        if self._scoring is None:
+            if self.config.needs_posterior:
+                raise InputError(
+                    "baseline 'all' replaces TRL's advantages: call rollout.attach(trainer) before it trains"
+                )
+            self.attach(trainer)
+            self._go_on(policy.checkpoint, policy.step)
         self._attached = True
-        policy.complete_checkpoints(self.save)
-        if policy.checkpoint.is_dir():
-            self.load(policy.checkpoint)
-        elif policy.step:
-            warnings.warn(
-                f"{policy.checkpoint} is missing: the head starts afresh at step {policy.step}", stacklevel=4
-            )
         if self.config.correct_mismatch:
             policy.correct_mismatch()
         self.worker.tokenizer = policy.tokenizer
 
+    def _go_on(self, checkpoint: Path, step: int) -> None:
+        """Take over what lies beside the checkpoint of the step that training goes on from."""
+        if checkpoint.is_dir():
+            self.load(checkpoint)
+        elif step:
+            warnings.warn(f"{checkpoint} is missing: the head starts afresh at step {step}", stacklevel=2)
+
     def _train_step(self, rows: list[int], policy: TrainedPolicy) -> list[Group]:
         """Push, roll out, check and learn, on the clock."""
         self._check_size(policy.group_size)
+        self.config.check_prompts(len(rows))
         self.clock.begin(policy.step)
         self._push_once(policy)
         self.clock.lap("push")
@@ -217,7 +223,7 @@ class PrunedRollout:
 
     def _distinct(self, prompts: list[Any], size: int) -> list[int]:
         """The row of each group's prompt."""
-        keys = [_key(prompt) for prompt in prompts]
+        keys = [prompt_key(prompt) for prompt in prompts]
         firsts = keys[::size]
         if keys != [key for key in firsts for _ in range(size)]:
             raise InputError(
@@ -243,15 +249,15 @@ class PrunedRollout:
         self.worker.check(groups, policy.logprobs)
 
 
-def _key(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
-
-
 def _index(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The first row of each prompt: TRL gives prompts, not rows."""
+    """The row of each prompt: TRL gives prompts, not rows."""
     index: dict[str, int] = {}
     for i, row in enumerate(rows):
-        first = index.setdefault(_key(row["prompt"]), i)
-        if rows[first].get("answer") != row.get("answer"):
-            raise InputError(f"rows {first} and {i} have the same prompt and different answers: keep one of them")
+        first = index.setdefault(prompt_key(row["prompt"]), i)
+        if first != i:
+            differ = rows[first].get("answer") != row.get("answer")
+            raise InputError(
+                f"rows {first} and {i} have the same prompt{' and different answers' if differ else ''}: keep one "
+                "of them, in TRL's dataset too"
+            )
     return index

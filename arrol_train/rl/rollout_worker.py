@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from arrol_train.rl.sampler import GroupSampler, sampling_of
 from arrol_tts.engine.request import Question
 from arrol_tts.errors import EngineError, InputError
 from arrol_tts.files import write_json
+from arrol_tts.messages import Message
 
 if TYPE_CHECKING:
     import torch
@@ -164,8 +166,14 @@ class RolloutWorker:
             ``config.revisit`` one whose row had no signal lately: ``Group.row`` says which it is.
 
         Raises:
-            InputError: when there is no tokenizer, or a reward is anything but 0 and 1.
+            InputError: when there is no tokenizer, a row is asked for twice, or a reward is anything but 0 and 1.
         """
+        if len(set(rows)) < len(rows):
+            twice = next(row for row in rows if list(rows).count(row) > 1)
+            raise InputError(
+                f"row {twice} is asked for twice in step {step}, and both groups would be the same: where two "
+                "questions have its prompt, keep one of them"
+            )
         return self._sampler().roll_step(rows, step, process)
 
     def roll_whole(self, rows: Sequence[int], step: int, size: int) -> list[Group]:
@@ -225,25 +233,30 @@ class RolloutWorker:
         are distinct. A row's rollouts do not depend on the other rows.
         """
         sampling = sampling_of(self.config, samples, self.config.max_tokens, seed)
-        row_of = {row["prompt"]: row for row in rows}
-        rewards: dict[str, list[float | None]] = {prompt: [] for prompt in row_of}
-        for trace in self.engine.sample([Question(prompt, prompt) for prompt in row_of], sampling):
+        row_of = {prompt_key(row["prompt"]): row for row in rows}
+        rewards: dict[str, list[float | None]] = {key: [] for key in row_of}
+        for trace in self.engine.sample([Question(key, row["prompt"]) for key, row in row_of.items()], sampling):
             ended = trace.finish_reason == "stop"
             row = row_of[trace.question_id]
             rewards[trace.question_id].append(self._grade(row, trace.text) if ended else 0.0)
         return list(rewards.values())
 
     def save(self, folder: Path) -> None:
-        """Write head, buffer and calibration; the folder appears whole or not at all."""
-        temporary = folder.with_name(folder.name + ".tmp")
-        temporary.mkdir(parents=True, exist_ok=True)
+        """Write head, buffer and calibration; the folder appears whole or not at all, in place of an older one."""
+        temporary, before = (folder.with_name(folder.name + ending) for ending in (".tmp", ".old"))
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         if self.learner is not None:
             self.learner.save(temporary)
         if self.position is not None:
             write_json(temporary / POSITION_FILE, self.position.state_dict())
         write_json(temporary / PROMPTS_FILE, self.prompts.state_dict())
         write_json(temporary / CONFIG_FILE, self.config.model_dump(mode="json"))
+        if folder.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            folder.rename(before)
         temporary.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote.
@@ -262,10 +275,13 @@ class RolloutWorker:
 
     def _choose_position(self, learner: HeadLearner, position: PositionChooser, step: int) -> None:
         position.note(self.metrics)
-        trained = step + 1 - self.config.cold_start
-        if trained >= 0 and trained % EVERY == 0:
+        if step + 1 < self.config.cold_start:
+            return
+        # Batches and not steps, of which a trainer may take several on a batch.
+        if position.learned % EVERY == 0:
             position.choose({at: learner.auroc_within(at) for at in position.candidates})
             learner.put_first(position.at)
+        position.learned += 1
 
     def _judge_rewards(self, groups: Sequence[Group]) -> None:
         """Stop where the reward function failed too often, over this step or over as many as make a judgement."""
@@ -296,3 +312,8 @@ class RolloutWorker:
         return GroupSampler(
             self.engine, self.rows, self._grade, config, head, self.tokenizer, self._seed, self.prompts, auroc
         )
+
+
+def prompt_key(prompt: str | Sequence[Message]) -> str:
+    """What a prompt, a text or a conversation, is known by."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)

@@ -21,9 +21,10 @@ from arrol_train.rl.rollout import PrunedRollout
 from arrol_train.rl.saving import disk_watched, save_run
 from arrol_train.rl.tasks import load_task
 from arrol_train.rl.trainer import CHECKPOINTS, make_trainer
-from arrol_train.rl.trl_bridge import check_checkpoint, last_checkpoint
+from arrol_train.rl.trl_bridge import check_checkpoint, last_checkpoint, train
 from arrol_tts.engine.base import hidden_size_of
 from arrol_tts.engine.load import load_engine
+from arrol_tts.errors import InputError
 from arrol_tts.files import claim_folder, lock_file
 from arrol_tts.head import QualityHead
 from arrol_tts.head_config import QualityHeadConfig
@@ -81,7 +82,7 @@ def run(config: RunConfig, out: Path, engine: Engine | None = None) -> None:
         checkpoint = last_checkpoint(out / CHECKPOINTS)
         if checkpoint is not None:
             check_checkpoint(checkpoint, trainer)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        train(trainer, checkpoint)
         state.wait_for_everyone()
         save_run(config, trainer, rollout, out)
 
@@ -92,6 +93,10 @@ def _check_processes(config: RunConfig, processes: int) -> None:
             f"{config.prompts} prompts do not divide among {processes} processes: no group may straddle two, so "
             "make prompts a multiple of the processes"
         )
+    try:
+        config.rollout.check_prompts(config.prompts // processes)
+    except InputError as error:
+        raise ConfigError(f"rollout.{error}") from None
     if config.servers and len(config.servers) != processes:
         raise ConfigError(
             f"{len(config.servers)} servers for {processes} processes: each process pushes its weights to one of "

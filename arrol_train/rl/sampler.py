@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from arrol_tts.engine.base import Engine
 
 
+MOST_STEPS = 1 << 24
+"""Of a run: more than any has, and few enough for the numbers of groups to be int64."""
+
+
 class GroupSampler:
     """Generates groups with an engine, and prunes them with the head and the policy of a configuration.
 
@@ -100,7 +104,7 @@ class GroupSampler:
         further = ((row, 1 + process) for row in others.tolist() if row not in asked and is_due(row))
         starts = [(row, 0) if is_due(row) else next(further, (row, 0)) for row in rows]
         if self._detect(step):
-            starts += itertools.islice(further, round((self.config.start_prompts - 1) * len(rows)))
+            starts += itertools.islice(further, self.config.further_prompts(len(rows)))
         groups = self._roll_rows(starts, step, len(rows), chance)
         for _ in range(self.config.refills):
             dead = [i for i, group in enumerate(groups) if not group.has_signal]
@@ -140,7 +144,8 @@ class GroupSampler:
             if not detect:
                 self._prune(group, FINISH, self._rule(FINISH, self.config.survivors, seed))
 
-        groups = [self._begin(row, step, size) for row, size in self._sizes([*turns], step).items()]
+        sizes = self._sizes([*turns], step)
+        groups = [self._begin(row, step, size, turns[row]) for row, size in sizes.items()]
         with ThreadPoolExecutor(max_workers=len(groups)) as pool:
             if wanted < len(groups):
                 list(pool.map(begin, groups))
@@ -177,9 +182,11 @@ class GroupSampler:
             best[0].give_up(groups[i])
         return best
 
-    def _begin(self, row: int, step: int, size: int) -> Group:
+    def _begin(self, row: int, step: int, size: int, turn: int = 0) -> Group:
         prompt_ids = encode_prompt(self._tokenizer, self._rows[row]["prompt"])
-        return Group(step * len(self._rows) + row, row, prompt_ids, [Rollout() for _ in range(size)])
+        # Processes do not know of each other's further rows, which may be the same.
+        number = (turn * MOST_STEPS + step) * len(self._rows) + row
+        return Group(number, row, prompt_ids, [Rollout() for _ in range(size)])
 
     def _rules(self, group: Group, detect: Sequence[Detection], seed: Sequence[int]) -> list[KeepSubset]:
         """One for each position at which a group is pruned; at others the head is read in passing."""
@@ -188,7 +195,7 @@ class GroupSampler:
         for point in detect:
             keep = round(point.keep * self.config.group)
             if keep < left:
-                rules.append(self._rule(point.at, keep, seed))
+                rules.append(_within_bounds(self._rule(point.at, keep, seed), left))
                 left = keep
         return rules
 
@@ -230,7 +237,7 @@ class GroupSampler:
         if not open_rollouts:
             return
         begun = len(open_rollouts[0].token_ids)
-        marks = tuple(at - begun for at in sorted(self.config.positions) if begun < at < until)
+        marks = tuple(at - begun for at in sorted(self.config.positions) if begun <= at < until)
         if begun:
             questions = [
                 Question(f"{name}/{i}", token_ids=(*group.prompt_ids, *rollout.token_ids))
@@ -268,6 +275,7 @@ class GroupSampler:
             survivors = group.survivors
             if rule.keep == len(survivors):
                 return
+        rule = _within_bounds(rule, len(survivors))
         scores, rewards = np.full(len(survivors), 0.5), np.full(len(survivors), np.nan)
         if in_engine:
             scores = np.array([rollout.scores[position] for rollout in survivors])
@@ -313,6 +321,15 @@ class GroupSampler:
             features_finish=True,
             rules=tuple(rules),
         )
+
+
+def _within_bounds(rule: KeepSubset, size: int) -> KeepSubset:
+    """The rule with bounds of the survival probability that let it keep its share of so many.
+
+    The configuration's do for whole groups of G; others lack a reward, or have a size of their own.
+    """
+    share = rule.keep / size
+    return replace(rule, p_min=min(rule.p_min, share), p_max=max(rule.p_max, share))
 
 
 def sampling_of(config: RolloutConfig, n: int, max_tokens: int, seed: int) -> Sampling:

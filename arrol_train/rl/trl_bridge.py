@@ -7,7 +7,7 @@ done here by names that TRL does not promise to keep, so that a new version is l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from arrol_train.rewards import Row
 from arrol_train.rl.advantages import GroupRewards, advantages
 from arrol_train.rl.config import ConfigError
 from arrol_train.rl.group import Group
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FOLDER = "arrol"
 """Inside TRL's checkpoint folders; there once a checkpoint is complete."""
+
+TRLS_OWN = frozenset({"prompt", "prompts", "completions", "env_mask"})
+"""Names under which TRL has something of its own for the reward functions or for itself."""
 
 ROW_MEANS = frozenset({"grpo", "sapo", "dr_grpo", "luspo"})
 """TRL's losses that are divided by the number of rows; the others by that of tokens."""
@@ -75,9 +79,15 @@ class TrainedPolicy:
         """Where what we keep beside TRL's checkpoint of this step lies, when there is one."""
         return beside_checkpoint(self._trainer.args, self.step)
 
-    def complete_checkpoints(self, save: Callable[[Path], None]) -> None:
-        """Have a function called whenever TRL has written a checkpoint, with a folder of its own in there."""
-        self._trainer.add_callback(_Checkpoints(save))
+    def complete_checkpoints(self, save: Callable[[Path], None], load: Callable[[Path, int], None]) -> None:
+        """Have TRL's checkpoints completed.
+
+        Args:
+            save: called whenever TRL has written one, with a folder of its own in there.
+            load: called when training begins, with that folder of the step it begins at, which need not be there,
+                and the step.
+        """
+        self._trainer.add_callback(_Checkpoints(save, load))
 
     def correct_mismatch(self) -> None:
         """Let TRL weigh tokens by the ratio of its own to the engine's probabilities.
@@ -223,17 +233,26 @@ class Scoring:
         return GroupRewards(total, self._weight * rows[:, self._column], self._weight * group.expected_of_others())
 
 
-def trl_columns(groups: Sequence[Group]) -> dict[str, Any]:
+def trl_columns(groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, Any]:
     """What a ``rollout_func`` returns: the survivors, group by group.
+
+    A group need not be of the row that TRL asked for, so the columns of its own go to the reward functions, in
+    place of what TRL's dataset has under the same names. Only the prompt stays the one that was asked for.
+
+    Args:
+        groups: that have ended.
+        rows: the training questions.
 
     Returns:
         ``prompt_ids``, ``completion_ids``, ``logprobs`` (None where the engine gives none) and ``rollout_reward``,
         which TRL passes on to the reward functions, None for the ungraded; where there are any, ``env_mask``,
-        which keeps their tokens out of the loss and of what it is divided by.
+        which keeps their tokens out of the loss and of what it is divided by; and the columns of the rows.
     """
     survivors = [(group, rollout) for group in groups for rollout in group.survivors]
     logprobs = [rollout.logprobs for _, rollout in survivors]
-    columns: dict[str, Any] = {
+    names = dict.fromkeys(name for group in groups for name in rows[group.row] if name not in TRLS_OWN)
+    columns: dict[str, Any] = {name: [rows[group.row].get(name) for group, _ in survivors] for name in names}
+    columns |= {
         "prompt_ids": [group.prompt_ids for group, _ in survivors],
         "completion_ids": [rollout.token_ids for _, rollout in survivors],
         "logprobs": None if any(row is None for row in logprobs) else logprobs,
@@ -346,11 +365,37 @@ def beside_checkpoint(args: Any, step: int) -> Path:
     return Path(args.output_dir) / f"checkpoint-{step}" / CHECKPOINT_FOLDER
 
 
-class _Checkpoints(TrainerCallback):
-    """Completes TRL's checkpoints: called when all else is written."""
+def train(trainer: GRPOTrainer, checkpoint: Path | None) -> None:
+    """Take the steps that are left after a checkpoint, all without one.
 
-    def __init__(self, save: Callable[[Path], None]) -> None:
-        self._save = save
+    Where there are none, the trainer has what the checkpoint holds. By itself it would take one step too many
+    then, unless the last step ended an epoch: it looks at their number after a step only.
+    """
+    trainer.add_callback(_NoStepTooMany())
+    with suppress(_NoStepLeftError):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+class _NoStepLeftError(Exception):
+    """The checkpoint that training goes on from is that of the last step."""
+
+
+class _NoStepTooMany(TrainerCallback):
+    """Ends training before a batch is drawn, where all steps were taken before it began."""
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise _NoStepLeftError
+
+
+class _Checkpoints(TrainerCallback):
+    """Completes TRL's checkpoints: called when all else is written, and read."""
+
+    def __init__(self, save: Callable[[Path], None], load: Callable[[Path, int], None]) -> None:
+        self._save, self._load = save, load
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._load(beside_checkpoint(args, state.global_step), state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:

@@ -15,6 +15,7 @@ What mathematical equality means here:
 - Lists and sets have no order. ``(1,2)`` has, and is the same as a point and as an open interval.
 - ``and`` between conditions is an intersection, ``or`` a union: ``x>2 and x<5`` is ``(2,5)``.
 - Variables are taken to be positive, so that the root of x squared is x; i, j, k, l, m, n are whole.
+- ``|x-10|`` is neither ``x-10`` nor ``10-x``: a function of pieces is compared on all of them.
 - Upper and lower case differ in formulas (``R``, ``r``), not in words.
 - A number in a stated base, ``52_8``, equals only itself.
 - What cannot be read, or not within fixed bounds of length, depth, size and work, equals the same text only.
@@ -31,6 +32,7 @@ from collections.abc import Hashable, Sequence
 from arrol_tts.answers.canonical import PercentSign
 from arrol_tts.answers.equality import Equality, EqualityName, key_function
 from arrol_tts.answers.extract import Extractor, extract_answer
+from arrol_tts.errors import InputError, WrongTypeError
 
 __all__ = [
     "Equality",
@@ -47,7 +49,7 @@ __all__ = [
 
 def _check(answer: object) -> str:
     if not isinstance(answer, str):
-        raise TypeError(
+        raise WrongTypeError(
             f"answer {answer!r} is {type(answer).__name__}; answers are strings: pass str(answer), or None "
             "to group_answers where a sample has no answer"
         )
@@ -66,7 +68,7 @@ def answers_equal(a: str, b: str, *, equality: Equality = "math", percent: Perce
         percent: what a per cent sign means in ``math``, a ``fraction`` or a ``unit``.
 
     Raises:
-        TypeError: an answer is no string.
+        WrongTypeError: an answer is no string.
         InputError: there is no such ``equality`` or ``percent``.
     """
     key = key_function(equality, percent)
@@ -87,7 +89,8 @@ def group_answers(
         spellings (shortest, then lexicographic), so they do not depend on the order of the answers.
 
     Raises:
-        TypeError: an answer is neither a string nor None, or a function of yours gives a key that has no hash.
+        WrongTypeError: an answer is neither a string nor None.
+        TypeError: a function of yours gives a key that has no hash.
         InputError: there is no such ``equality`` or ``percent``.
     """
     key = key_function(equality, percent)
@@ -103,10 +106,11 @@ def canonical_answer(answers: Sequence[str]) -> str:
     """The spelling that stands for a class: the most frequent, then the shortest, then the first by text.
 
     Raises:
-        ValueError: there are no answers.
+        InputError: there are no answers.
+        WrongTypeError: an answer is no string.
     """
     if not answers:
-        raise ValueError("no answers: a class has at least one spelling")
+        raise InputError("no answers: a class has at least one spelling")
     counts = Counter(_check(answer) for answer in answers)
     return min(counts, key=lambda answer: (-counts[answer], *_simplicity(answer)))
 

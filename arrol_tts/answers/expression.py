@@ -14,33 +14,35 @@ from typing import Any, TypeVar
 
 from arrol_tts.answers.evaluation import CONSTANT, LOCK, MAX_WORK, POINT, Evaluator, Work
 from arrol_tts.answers.parser import RefusedError, Tree, parse
+from arrol_tts.answers.pieces import is_polynomial_in, settled, variables
 
 _INTEGER_NAMES = frozenset("ijklmnKLMN")
 _INTEGER_VALUES = (4, 7, 9, 16, 23, 30, 36, 51, 64)
+_FAR_WHOLE = (1, 2, 3, 1001, 1763, 2491, 3335, 3441, 3553, 3599, 720_720, 10**9 + 7, 10**30 + 1)
+"""Far apart, as many as `_FAR`; products of primes up to 61 among them, which tell gcd(n, 11) from gcd(n, 13)."""
+_FAR = (12, 20, 50, 130, 400, 3000, 20_000, 10**6, 10**9, 10**13, 10**18, 10**24, 10**30)
 _DENOMINATORS = (89, 97, 101, 103, 107, 109, 113)
+POINTS = len(_INTEGER_VALUES)
+"""Those near zero, which tell all functions apart but those of pieces."""
 MIN_POINTS = 3
 """Points at which an expression must have a value to be compared by its values."""
 
 
 @lru_cache(maxsize=1024)
 def _coordinates(name: str) -> tuple[Fraction, ...]:
-    """A variable's value at each point: whole numbers for the letters that name whole numbers.
+    """A variable's value at each point, first the near and then the far ones: whole numbers for the letters that
+    name whole numbers.
 
     Whole numbers, squares and their neighbours among them, tell floor(n/2) from floor((n+1)/2); the
     other letters get positive fractions, so that x and floor(x) differ and the root of x^2 is x.
     """
     rng = random.Random(name)
     if name[0] in _INTEGER_NAMES:
-        return tuple(map(Fraction, rng.sample(_INTEGER_VALUES, len(_INTEGER_VALUES))))
+        near = tuple(map(Fraction, rng.sample(_INTEGER_VALUES, POINTS)))
+        return near + tuple(map(Fraction, rng.sample(_FAR_WHOLE, len(_FAR_WHOLE))))
     under = rng.choice(_DENOMINATORS)
-    return tuple(Fraction(rng.randrange(under // 8, 6 * under), under) for _ in _INTEGER_VALUES)
-
-
-def variables(tree: Tree) -> frozenset[str]:
-    """The names of a tree's variables."""
-    if tree[0] == "var":
-        return frozenset((tree[1],))
-    return frozenset().union(*(variables(part) for part in tree[1:] if isinstance(part, tuple)))
+    near = tuple(Fraction(rng.randrange(under // 8, 6 * under), under) for _ in range(POINTS))
+    return near + tuple(far + Fraction(rng.randrange(1, under), under) for far in rng.sample(_FAR, len(_FAR)))
 
 
 Values = list[tuple[Evaluator, Any] | None]
@@ -48,8 +50,18 @@ Values = list[tuple[Evaluator, Any] | None]
 
 def _at_points(tree: Tree, names: frozenset[str], work: Work) -> Values:
     """The values at each point; None where a point gives none (a pole, a number too large)."""
+    points = POINTS if names else 1
+    if names:
+        tree, of_pieces = settled(tree, lambda part: _keys(_values(part, names, work, POINTS + len(_FAR))))
+        points += len(_FAR) if of_pieces else 0
+    values = _values(tree, names, work, points)
+    if sum(value is not None for value in values) < min(MIN_POINTS, points):
+        raise RefusedError
+    return values
+
+
+def _values(tree: Tree, names: frozenset[str], work: Work, points: int) -> Values:
     values: Values = []
-    points = len(_INTEGER_VALUES) if names else 1
     for i in range(points):
         evaluator = Evaluator(POINT, {name: _coordinates(name)[i] for name in names}, work)
         try:
@@ -58,15 +70,16 @@ def _at_points(tree: Tree, names: frozenset[str], work: Work) -> Values:
             values.append(None)
             if i == points - MIN_POINTS and not any(values):
                 break
-    if sum(value is not None for value in values) < min(MIN_POINTS, points):
-        raise RefusedError
-    return values
+    return values + [None] * (points - len(values))
+
+
+def _keys(values: Values) -> list[Hashable]:
+    return [None if value is None else value[0].key(value[1]) for value in values]
 
 
 def _profile(values: Values) -> tuple[Hashable, ...]:
     """The keys of values; fractions by their hash, which is one number modulo 2**61 - 1 at each point."""
-    keys = [None if value is None else value[0].key(value[1]) for value in values]
-    return tuple(hash(key) if isinstance(key, Fraction) else key for key in keys)
+    return tuple(hash(key) if isinstance(key, Fraction) else key for key in _keys(values))
 
 
 def _constant_key(tree: Tree, point: dict[str, Fraction], work: Work) -> Hashable:
@@ -150,6 +163,8 @@ def equation_key(work: Work, left: Tree, right: Tree) -> Hashable | None:
 def solved(work: Work, left: Tree, right: Tree, name: str) -> tuple[Tree, Tree] | None:
     """``slope, root`` where ``left - right`` is ``slope * (name - root)``; None where it is not linear."""
     difference: Tree = ("add", left, ("neg", right))
+    if not is_polynomial_in(difference, name):  # |x - 5| is a line at all of the numbers that are tried
+        return None
     at = [_substituted(difference, name, ("num", Fraction(x))) for x in (0, 1, 2, 3, -5)]
     intercept = at[0]
     slope: Tree = ("add", at[1], ("neg", intercept))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from arrol_tts.answers.letters import choice_in, choice_of
 from arrol_tts.answers.statements import answer_in, conclusion, list_of, statements
+from arrol_tts.errors import WrongTypeError
 from arrol_tts.thinking import SAYING_END, split_thinking
 
 Extractor = Callable[[str], str | None]
@@ -78,10 +79,10 @@ def extract_answer(text: str, *, choices: bool = False, stated: bool = False) ->
         stated: only what the text marks or states as its answer, not the value that its last sentence ends in.
 
     Raises:
-        TypeError: ``text`` is no string.
+        WrongTypeError: ``text`` is no string.
     """
     if not isinstance(text, str):
-        raise TypeError(f"text is {type(text).__name__}; pass the solution as a string")
+        raise WrongTypeError(f"text is {type(text).__name__}; pass the solution as a string")
     if split_thinking(text).is_open:
         return None
     text = _before_end(text)

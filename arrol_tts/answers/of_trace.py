@@ -20,10 +20,13 @@ def answer_of(trace: Trace, extract: Callable[[str], str | None]) -> str | None:
         extract: reads it off the text of any other.
 
     Returns:
-        None when there is none, as in a trace that ended inside its thinking.
+        None when there is none, as in a trace that ended inside its thinking, or whose calls are nested too deep.
     """
     if trace.tool_calls:
-        return json.dumps([_called(call) for call in trace.tool_calls], ensure_ascii=False)
+        try:
+            return json.dumps([_called(call) for call in trace.tool_calls], ensure_ascii=False)
+        except RecursionError:
+            return None
     if trace.reasoning is not None and not trace.text.strip():
         return None
     return extract(trace.text)
@@ -47,8 +50,9 @@ _CALLS = '[{"name": '
 
 def _called(call: dict[str, Any]) -> dict[str, Any]:
     """What of a call counts when calls are compared: not its id."""
-    function = call.get("function", {})
-    arguments = function.get("arguments") or "{}"
-    with contextlib.suppress(ValueError):  # a model may write what is no JSON
-        arguments = json.loads(arguments)
+    function = call.get("function") or {}
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):  # a model may write what is no JSON
+            arguments = json.loads(arguments)
     return {"name": function.get("name"), "arguments": arguments}

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from arrol_tts.answers import sets
 from arrol_tts.answers.evaluation import Work
-from arrol_tts.answers.expression import equation_key, solved, tree_key, tree_of, variables
+from arrol_tts.answers.expression import equation_key, solved, tree_key, tree_of
 from arrol_tts.answers.names import is_name
 from arrol_tts.answers.parser import (
     FUNCTIONS,
@@ -23,6 +23,7 @@ from arrol_tts.answers.parser import (
     is_call_without_space,
     is_product_of_letters,
 )
+from arrol_tts.answers.pieces import variables
 from arrol_tts.answers.sets import collection, members
 from arrol_tts.answers.tokens import enclosed, split, text_key, vocabulary, word
 from arrol_tts.answers.units import are_one_quantity, measured, with_percent_signs

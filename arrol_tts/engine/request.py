@@ -10,7 +10,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from arrol_tts.errors import InputError
-from arrol_tts.messages import Message, as_conversation, check_conversation, check_text, text_of
+from arrol_tts.messages import (
+    Message,
+    as_conversation,
+    check_conversation,
+    check_text,
+    check_variables,
+    text_of,
+)
 from arrol_tts.stopping import Threshold, TraceSpec
 from arrol_tts.trace import Trace
 
@@ -138,9 +145,9 @@ class Sampling:
                 "other"
             )
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise InputError(f"stop is {self.stop!r}; it must be a list of texts, none of them empty")
+            raise InputError(f"stop is {self.stop!r:.200}; it must be a list of texts, none of them empty")
         if not isinstance(self.stop_token_ids, Sequence) or not all(map(_is_token_id, self.stop_token_ids)):
-            raise InputError(f"stop_token_ids is {self.stop_token_ids!r}; it must be a list of token ids")
+            raise InputError(f"stop_token_ids is {self.stop_token_ids!r:.200}; it must be a list of token ids")
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
 
@@ -253,6 +260,7 @@ def _check_prompt(question: Question) -> None:
         check_text(question.messages, f"question {question.id!r}")
     else:
         check_conversation(question.messages, f"question {question.id!r}")
+    check_variables(question.chat_template_kwargs)
     for name in question.request_fields:
         if name in OWN_FIELDS:
             raise InputError(
@@ -266,6 +274,16 @@ def _check_prompt(question: Question) -> None:
             raise InputError(
                 f"question {question.id!r} has {name} and is sent as plain text: leave out {name}, or chat=False"
             )
+
+
+def _check_samples(question: Question) -> None:
+    numbers = question.samples or ()
+    is_right = all(isinstance(number, int) and number >= 0 for number in numbers)
+    if not numbers or not is_right or len(set(numbers)) < len(numbers):
+        raise InputError(
+            f"samples of question {question.id!r} is {list(numbers)!r:.60}; it must be different numbers of "
+            "traces, from 0 on, or left out for all of them"
+        )
 
 
 def check_request(
@@ -285,6 +303,8 @@ def check_request(
         raise InputError("two questions have the same id: give every question its own")
     for question in questions:
         _check_prompt(question)
+        if question.samples is not None:
+            _check_samples(question)
         if question.samples is not None and any(not isinstance(rule, Threshold) for rule in spec.rules):
             raise InputError(
                 f"question {question.id!r} asks for some of its traces only, and the stopping rules compare all "

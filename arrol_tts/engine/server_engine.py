@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import json
+import math
 import random
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -43,6 +45,12 @@ PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses after which a request is worth repeating."""
 
 BACK_OFF_SECONDS = 0.5
+
+MAX_PAUSE_SECONDS = 30.0
+"""Of what a server asks for with Retry-After: a trace that waits keeps its place, and its question."""
+
+MAX_TEMPLATES = 64
+"""Chat templates' endings that are remembered: whoever may choose their variables may choose many."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +93,8 @@ class ServerEngine(Engine):
             even when they are more.
         retries: repetitions of a request that failed in passing, with growing pauses, before its server
             is given up.
-        timeout: seconds until a trace must be complete.
+        timeout: seconds until the answer to a request for a trace must be complete; later the request has failed
+            in passing.
         shared_folder: where new weights and heads are left for the servers, which must see it under the same
             path; by default on this machine.
 
@@ -115,7 +124,7 @@ class ServerEngine(Engine):
         self._servers = [_Server(url) for url in urls]
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._chat, self._max_in_flight, self._retries = chat, max_in_flight, retries
-        self._timeout = httpx.Timeout(timeout, connect=10.0, pool=None)
+        self._seconds, self._timeout = timeout, httpx.Timeout(timeout, connect=10.0, pool=None)
         self._wanted_heads: dict[str, tuple[str, dict[str, Any]]] = {}
         for name, each in named_heads(head).items():
             with head_folder(each) as folder:
@@ -141,7 +150,8 @@ class ServerEngine(Engine):
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
         self._left = asyncio.Event()
-        self._opened: dict[str, asyncio.Task[bool]] = {}
+        self._opened: dict[bytes, asyncio.Task[bool]] = {}
+        """Of templates, the one that was asked about last at the end."""
 
     @property
     def heads(self) -> Collection[str]:
@@ -328,11 +338,10 @@ class ServerEngine(Engine):
     async def _ask(self, run: ServerRun, request: Request) -> None:
         """Answer a request of a run: its first one, or one that was added."""
         try:
+            turn = asyncio.Lock()  # questions wait for room in their order, and so that one of them is woken
             async with asyncio.TaskGroup() as tasks:
                 for question, spec in zip(request.questions, request.specs, strict=True):
-                    server = await self._room(len(question.wanted(request.sampling.n)))
-                    run.jobs[question.id] = tasks.create_task(self._answer(run, server, question, spec))
-                    await asyncio.sleep(0)  # let it take its room
+                    run.jobs[question.id] = tasks.create_task(self._answer(run, question, spec, turn))
         except asyncio.CancelledError:
             run.inbox.put(ServerError("the engine was closed while it was sampling"))
             raise
@@ -343,24 +352,25 @@ class ServerEngine(Engine):
             run.inbox.put(cause)
 
     async def _room(self, traces: int) -> _Server:
-        """The server with least to do, as soon as one has room for all of a question's traces."""
+        """Room for all of a question's traces on the server with least to do, taken as soon as there is some."""
         while True:
             server = min(self._alive(), key=lambda s: s.in_flight)
             if not server.in_flight or server.in_flight + traces <= self._max_in_flight:
+                server.in_flight += traces
                 return server
             self._left.clear()
             await self._left.wait()
 
-    def _leave(self, server: _Server, _task: asyncio.Task[None]) -> None:
-        server.in_flight -= 1
+    def _leave(self, server: _Server, traces: int, _task: asyncio.Task[None] | None = None) -> None:
+        server.in_flight -= traces
         self._left.set()
 
-    async def _answer(self, run: ServerRun, server: _Server, question: Question, spec: TraceSpec) -> None:
+    async def _answer(self, run: ServerRun, question: Question, spec: TraceSpec, turn: asyncio.Lock) -> None:
         """Every trace of a question once, whatever happens to its server."""
         everything = question.wanted(run.request.sampling.n)
         answered: set[int] = set()
         try:
-            await self._answer_all(run, server, question, spec, everything, answered)
+            await self._answer_all(run, question, spec, turn, everything, answered)
         except asyncio.CancelledError:
             if question.id not in run.stopped:
                 raise
@@ -371,9 +381,9 @@ class ServerEngine(Engine):
     async def _answer_all(
         self,
         run: ServerRun,
-        server: _Server,
         question: Question,
         spec: TraceSpec,
+        turn: asyncio.Lock,
         everything: Sequence[int],
         answered: set[int],
     ) -> None:
@@ -389,27 +399,31 @@ class ServerEngine(Engine):
             # has been answered already is dropped.
             wanted = [i for i in everything if spec.rules or i not in answered]
             group = replace(spec, group=f"{spec.group}/{attempt}", live=run.request.streams)
-            body = request_body(
-                question,
-                sampling,
-                group,
-                model=self.model,
-                chats=self._chats(question),
-                is_vllm=server.is_vllm,
-                plug_in=server.info is not None,
-                top_k=self._wanted_top_k or DEFAULT_TOP_K,
-            )
-            server.in_flight += len(wanted)
+            async with turn:
+                server = await self._room(len(wanted))
+            unused = len(wanted)
             try:
+                body = request_body(
+                    question,
+                    sampling,
+                    group,
+                    model=self.model,
+                    chats=self._chats(question),
+                    is_vllm=server.is_vllm,
+                    plug_in=server.info is not None,
+                    top_k=self._wanted_top_k or DEFAULT_TOP_K,
+                )
                 async with asyncio.TaskGroup() as tasks:
                     for i in wanted:
                         task = tasks.create_task(one(server, i, body, group))
-                        task.add_done_callback(partial(self._leave, server))
+                        task.add_done_callback(partial(self._leave, server, 1))
+                        unused -= 1
             except* _ServerFailedError as failures:
                 server.failure = server.failure or str(failures.exceptions[0])
+            finally:
+                self._leave(server, unused)
             if len(answered) == len(everything):
                 return
-            server = await self._room(len(everything))
 
     async def _trace(
         self,
@@ -430,7 +444,9 @@ class ServerEngine(Engine):
             reply = await self._post(server, path, body, note)
             opened = await self._opens_thinking(server, question)
             return read_trace(reply, question, sample_id, "vllm_xargs" in body, spec, opened=opened)
-        except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ServerError(f"{server.url} answers what cannot be read: {_words(error)}") from error
 
     async def _opens_thinking(self, server: _Server, question: Question) -> bool:
@@ -440,10 +456,12 @@ class ServerEngine(Engine):
         if not server.is_vllm:
             return False
         key = _template_of(question)
-        if key not in self._opened:
-            self._opened[key] = self._loop.create_task(self._ask_template(server, question))
+        asking = self._opened.pop(key, None) or self._loop.create_task(self._ask_template(server, question))
+        self._opened[key] = asking
+        if len(self._opened) > MAX_TEMPLATES:
+            del self._opened[next(iter(self._opened))]
         # Others wait for it too: one trace that is cancelled does not end it.
-        return await asyncio.shield(self._opened[key])
+        return await asyncio.shield(asking)
 
     async def _ask_template(self, server: _Server, question: Question) -> bool:
         asked = {
@@ -454,12 +472,14 @@ class ServerEngine(Engine):
         }
         try:
             response = await self._client.post(f"{server.url}/tokenize", json=asked)
-            return opens_thinking("".join(response.json()["token_strs"]))
+            if response.status_code not in PASSING_TROUBLE:
+                return opens_thinking("".join(response.json()["token_strs"]))
         except httpx.TransportError:
-            del self._opened[_template_of(question)]  # the next one asks again
-            return False
-        except (ValueError, LookupError, TypeError):
+            pass
+        except (ValueError, LookupError, TypeError, RecursionError):
             return False  # it has no such endpoint, or says nothing that can be read
+        self._opened.pop(_template_of(question), None)  # the next one asks again
+        return False
 
     def _chats(self, question: Question) -> bool:
         return self._chat and question.chat and question.token_ids is None
@@ -470,11 +490,12 @@ class ServerEngine(Engine):
         for attempt in itertools.count():
             pause = BACK_OFF_SECONDS * 2**attempt * random.uniform(0.5, 1.0)
             try:
-                if note is None:
-                    response = await self._client.post(server.url + path, json=body)
-                else:
-                    response, streamed = await self._read_stream(server.url + path, body, note)
-            except httpx.TransportError as error:
+                async with asyncio.timeout(self._seconds):  # httpx's own begins anew with every chunk
+                    if note is None:
+                        response = await self._client.post(server.url + path, json=body)
+                    else:
+                        response, streamed = await self._read_stream(server.url + path, body, note)
+            except (httpx.TransportError, TimeoutError) as error:
                 trouble = _words(error)
             else:
                 if response.status_code == 200:
@@ -485,7 +506,8 @@ class ServerEngine(Engine):
                 elif response.status_code in PASSING_TROUBLE:
                     trouble = f"HTTP {response.status_code}: {_message(response)}"
                     with contextlib.suppress(KeyError, ValueError):
-                        pause = max(pause, float(response.headers["retry-after"]))
+                        asked = float(response.headers["retry-after"])
+                        pause = max(pause, min(asked, MAX_PAUSE_SECONDS)) if math.isfinite(asked) else pause
                 else:
                     raise InputError(f"{server.url} refuses the request: {_message(response)}")
             if attempt >= self._retries or server.failure:
@@ -512,9 +534,10 @@ class ServerEngine(Engine):
         return response, written.reply()
 
 
-def _template_of(question: Question) -> str:
-    """What decides how a chat template ends a prompt."""
-    return json.dumps(dict(question.chat_template_kwargs), sort_keys=True, default=str)
+def _template_of(question: Question) -> bytes:
+    """A digest of what decides how a chat template ends a prompt."""
+    variables = json.dumps(dict(question.chat_template_kwargs), sort_keys=True, default=str)
+    return hashlib.sha256(variables.encode()).digest()
 
 
 def _plugin_info(response: httpx.Response) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ from arrol_tts.engine.request import Question
 from arrol_tts.engine.vllm_plugin.messages import CONFIG_KEY
 from arrol_tts.errors import InputError, ServerError
 from arrol_tts.stopping import TraceLog, TraceSpec
-from arrol_tts.trace import FinishReason, Trace
+from arrol_tts.trace import FinishReason, Trace, finite
 
 START_COMMAND = "python -m arrol_tts.engine.vllm_plugin.serve HEAD"
 
@@ -86,7 +87,8 @@ class Written:
         reply: dict[str, Any] = {"choices": [self.choice], "usage": usage}
         reason = self.choice.get("stop_reason")
         if isinstance(reason, str) and reason.startswith("{"):
-            reply["kv_transfer_params"] = json.loads(reason)
+            with contextlib.suppress(ValueError):  # a server without the plug-in gives the text that ended it
+                reply["kv_transfer_params"] = json.loads(reason)
         return reply
 
     def cancelled(self, question: Question, sample_id: int, why: str, *, opened: bool) -> Trace:
@@ -113,6 +115,12 @@ def read_trace(
     Args:
         asked: the plug-in was asked for its log.
         opened: the prompt ended inside a thinking.
+
+    Raises:
+        ServerError: when it lacks what was asked for.
+        InputError: as the plug-in found the request.
+        ValueError, LookupError, TypeError, AttributeError, ArithmeticError: when it is nothing that a server of
+            OpenAI's API says.
     """
     choice = reply["choices"][0]
     text, calls = _written(choice)
@@ -145,7 +153,10 @@ def _written(choice: dict[str, Any]) -> tuple[str, list[dict[str, Any]] | None]:
     text, reasoning = message.get("content") or "", _reasoning(message)
     if reasoning:
         text = f"<think>{reasoning}</think>{text}" if text else f"<think>{reasoning}"
-    return text, message.get("tool_calls") or None
+    calls = message.get("tool_calls") or None
+    if calls is not None and not all(isinstance(call["function"], dict) for call in calls):
+        raise TypeError("tool_calls has what is no call")
+    return text, calls
 
 
 def _reasoning(message: dict[str, Any]) -> str:
@@ -202,4 +213,4 @@ def _confidence(logprobs: dict[str, Any] | None) -> Any:
         steps = [[c["logprob"] for c in token["top_logprobs"]] for token in logprobs["content"]]
     else:
         steps = [list(candidates.values()) for candidates in logprobs["top_logprobs"]]
-    return np.array([-sum(step) / len(step) for step in steps], dtype=np.float32)
+    return finite(np.array([-sum(step) / len(step) for step in steps], dtype=np.float32))

@@ -72,6 +72,9 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
     def card(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "arrol"}
 
+    async def names() -> list[str]:
+        return models_of(settings, await asyncio.to_thread(runner.methods))
+
     @app.get("/health")
     async def health() -> Response:
         trouble = await asyncio.to_thread(runner.engine.trouble)
@@ -84,13 +87,13 @@ def make_app(runner: Runner, settings: Settings) -> FastAPI:
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         caller(request)
-        cards = [card(name) for name in models_of(settings, runner.config)]
+        cards = [card(name) for name in await names()]
         return json_response({"object": "list", "data": cards})
 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
         caller(request)
-        if name not in models_of(settings, runner.config):
+        if name not in await names():
             raise ApiError(404, f"the model {name!r:.200} does not exist", param="model", code="model_not_found")
         return json_response(card(name))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,9 +59,8 @@ class Choice:
         return self.options["seed"] or 0
 
 
-def models_of(settings: Settings, config: QualityHeadConfig | None) -> list[str]:
+def models_of(settings: Settings, methods: Iterable[str]) -> list[str]:
     """The names that clients can ask for: the model's, and with each method that can vote here."""
-    methods = [name for name, info in METHODS.items() if config is not None or "scores" not in info.needs]
     return [settings.model, *(f"{settings.model}@{method}-{settings.vote.n}" for method in methods)]
 
 
@@ -302,7 +301,9 @@ def _consensus(request: CommonFields, default: float | None, method: str) -> Con
     given = {} if fields is None else fields.model_dump(exclude_none=True)
     if fields is None and default is not None:
         given = {"share": default}
-    if not given or given.get("share") == 1:
+    if given.get("share") == 1:  # no share stops it
+        given = {**given, "share": None} if "certainty" in given else {}
+    if not given:
         return None
     try:
         return Consensus(**{"share": None, "method": method, **given})

@@ -6,7 +6,7 @@ import difflib
 import json
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from arrol_tts.answers import EqualityName, PercentSign
 from arrol_tts.serving.errors import ApiError, bad_field
@@ -20,7 +20,18 @@ def _as_share(value: Any) -> Any:
     return {"share": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-Texts = Annotated[list[str] | None, BeforeValidator(_as_list)]
+MAX_ENTRIES = 1024
+"""Of a list or map in a request."""
+
+MAX_VOCABULARY = 1 << 20
+"""Tokens that a list may name where it may name a whole vocabulary."""
+
+MAX_MISTAKES = 1000
+"""In a body with more, none is named: pydantic makes an object of each, on the event loop."""
+
+T = TypeVar("T")
+Listed = Annotated[list[T], Field(max_length=MAX_ENTRIES, fail_fast=True)]
+Texts = Annotated[Listed[str] | None, BeforeValidator(_as_list)]
 
 
 class _Fields(BaseModel):
@@ -83,7 +94,7 @@ class CommonFields(_Fields):
     max_tokens: int | None = None
     min_tokens: int | None = None
     stop: Texts = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Listed[int] | None = None
     seed: int | None = None
     user: Any = None
     metadata: Any = None
@@ -104,16 +115,16 @@ class ChatFields(CommonFields):
 
     messages: list[Any]
     max_completion_tokens: int | None = None
-    tools: list[Any] | None = None
+    tools: Listed[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_ENTRIES)] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
-    bad_words: list[str] | None = None
-    allowed_token_ids: list[int] | None = None
+    bad_words: Listed[str] | None = None
+    allowed_token_ids: Annotated[list[int], Field(max_length=MAX_VOCABULARY, fail_fast=True)] | None = None
     ignore_eos: bool | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
@@ -122,7 +133,7 @@ class ChatFields(CommonFields):
 class TextFields(CommonFields):
     """A request for plain completions."""
 
-    prompt: Annotated[list[str], BeforeValidator(_as_list)]
+    prompt: Annotated[Listed[str], BeforeValidator(_as_list)]
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
@@ -141,6 +152,10 @@ def read_fields(model: type[FieldsT], body: bytes) -> FieldsT:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() > MAX_MISTAKES:
+            raise ApiError(
+                400, f"the body has {error.error_count()} unknown or wrong fields", code="invalid_type"
+            ) from None
         found = error.errors(include_url=False, include_context=False)[0]
     where = found["loc"]
     if not where:
@@ -173,6 +188,6 @@ def _unknown(model: type[BaseModel], where: tuple[int | str, ...], param: str) -
     }
     owner = inner.get(str(where[-2]), model) if len(where) > 1 else model
     names = list(owner.model_fields)
-    near = difflib.get_close_matches(str(where[-1]), names, n=1)
+    near = difflib.get_close_matches(str(where[-1])[:60], names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
     return ApiError(400, f"{param}: there is no such field; {hint}", param=param, code="unknown_parameter")

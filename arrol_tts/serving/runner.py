@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from arrol_tts.answers import answers_equal
+from arrol_tts.engine.request import Sampling
+from arrol_tts.errors import EngineError, InputError
 from arrol_tts.events import Ended, Event, Voted
 from arrol_tts.prompts import Prompt
 from arrol_tts.serving.choice import Choice
 from arrol_tts.serving.queue import FairQueue
 from arrol_tts.serving.replies import Forming
 from arrol_tts.serving.settings import Kind
+from arrol_tts.stopping import TraceSpec
 from arrol_tts.voter import WeightedVoter
-from arrol_tts.voting import VoteResult
+from arrol_tts.voting import METHODS, VoteResult
 
 if TYPE_CHECKING:
     from arrol_tts.calibration import AnswerCalibration
@@ -73,6 +76,27 @@ class Runner:
         """Ask something once: the first time is slow."""
         answers_equal("1/2", "0.5")
         WeightedVoter(self.engine, config=self.config, method="majority").solve("2+3*4", 2, max_tokens=2, keep=1.0)
+
+    def methods(self) -> list[str]:
+        """The voting methods whose signals can be recorded here. May wait for a server."""
+        can = {needs: self._can_record(needs) for needs in {info.needs for info in METHODS.values()}}
+        return [name for name, info in METHODS.items() if can[info.needs]]
+
+    def _can_record(self, needs: Collection[str]) -> bool:
+        if "scores" in needs and self.config is None:
+            return False
+        spec = TraceSpec(
+            confidence="confidence" in needs,
+            self_certainty="self_certainty" in needs,
+            score_finish="scores" in needs,
+        )
+        try:
+            self.engine.check((), Sampling(), spec)
+        except InputError:
+            return False
+        except EngineError:
+            pass  # nobody is left who could say
+        return True
 
     async def solve(self, job: Job) -> list[VoteResult]:
         """The votes on all prompts of a request, in order; cancelling it ends its samples.

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from arrol_tts.errors import InputError
 from arrol_tts.stopping.rules import GroupState, Verdict
 from arrol_tts.stopping.spec import TraceSpec
 from arrol_tts.thinking import split_thinking
-from arrol_tts.trace import FinishReason, Trace
+from arrol_tts.trace import FinishReason, Trace, finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +48,8 @@ class TraceLog:
     """What was observed of one trace.
 
     Attributes:
-        scores: ``{position: score}``; one that is not a number ranks below all others and is null on the wire.
+        scores: ``{position: score}``; one that is not a number ranks below all others, is null on the wire, and 0
+            in the trace.
         confidence: float32, one per generated token, when the spec or a rule asks for it.
         logprobs: float32, one per generated token, when the spec asks for it.
         features: ``{position: float32 hidden vector as bytes}``.
@@ -177,8 +177,8 @@ class TraceLog:
             num_tokens=len(token_ids) if token_ids is not None else self.length,
             finish_reason=finish_reason,
             detail=detail,
-            scores=dict(self.scores),
-            confidence=_floats(self.confidence) if spec.confidence else None,
+            scores={k: score if math.isfinite(score) else 0.0 for k, score in self.scores.items()},
+            confidence=finite(_floats(self.confidence)) if spec.confidence else None,
             features={position: _floats(vector) for position, vector in self.features.items()},
             logprobs=_floats(self.logprobs) if spec.logprobs else None,
             token_ids=None if token_ids is None else list(token_ids),
@@ -239,20 +239,17 @@ class TraceLog:
             return self.received
         measures: dict[str, Any] = {}
         if self.wants_certainty and self.length:
-            measures["self_certainty"] = _finite(self.certainty / self.length)
+            measures["self_certainty"] = _finite(self.certainty / self.length) or 0.0
         if window := self.spec.confidence_window:
             measures["deepconf"] = {"window": window} | _windows(self.confidence, window)
         return measures
 
 
-def _windows(confidence: array[float], window: int) -> dict[str, float | None]:
-    """DeepConf's measures; None where a confidence was not finite, as a model's logits may make it."""
+def _windows(confidence: array[float], window: int) -> dict[str, float]:
+    """DeepConf's measures."""
     from arrol_tts.confidence import Measures, measures
 
-    try:
-        found = measures([_floats(confidence)], window=window, tail=window)
-    except InputError:
-        return dict.fromkeys(Measures.__slots__)
+    found = measures([finite(_floats(confidence))], window=window, tail=window)
     return {name: float(getattr(found, name)[0]) for name in Measures.__slots__}
 
 

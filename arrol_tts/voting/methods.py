@@ -230,9 +230,7 @@ def _recorded(trace: Trace, method: str, name: str, window: int | None) -> float
             f"voting method {method!r} wants windows of {window} tokens, and {label(trace)} was measured with "
             f"{found['window']}: vote with that window, or sample with confidence=True"
         )
-    if found[name] is None:
-        raise VoteError(f"voting method {method!r}: {label(trace)} has a confidence that is not finite")
-    return float(found[name])
+    return float(found[name] or 0.0)  # older versions recorded None where a confidence was not finite
 
 
 def _scores(traces: Sequence[Trace], method: str, unscored: float | None) -> NDArray[np.float64]:

@@ -46,9 +46,10 @@ def vote(
         options: the method's own, such as ``window=``, ``tail=`` or ``top_share=``.
 
     Raises:
-        VoteError: no traces, traces of several questions, a repeated sample id, an unknown method,
-            option or equality, a signal the method needs and a trace lacks, or weights that are not finite and
-            non-negative.
+        VoteError: no traces, traces of several questions, a repeated sample id, a signal the method needs and a
+            trace lacks, or weights that are not finite and non-negative.
+        InputError: an unknown method, option, equality or reading of per cent signs; a calibration of another
+            method.
     """
     from arrol_tts.answers import group_answers, key_function  # not at the top: importing arrol_tts is quick
 

@@ -126,7 +126,7 @@ def real(out: Path, model: Path, count: int, n: int) -> dict[str, Any]:
         **votes(evaluations),
         **knowledge(evaluations),
         "real_pruning": pruning(evaluations),
-        "real_candidates": [evaluation["candidates"][0] for evaluation in evaluations],
+        "real_candidates": [evaluation["chosen"] for evaluation in evaluations],
     }
 
 

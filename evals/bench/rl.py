@@ -9,7 +9,6 @@ disjoint from those trained on; intervals are Student's over seeds. See ``rl_run
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +18,12 @@ from rich.console import Console
 from arrol_train.rl.advise import advise
 
 from . import write_result
-from .rl_figures import comparison, figure, row
+from .rl_figures import comparison, figure, rates, row
 from .rl_pictures import plot_curves, plot_map, plot_policies
 from .rl_runs import (
-    LEARNING_RATE,
+    ARMS,
     PRUNED,
+    RATES,
     REGIMES,
     SEEDS,
     SLOTS,
@@ -33,21 +33,17 @@ from .rl_runs import (
     Arm,
     Runs,
     arms_of,
+    at_rate,
 )
 from .rl_votes import votes_file, voting
 
 VOTED_QUESTIONS = 400
 """Test questions voted on: heads that differ from majority by a point need many."""
 ABLATED = "pocket_rare"
-"""The regime in which options are compared."""
+"""The regime in which learning rates and options are compared."""
 POLICIES = ("random", "published", "group_signed", "max_variance")
 """Those compared with ``tails``, which all other runs use."""
 OPTIONS = (
-    # The baseline that costs as little, at other learning rates: is it at its best?
-    *(
-        replace(UNPRUNED_M, name=f"unpruned_m-rate-{times:g}x", options={"learning_rate": times * LEARNING_RATE})
-        for times in (0.5, 2)
-    ),
     # The head of an earlier run, and no cold start.
     Arm("warm", warm=True),
     *(Arm(f"policy-{policy}", rollout={"policy": policy}) for policy in POLICIES),
@@ -70,7 +66,7 @@ VOTED = ("pocket_rare", "pocket")
 
 def main(
     seeds: Annotated[int, typer.Option(help="of the main comparison")] = SEEDS,
-    more_seeds: Annotated[int, typer.Option(help="of the options; 0: the main comparison only")] = 3,
+    more_seeds: Annotated[int, typer.Option(help="of rates and options; 0: the main comparison only")] = 3,
     regimes: Annotated[str, typer.Option(help="those to run, in this order")] = ",".join(REGIMES),
     out: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/rl"),
     figures_only: Annotated[bool, typer.Option(help="write what the finished runs say, and run nothing")] = False,
@@ -91,7 +87,8 @@ def main(
     if not figures_only:
         for name in chosen:
             runs.make([(name, arm, seed) for seed in range(seeds) for arm in arms_of(name)])
-        runs.make([(ABLATED, arm, seed) for seed in range(more_seeds) for arm in OPTIONS])
+        arms = [*(at_rate(arm, times) for times in RATES for arm in ARMS), *OPTIONS]
+        runs.make([(ABLATED, arm, seed) for seed in range(more_seeds) for arm in arms])
     figures = figures_of(runs, chosen, seeds, more_seeds, votes=not figures_only)
     write_result("rl", figures, list(range(seeds)))
     plot_curves(figures["regimes"], Path("docs/rl_curves.png"))
@@ -110,13 +107,14 @@ def figures_of(
         runs: of the benchmark.
         regimes: to report.
         seeds: of the main comparison.
-        more_seeds: of the options.
+        more_seeds: of learning rates and options.
         votes: whether votes that have not been taken yet are taken now.
     """
     figures: dict[str, Any] = {
         "synthetic": True,
         "slots": SLOTS,
         "regimes": {},
+        "rates": {},
         "options": {},
         "voting": {},
     }
@@ -133,6 +131,12 @@ def figures_of(
                 "seeds": finished,
                 "commits": made_at,
             }
+    tried = runs.finished(ABLATED, [at_rate(arm, times) for times in RATES for arm in ARMS], range(more_seeds))
+    if tried:
+        logs_at = {
+            times: {arm.name: runs.logs(ABLATED, at_rate(arm, times), tried) for arm in ARMS} for times in RATES
+        }
+        figures["rates"] = {"seeds": tried, **rates(REGIMES[ABLATED], logs_at)}
     for arm in (PRUNED, UNPRUNED_G, *OPTIONS):
         if finished := runs.finished(ABLATED, (arm, UNPRUNED_M), range(more_seeds)):
             ours, others = (runs.logs(ABLATED, each, finished) for each in (arm, UNPRUNED_M))

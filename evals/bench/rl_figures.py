@@ -88,6 +88,38 @@ def comparison(regime: Regime, arms: Mapping[str, Sequence[Log]]) -> dict[str, A
     return figures
 
 
+def rates(regime: Regime, arms: Mapping[float, Mapping[str, Sequence[Log]]]) -> dict[str, Any]:
+    """The comparison at several learning rates, and with each arm at its best.
+
+    The best of an arm is the rate with the largest area at equal time, by the same test questions as the arms are
+    compared on: all of them gain alike from that.
+
+    Args:
+        regime: of the runs.
+        arms: by multiple of the learning rate: as `comparison` takes them, all of the same seeds.
+    """
+    made = {f"{times:g}": comparison(regime, logs) for times, logs in arms.items()}
+    until = np.min([[log.curve[-1, 1] for log in logs] for at in arms.values() for logs in at.values()], axis=0)
+    best = {
+        name: max(
+            arms,
+            key=lambda times: np.mean(
+                [log.area(1, end) for log, end in zip(arms[times][name], until, strict=True)]
+            ),
+        )
+        for name in next(iter(arms.values()))
+    }
+    made["best"] = comparison(regime, {name: arms[times][name] for name, times in best.items()})
+    kept = ("accuracy_", "area_")
+    return {
+        "best": {name: float(times) for name, times in best.items()},
+        "areas": {
+            times: {name: value for name, value in found.items() if name.startswith(kept)}
+            for times, found in made.items()
+        },
+    }
+
+
 def row(regime: Regime, logs: Sequence[Log], against: Sequence[Log]) -> dict[str, Any]:
     """One line of the ablation; ``against`` are the runs of M rollouts and the same seeds."""
     made: dict[str, Any] = {}

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,8 @@ UNPRUNED_WIDE = Arm("unpruned_wide", pruned=False, few=True, head=False, wide=Tr
 PRUNED = Arm("pruned")
 ARMS = (PRUNED, UNPRUNED_M, UNPRUNED_G)
 """Those that are compared."""
+RATES: tuple[float, ...] = (1, 2, 4)
+"""Multiples of `LEARNING_RATE` at which they are compared in one regime: is each at its best?"""
 WITH_WIDE = "pocket_rare"
 """The regime in which the wide arm is compared too."""
 
@@ -200,6 +202,13 @@ WITH_WIDE = "pocket_rare"
 def arms_of(regime: str) -> tuple[Arm, ...]:
     """Those that are compared in a regime."""
     return (*ARMS, UNPRUNED_WIDE) if regime == WITH_WIDE else ARMS
+
+
+def at_rate(arm: Arm, times: float) -> Arm:
+    """An arm at a multiple of the learning rate."""
+    if times == 1:
+        return arm
+    return replace(arm, name=f"{arm.name}-rate-{times:g}x", options={"learning_rate": times * LEARNING_RATE})
 
 
 @dataclass(frozen=True)

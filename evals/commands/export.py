@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arrol_tts.errors import MissingPackageError
+from arrol_tts.errors import InputError, MissingPackageError
 from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
@@ -28,7 +28,7 @@ def export(
     """Write traces as JSON lines, or as a dataset folder for `datasets.load_from_disk`."""
     with errors_in_words():
         if out.exists():
-            raise FileExistsError(f"{out} is there already: name another file, or move it away")
+            raise InputError(f"{out} is there already: name another file, or move it away")
         count = write_jsonl(source, out) if out.suffix == ".jsonl" else write_dataset(source, out)
     typer.echo(f"{count:,} traces written to {out}")
 
@@ -37,7 +37,7 @@ def rows(source: Path) -> Iterator[dict[str, Any]]:
     """Traces as plain rows, the inverse of ``read_traces``; those of a results folder say whence they are.
 
     Raises:
-        ValueError: when the source is neither a results folder nor recorded traces.
+        InputError: when the source is neither a results folder nor recorded traces.
     """
     folder = RunFolder(source)
     if not (source / MANIFEST).exists():

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from arrol_tts.errors import MissingPackageError
+from arrol_tts.errors import InputError, MissingPackageError
 from arrol_tts.recorded import read_traces
 from arrol_tts.store import TraceStore
 from arrol_tts.trace import Trace
@@ -25,7 +25,7 @@ def import_(
     """Read traces into a trace store, which `arrol-eval vote` and head training take."""
     with errors_in_words(), notes_in_words():
         if out.exists():
-            raise FileExistsError(f"{out} is there already: name another folder, or move it away")
+            raise InputError(f"{out} is there already: name another folder, or move it away")
         with TraceStore(out) as store:
             store.extend(_read(source, pairs("--fields", fields)))
     typer.echo(f"{len(TraceStore(out)):,} traces written to {out}")

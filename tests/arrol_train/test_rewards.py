@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arrol_train.rewards import Grader, load_reward, math_reward, pocket_reward, reasoning_gym_reward
+from tests.paths import ROOT
 
 ROW = {"question": "2+3*4", "answer": "14"}
 
@@ -90,3 +95,20 @@ def test_a_reward_is_imported_by_name() -> None:
     for name in ("arrol_train.rewards:nothing", "no_such_module:f", "arrol_train.rewards", ""):
         with pytest.raises(ValueError, match="cannot be imported as module:function"):
             load_reward(name)
+
+
+def test_a_reward_is_imported_from_the_working_directory_by_a_command_too(tmp_path: Path) -> None:
+    (tmp_path / "my_rewards.py").write_text("def right(row, text):\n    return 1\n")
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "command"  # an installed one, before whose modules comes its own folder
+    command.write_text(
+        "from arrol_train.rewards import load_reward\nprint(load_reward('my_rewards:right')({}, ''))"
+    )
+    found = subprocess.run(
+        [sys.executable, str(command)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == "1\n", found.stderr

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from arrol_tts.calibration import AnswerCalibration, isotonic, logit, platt_scale, sigmoid, vote_features
+from arrol_tts.errors import InputError
 from arrol_tts.trace import Trace
 from arrol_tts.voting import VoteResult, vote
 
@@ -169,6 +170,22 @@ def test_stored_field_missing() -> None:
     del state["intercept"]
     with pytest.raises(ValueError, match="the stored calibration lacks 'intercept'"):
         AnswerCalibration.from_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("coefficients", [1.0, 2.0], "has 2 coefficients, and needs 4"),
+        ("coefficients", 1.0, "is none"),
+        ("coefficients", ["x"] * 4, "could not convert"),
+        ("probabilities", [0.5], "has 1 probabilities, and needs 0"),
+        ("intercept", math.nan, "not finite"),
+    ],
+)
+def test_what_is_no_calibration_is_refused(field: str, value: Any, message: str) -> None:
+    state = AnswerCalibration("majority", (1.0,) * 4, 0.0).to_dict()
+    with pytest.raises(InputError, match=message):
+        AnswerCalibration.from_dict(state | {field: value})
 
 
 def test_another_method_is_refused() -> None:

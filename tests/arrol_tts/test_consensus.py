@@ -22,8 +22,9 @@ def test_share_is_reached_when_the_leader_has_it() -> None:
     assert consensus.reached(traces("7777777775")) == "answer 7 has 90% of the votes of 10 traces"
 
 
-def test_traces_without_an_answer_do_not_count() -> None:
-    assert Consensus(share=0.9, min_votes=4).reached(traces("777.....")) == ""
+@pytest.mark.parametrize("answers", ["777.....", "777     ", "        "])
+def test_traces_without_an_answer_or_with_a_blank_one_do_not_count(answers: str) -> None:
+    assert Consensus(share=0.9, min_votes=4).reached(traces(answers)) == ""
 
 
 def test_certainty_is_reached_when_the_second_cannot_be_the_likelier() -> None:

@@ -110,6 +110,11 @@ def test_waves_want_all_traces_of_a_question() -> None:
         plan({"certainty": 0.9, "samples": {"q0": [1]}}, config=None)
 
 
+def test_samples_of_a_question_that_is_not_asked_are_refused() -> None:
+    with pytest.raises(InputError, match="samples has 'b', and there is no such question"):
+        make_plan({"a": "2+3"}, 4, {"samples": {"a": [1], "b": [1]}}, config=None, prompt=Prompt())
+
+
 @pytest.mark.parametrize("rule", [ConfidenceFloor(), Budget(16, 500, 60)])
 def test_waves_refuse_rules_for_a_whole_question_at_once(rule: Any) -> None:
     with pytest.raises(InputError, match=f"rule {rule.kind} needs all traces of a question at once: leave it out"):

@@ -319,16 +319,23 @@ def test_lists_of_different_lengths_are_refused(file: Path) -> None:
         ("confidence", [[1.0], [2.0]], "give a flat list of numbers"),
         ("confidence", ["high"], "could not convert"),
         ("scores", 0.5, "give a map from positions to values"),
-        ("scores", {"3": math.nan}, "give a finite number"),
+        ("scores", {"3": math.inf}, "give a finite number"),
         ("scores", {"3": 1.5}, "it is 1.5, no probability; .* map the column to logit"),
         ("token_ids", "5 6", "give a list of whole numbers"),
         ("meta", [1], "give an object"),
+        ("meta", "[" * 100_000, "recursion"),
+        ("tool_calls", [{"function": "add"}], "give a list of calls"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(file: Path, field: str, value: object, message: str) -> None:
     jsonl(file, {"question_id": "a", "answer": "1", **{field: value}})
     with pytest.raises(ValueError, match=f"row 1: column '{field}' cannot be read as {field}: .*{message}"):
         list(read_traces(file))
+
+
+def test_a_score_that_is_not_a_number_counts_as_0(file: Path) -> None:
+    jsonl(file, {"question_id": "a", "answer": "1", "scores": {"3": 0.5, "4": math.nan, "5": None}})
+    assert [trace.scores for trace in read_traces(file)] == [{3: 0.5, 4: 0.0, 5: 0.0}]
 
 
 def test_two_sources_of_scores_are_refused(file: Path) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from arrol_tts import store as store_module
+from arrol_tts.errors import InputError
 from arrol_tts.store import TraceStore, decode, encode, trace_schema
 from arrol_tts.trace import Trace
 from tests.paths import ROOT
@@ -95,6 +96,16 @@ def test_what_is_read_can_be_changed(tmp_path: Path) -> None:
     assert read.confidence is not None
     read.confidence[0] = 5
     assert read.confidence[0] == 5
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["journal", "parquet"])
+def test_scores_that_older_versions_recorded_as_not_finite_are_read_as_0(tmp_path: Path, sealed: bool) -> None:
+    store = TraceStore(tmp_path)
+    store.append(Trace("q", 0, scores={1: 0.5, 2: float("nan")}))
+    if sealed:
+        store.close()
+    (trace,) = TraceStore(tmp_path)
+    assert trace.scores == {1: 0.5, 2: 0.0}
 
 
 def test_wider_floats_are_stored_as_float32() -> None:
@@ -470,6 +481,21 @@ def test_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(store_module, "SCHEMA_VERSION", 0)
     with pytest.raises(ValueError, match=r"has version 3 of the trace schema.*upgrade arrol_tts"):
         list(TraceStore(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["question_id", "sample_id", "scroes"], "no field 'scroes'; it has question_id, sample_id, text"),
+        (["question_id", "scores"], "fields lacks 'sample_id'"),
+        ([], "fields lacks 'question_id'"),
+    ],
+)
+def test_fields_that_there_are_not_and_traces_without_a_name_are_refused(
+    tmp_path: Path, fields: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        TraceStore(tmp_path).read(fields)
 
 
 def test_some_fields_are_read_alone(tmp_path: Path) -> None:

@@ -17,8 +17,6 @@ REGIMES = {
 OPTIONS = {
     "pruned": "as above",
     "unpruned_g": "all finished and trained on",
-    "unpruned_m-rate-0.5x": "as many from the start, half the learning rate",
-    "unpruned_m-rate-2x": "as many from the start, twice the learning rate",
     "warm": "with the head of an earlier run, no cold start",
     "policy-random": "pruned at random",
     "policy-published": "pruned as published",
@@ -71,6 +69,8 @@ def show(figures: Figures) -> Iterator[str]:
             for name, of in heads.items()
         ],
     )
+    if tried := figures.get("rates"):
+        yield from _rates(tried)
     if options := figures["options"]:
         yield from _options(options)
     yield picture(
@@ -171,6 +171,27 @@ def labels_of(found: Figures) -> dict[str, str]:
         "unpruned_wide": f"{kept}, none pruned, of {found['prompts'] * group // kept} questions",
     }
     return {arm: label for arm, label in labels.items() if f"accuracy_{arm}" in found}
+
+
+def _rates(tried: Figures) -> Iterator[str]:
+    best = tried["best"]
+    yield (
+        f"Where successes are rare, at other learning rates ({len(tried['seeds'])} seeds; all else is as above): "
+        "area at equal time, and what pruned runs gain at the same rate. The last line has each at the rate where "
+        "its own area is largest, by the same test questions for all: "
+        f"{best['pruned']:g}x pruned, {best['unpruned_m']:g}x and {best['unpruned_g']:g}x not pruned."
+    )
+    yield table(
+        ["learning rate", "pruned", "M, none pruned", "G, none pruned", "gained over M", "over G"],
+        [
+            [
+                "each at its best" if times == "best" else f"{times}x",
+                *(f"{found[f'area_time_{arm}']:.3f}" for arm in ("pruned", "unpruned_m", "unpruned_g")),
+                *(gain(found, f"area_gain_equal_time_over_{arm}") for arm in ("unpruned_m", "unpruned_g")),
+            ]
+            for times, found in tried["areas"].items()
+        ],
+    )
 
 
 def _options(options: Mapping[str, Figures]) -> Iterator[str]:

@@ -48,6 +48,27 @@ def test_a_head_is_made_with_its_card(head: Path) -> None:
         assert word in card
 
 
+def test_the_card_is_that_of_the_size_that_was_asked_for_though_a_linear_head_is_better(tmp_path: Path) -> None:
+    collection, out = write_collection(tmp_path / "collection", questions=40, signal=1.0), tmp_path / "head"
+    options = (
+        "--weight-decays",
+        "0.05",
+        "--seeds",
+        "1",
+        "--cross-fit",
+        "0",
+        "--epochs",
+        "3",
+        "--learning-rate",
+        "1e-2",
+    )
+    invoke("head", collection, "--out", out, "--sizes", "3", *options)
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    assert [candidate["size"] for candidate in evaluation["candidates"]] == [0, 3]
+    assert evaluation["chosen"] == evaluation["candidates"][1]
+    assert "- a network of inner size 3, mean over" in (out / "README.md").read_text()
+
+
 def test_the_position_is_chosen_where_the_vectors_begin_to_tell(head: Path) -> None:
     assert read_head_config(head).positions == [16, 4, 8]
 

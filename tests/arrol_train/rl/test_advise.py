@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from arrol_train.cli import app
 from arrol_train.rl.advise import advice_of, advise
+from arrol_train.rl.breakeven import expected_signal
 from arrol_tts.errors import InputError
 
 CONFIG = {
@@ -71,6 +72,42 @@ def test_the_auroc_of_all_rollouts_goes_before_that_of_survivors() -> None:
 def test_a_run_that_chooses_its_position_is_taken_at_the_last() -> None:
     chosen = {"rollout/position": 20.0, "head/20/auroc_within": 0.7}
     assert advice_of([line(3), line(4, **chosen)], CONFIG).present.position == 20
+
+
+def rollouts(**changes: Any) -> dict[str, Any]:
+    return CONFIG | {"rollout": {**CONFIG["rollout"], **changes}}  # type: ignore[dict-item]
+
+
+def test_a_run_that_prunes_after_the_end_pays_for_whole_rollouts_and_knows_their_rewards() -> None:
+    whole = line(3, **{"rollout/generated_tokens": 6400.0, "cpu/rollout": 6.4, "cpu/step": 8.2})
+    advice = advice_of([whole], rollouts(prune="after"))
+    assert (advice.present.group, advice.present.survivors, advice.present.policy) == (16, 8, "after")
+    assert advice.present.seconds == pytest.approx(8.2)
+    oracle = expected_signal(advice.rates, 16, 8, 1.0)
+    assert advice.present.signal == pytest.approx(oracle)
+    assert advice.present in advice.best
+
+
+def test_the_best_way_may_be_to_prune_after_the_end() -> None:
+    dear = {"cpu/update": 50.0, "head/10/auroc_within": 0.5}
+    sentence = advice_of([line(3, **dear)], rollouts(prune="after")).sentence()
+    assert "comes from 16 finished and pruned to 8 by their rewards" in sentence
+
+
+def test_a_run_that_chooses_the_size_of_groups_is_taken_at_the_mean_of_those_that_were_started() -> None:
+    some = {"rollout/started": 60.0, "rollout/given_up": 1.0}
+    assert advice_of([line(3, **some)], rollouts(max_group=32)).present.group == 12
+    none = {"rollout/started": 32.0, "rollout/given_up": 0.0}
+    advice = advice_of([line(3, **none)], rollouts(max_group=32))
+    assert advice.present == advice.alone
+
+
+def test_all_steps_that_are_taken_on_a_batch_count_for_it() -> None:
+    again = {"cpu/update": 1.0, "cpu/step": 1.0}  # of a line that has no rollouts
+    lines = [line(3), {"step": 4, **again}, line(5), {"step": 6, **again}, line(7, **{"cpu/update": 99.0})]
+    advice = advice_of(lines, CONFIG)
+    assert advice.steps == 2
+    assert advice.cost.rollout == pytest.approx((0.6 + 2.0) / 32)
 
 
 def test_a_run_without_a_head_is_told_what_a_head_would_have_to_know() -> None:

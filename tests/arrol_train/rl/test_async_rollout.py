@@ -255,3 +255,5 @@ def test_settings_that_are_not_the_rollouts_are_refused(tokenizer: Any, tmp_path
         rollout.start()
     with pytest.raises(ValueError, match="choose from 1 to the 24 rows"):
         make_rollout(None, tokenizer, prompts=25)
+    with pytest.raises(ValueError, match=r"start_prompts 1\.25 adds none to 2 prompts"):
+        make_rollout(None, tokenizer, CONFIG.model_copy(update={"start_prompts": 1.25}))

@@ -148,9 +148,34 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, message: str, tmp
         ({"max_group": 7}, "max_group is 7: make it at least the group of 8"),
         ({"max_group": 9, "detect": []}, "max_group is for one detection position"),
         ({"max_group": 9, "policy": "random"}, "max_group gains nothing with the policy 'random'"),
+        ({"max_group": 9, "exploration": 0}, "max_group goes by how well .* and exploration is 0: raise it, or"),
+        (
+            {"detect": [{"at": 24, "keep": 0.5, "candidates": [16, 24]}], "exploration": 0},
+            "candidates goes by how well the head ranks",
+        ),
         ({"policy": "best"}, "there is no policy 'best'"),
         ({"policy": "none"}, "policy 'none' keeps everybody"),
         ({"policy_options": {"lambda": 1.0}}, "no option 'lambda'"),
+        ({"policy_options": {"p_min": 5}}, "p_min is 5.0; it must be a number from 0 to 1"),
+        ({"policy_options": {"rho": 3}}, "rho is 3.0; it must be"),
+        (
+            {"policy": "published", "group": 16, "detect": [{"at": 24, "keep": 15 / 16}]},
+            "'published' keeps a share between p_min 0.1 and p_max 0.9, and 15 of 16 rollouts are to go on: keep",
+        ),
+        (
+            {
+                "policy": "group_signed",
+                "group": 64,
+                "detect": [{"at": 8, "keep": 0.5}, {"at": 24, "keep": 1 / 32}],
+            },
+            "and 2 of 32 rollouts are to go on",
+        ),
+        (
+            {"policy": "group_signed", "group": 32, "detect": [{"at": 24, "keep": 2 / 32}], "prune": "after"},
+            "and 2 of 32 rollouts are to go on",
+        ),
+        ({"policy": "published", "max_group": 128}, "and 4 of 128 rollouts are to go on"),
+        ({"policy": "published", "policy_options": {"p_min": 0.6}}, "p_min 0.6 and p_max 0.9, and 4 of 8"),
         ({"group": 1}, "greater than or equal to 2"),
         ({"repetition_penalty": 1.1}, r"repetition_penalty: TRL computes .* leave it out \(1 is off\)"),
         ({"presence_penalty": 0.5}, "presence_penalty: TRL computes"),
@@ -165,6 +190,13 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, message: str, tmp
 def test_rollouts_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RolloutConfig.model_validate(config().rollout.model_dump() | changes)
+
+
+def test_a_policys_bounds_are_those_of_each_position_and_of_no_other_policy() -> None:
+    detect = [{"at": 8, "keep": 8 / 32}, {"at": 24, "keep": 2 / 32}]
+    made = RolloutConfig.model_validate({"group": 32, "detect": detect, "policy": "published"})
+    assert made.survivors == 2
+    RolloutConfig.model_validate({"group": 32, "detect": detect[1:], "policy": "tails", "max_group": 128})
 
 
 def test_options_of_the_sampling_that_are_off_are_passed_over() -> None:

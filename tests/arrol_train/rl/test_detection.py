@@ -105,6 +105,7 @@ def test_the_position_moves_where_another_is_clearly_worth_more(aurocs: dict[int
 def test_a_choice_comes_back_with_what_it_rests_on() -> None:
     first, again = chooser(), PositionChooser((10, 20, 60), 60, 4, 2)
     first.note(EVEN | {"rollout/length": 50.0})
+    first.learned = 7
     again.load_state_dict(first.state_dict())
-    assert again.at == 20
+    assert (again.at, again.learned) == (20, 7)
     assert again.worth(20, 0.5) == first.worth(20, 0.5) == pytest.approx(1000 * 0.5 / (2 * 97.5 + 2 * 21))

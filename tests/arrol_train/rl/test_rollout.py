@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -473,6 +474,14 @@ def test_prompts_that_straddle_processes_and_unknown_prompts_are_refused(
         rollout(["1+1"] * 4, trainer)
 
 
+def test_more_prompts_that_are_none_in_a_batch_are_refused() -> None:
+    engine: Any = None
+    rollout, policy = make_rollout(engine, CONFIG.model_copy(update={"start_prompts": 1.25})), SimpleNamespace()
+    policy.group_size, policy.step = CONFIG.survivors, 0
+    with pytest.raises(ValueError, match=r"start_prompts 1\.25 adds none to 2 prompts .* make it 1\.5 at least"):
+        rollout._train_step([0, 1], policy)  # type: ignore[arg-type]
+
+
 def test_another_number_of_generations_than_survivors_is_refused(engine: VLLMEngine, tmp_path: Path) -> None:
     rollout = make_rollout(engine)
     trainer = make_trainer(rollout, rollout.reward_func, tmp_path, 8)
@@ -503,8 +512,15 @@ def test_a_policy_that_needs_a_head_is_refused_without_one(engine: VLLMEngine) -
         PrunedRollout(engine, ROWS, pocket_reward, CONFIG)
 
 
-def test_rows_without_prompt_or_with_two_answers_are_refused(engine: VLLMEngine) -> None:
-    with pytest.raises(ValueError, match="row 1 has no prompt"):
-        PrunedRollout(engine, [ROWS[0], {"answer": "1"}], pocket_reward, CONFIG, online_head())
-    with pytest.raises(ValueError, match="same prompt and different answers"):
-        PrunedRollout(engine, [ROWS[0], {**ROWS[0], "answer": "x"}], pocket_reward, CONFIG, online_head())
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answer": "1"}, "row 1 has no prompt"),
+        ({**ROWS[0], "answer": "x"}, "rows 0 and 1 have the same prompt and different answers: keep one of them"),
+        ({**ROWS[0], "id": 7}, "rows 0 and 1 have the same prompt: keep one of them"),
+    ],
+)
+def test_rows_without_prompt_or_with_that_of_another_are_refused(row: dict[str, Any], message: str) -> None:
+    engine: Any = None
+    with pytest.raises(ValueError, match=message):
+        PrunedRollout(engine, [ROWS[0], row], pocket_reward, CONFIG, online_head())

@@ -14,15 +14,16 @@ import torch
 from arrol_train.positions import FINISH
 from arrol_train.rewards import Reward, Row, pocket_reward
 from arrol_train.rl import sampler
-from arrol_train.rl.config import Detection
-from arrol_train.rl.detection import Pairs
-from arrol_train.rl.group import Group
+from arrol_train.rl.config import Detection, RolloutConfig
+from arrol_train.rl.detection import Pairs, PositionChooser
+from arrol_train.rl.group import Group, Rollout
 from arrol_train.rl.prompts import Visited
 from arrol_train.rl.rollout_worker import EngineMismatchError, FailedRewardsError, RolloutWorker
 from arrol_train.rl.whole_groups import expected_signal
 from tests.arrol_train.rl.test_rollout import AT, CONFIG, PROMPTS, ROWS, forward, online_head, pocket_model
 
 if TYPE_CHECKING:
+    from arrol_tts.engine.transformers_engine import TransformersEngine
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm")
@@ -197,6 +198,30 @@ def test_the_position_is_chosen_as_the_head_learns(
     assert again.position.state_dict() == worker.position.state_dict()
 
 
+def test_a_worker_is_saved_over_an_older_one_and_over_a_save_that_was_cut_off(tmp_path: Path) -> None:
+    worker, again, saved = make_worker(None, None), make_worker(None, None), tmp_path / "checkpoint-3" / "arrol"
+    (tmp_path / "checkpoint-3" / "arrol.tmp" / "head.safetensors").mkdir(parents=True)
+    for step in (1, 2):
+        worker.prompts.steps = step
+        worker.save(saved)
+        again.load(saved)
+        assert again.prompts.steps == step
+    assert [path.name for path in saved.parent.iterdir()] == ["arrol"]
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_the_position_is_chosen_every_ten_batches_however_many_steps_are_taken_on_each(
+    updates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = Detection(at=AT, keep=0.5, candidates=(9, AT))
+    worker = make_worker(None, None, config=CONFIG.model_copy(update={"detect": (point,), "cold_start": 5}))
+    chosen: list[int] = []
+    monkeypatch.setattr(PositionChooser, "choose", lambda self, aurocs: chosen.append(step))
+    for step in range(0, 40, updates):
+        worker.learn([Group(step, 0, [], [Rollout(ended=True, reward=1.0)] * 2)], step)
+    assert chosen == {1: [4, 14, 24, 34], 2: [4, 24]}[updates]
+
+
 def test_whole_groups_are_neither_pruned_nor_learned_from(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
     worker = make_worker(vllm_engine, tokenizer)
     groups = worker.roll_whole(range(PROMPTS), step=0, size=3)
@@ -218,6 +243,23 @@ def test_the_check_compares_with_the_trainers_own_log_probabilities(
 def test_without_a_tokenizer_nothing_is_rolled_out(vllm_engine: VLLMEngine) -> None:
     with pytest.raises(ValueError, match="pass tokenizer=, that of the policy"):
         make_worker(vllm_engine, None).roll([0], step=0)
+
+
+def test_groups_of_the_same_row_on_two_processes_have_numbers_of_their_own(
+    transformers_engine: TransformersEngine, tokenizer: Any
+) -> None:
+    config = RolloutConfig(group=2, max_tokens=4, revisit=0.5)
+    worker = RolloutWorker(transformers_engine, ROWS[:2], pocket_reward, config, tokenizer=tokenizer)
+    worker.prompts.visited = {0: Visited(barren=60)}
+    (further,), (asked,) = (worker.roll([process], step=3, process=process) for process in range(2))
+    assert further.row == asked.row == 1
+    assert further.id != asked.id == 3 * 2 + 1
+    assert np.int64(further.id) == further.id
+
+
+def test_a_row_that_comes_twice_in_a_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="row 3 is asked for twice in step 5"):
+        make_worker(None, None).roll([3, 1, 3], step=5)
 
 
 def test_no_rows_are_refused(vllm_engine: VLLMEngine) -> None:
@@ -281,3 +323,17 @@ def test_an_evaluation_has_no_reward_where_there_is_none(vllm_engine: VLLMEngine
     rewards = make_worker(vllm_engine, tokenizer, reward=every_third_fails()).evaluate(ROWS[:4], samples=4, seed=0)
     assert [len(row) for row in rewards] == [4] * 4
     assert {reward for row in rewards for reward in row} == {None, 0.0, 1.0}
+
+
+def test_prompts_that_are_conversations_are_evaluated_too(vllm_engine: VLLMEngine, tokenizer: Any) -> None:
+    asked = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS[:2]]
+    graded: list[str] = []
+
+    def reward(row: Row, text: str) -> float:
+        graded.append(row["prompt"][0]["content"])
+        return 1.0
+
+    rewards = make_worker(vllm_engine, tokenizer, reward=reward).evaluate(asked, samples=2, seed=0)
+    assert [len(row) for row in rewards] == [2, 2]
+    assert set(graded) <= {row["prompt"] for row in ROWS[:2]}
+    assert graded

@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from arrol_train.rl.config import ConfigError
 from arrol_train.rl.run import run
 from arrol_train.rl.saving import DiskFullError
 from arrol_train.rl.trainer import trl_config
-from arrol_train.rl.trl_bridge import last_checkpoint
+from arrol_train.rl.trl_bridge import TrainedPolicy, last_checkpoint
 from arrol_tts.files import lock_file
 from arrol_tts.head import QualityHead
 from tests.arrol_train.conftest import restore_pocket
-from tests.arrol_train.rl.tiny import TINY, assert_same_run, config, log_of
+from tests.arrol_train.rl.tiny import TINY, assert_same_run, config, log_of, policy_of
 
 if TYPE_CHECKING:
+    from arrol_tts.engine.transformers_engine import TransformersEngine
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm")
@@ -146,11 +148,53 @@ def test_a_full_disk_is_said_and_loses_nothing_standin_for_the_disk(
     assert (out / "policy").is_dir()
 
 
+@pytest.mark.parametrize("questions", [4, 6])  # an epoch is two steps, which are all there are, or three
+def test_a_run_that_was_cut_off_after_its_last_step_leaves_what_that_left_standin_for_the_disk(
+    questions: int, transformers_engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, save, full = tmp_path / "out", TrainedPolicy.save, [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+
+    def fill(policy: TrainedPolicy, folder: Path) -> None:
+        if full:
+            raise full.pop()
+        save(policy, folder)
+
+    monkeypatch.setattr(TrainedPolicy, "save", fill)
+    short = config(
+        steps=2,
+        lr_schedule="constant",
+        trl={"gradient_checkpointing": False, "weight_decay": 0.1},  # so that every step changes the policy
+        task={"source": "pocket", "train": questions, "test": 0},
+        rollout={"group": 4, "detect": [{"at": 4, "keep": 0.5}], "cold_start": 1, "max_tokens": 12},
+    )
+    try:
+        with pytest.raises(DiskFullError):
+            run(short, out, transformers_engine)
+        before = QualityHead.from_pretrained(out / "head").state_dict()
+        run(short, out, transformers_engine)
+    finally:
+        restore_pocket(transformers_engine)
+    assert [line["step"] for line in log_of(out)] == [1, 2]
+    for name, tensor in QualityHead.from_pretrained(out / "head").state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    checkpoint = load_file(out / "checkpoints/checkpoint-2/model.safetensors")
+    assert all(torch.equal(tensor, checkpoint[name]) for name, tensor in policy_of(out).items())
+
+
 def test_a_checkpoint_of_another_config_is_refused(finished: Path, tmp_path: Path) -> None:
     other = config(rollout=TINY["rollout"] | {"policy": "random"})
     with pytest.raises(ConfigError, match=r"another run: rollout\.policy was 'tails' and is 'random'"):
         run(other, finished)
     run(config(eval_every=7), finished)  # how often to test changes nothing that was trained
+
+
+def test_more_prompts_that_are_none_on_a_process_are_refused_before_anything_loads(tmp_path: Path) -> None:
+    for share, prompts in ((1.5, 1), (1.1, 4)):
+        with pytest.raises(
+            ConfigError, match=rf"rollout\.start_prompts {share} adds none to {prompts} prompts on"
+        ):
+            run(config(prompts=prompts, rollout=TINY["rollout"] | {"start_prompts": share}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:

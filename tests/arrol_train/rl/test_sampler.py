@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from arrol_train.positions import FINISH
 from arrol_train.rewards import Grader, pocket_reward
 from arrol_train.rl.config import RolloutConfig
 from arrol_train.rl.group import Group, Rollout
@@ -21,8 +22,11 @@ from arrol_tts.errors import EngineError
 from arrol_tts.head_config import QualityHeadConfig
 from arrol_tts.pocket import POCKET_MODEL, questions
 from arrol_tts.trace import Trace
+from tests.arrol_train.conftest import restore_pocket
+from tests.arrol_train.rl.test_rollout import forward
 
 if TYPE_CHECKING:
+    from arrol_tts.engine.transformers_engine import TransformersEngine
     from arrol_tts.engine.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm")
@@ -179,6 +183,20 @@ def test_a_group_that_is_handed_back_at_the_second_position_goes_on(doubtful: VL
             assert len(rollout.states) == (len(rollout.token_ids) - 1) // STRIDE + 1
 
 
+@pytest.mark.parametrize("prune", ["engine", "trainer"])
+def test_the_head_is_read_at_a_position_right_after_another(
+    transformers_engine: TransformersEngine, prune: str
+) -> None:
+    config = config_of(prune, (5, 0.75), (6, 0.5), max_tokens=10, exploration=0.0)
+    (group,) = rolled(transformers_engine, config, rows=[0])
+    restore_pocket(transformers_engine)
+    assert [len(kept_after(group, at)) for at in (5, 6)] == [6, 4]
+    for rollout in group.survivors:
+        _, hidden = forward(group.prompt_ids, rollout.token_ids)
+        assert sorted(rollout.marks) == [FINISH, 5, 6]
+        np.testing.assert_allclose(rollout.marks[6], hidden[6], atol=2e-2)
+
+
 def whole(groups: Sequence[Group]) -> Group:
     """The first group of which none ended early."""
     return next(group for group in groups if not group.early)
@@ -265,6 +283,18 @@ def test_equal_scores_are_as_good_as_each_other() -> None:
         sampler._prune(group, AT, rule)
         assert [i for i, rollout in enumerate(rollouts) if rollout.pruned_at == AT] == list(stopped)
         assert [rollout.inclusion for rollout in rollouts] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
+
+
+@pytest.mark.parametrize(("size", "keep", "ungraded"), [(16, 14, 1), (16, 14, 2), (11, 10, 0), (32, 2, 0)])
+def test_a_group_of_another_size_is_pruned_within_wider_bounds(size: int, keep: int, ungraded: int) -> None:
+    """For want of a reward, by a size of its own, or in the cold start where several positions prune."""
+    sampler: Any = object.__new__(GroupSampler)
+    sampler.config, sampler.head = config_of("trainer", policy="published", exploration=0.0), None
+    group = Group(0, 0, [], [Rollout(ended=i < ungraded) for i in range(size)])
+    sampler._prune(group, AT, sampler._rule(AT, keep, (0, 0)))
+    assert len(group.survivors) == keep
+    assert not any(rollout.ungraded for rollout in group.survivors)
+    assert sum(rollout.inclusion for rollout in group.rollouts[ungraded:]) == pytest.approx(keep)
 
 
 def test_what_was_written_past_a_hand_over_is_left_out() -> None:

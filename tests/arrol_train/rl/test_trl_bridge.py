@@ -18,7 +18,7 @@ from arrol_train.rl.trl_bridge import Scoring, TrainedPolicy, check_checkpoint, 
 from arrol_tts.errors import InputError
 from arrol_tts.pocket import POCKET_MODEL
 from tests.arrol_train.conftest import restore_pocket
-from tests.arrol_train.rl.test_rollout import forward, make_rollout, make_trainer
+from tests.arrol_train.rl.test_rollout import ROWS, forward, make_rollout, make_trainer
 
 if TYPE_CHECKING:
     from arrol_tts.engine.vllm_engine import VLLMEngine
@@ -96,23 +96,27 @@ def survivors(*logprobs: list[float] | None) -> Group:
 
 
 def test_trl_gets_the_survivors_group_by_group() -> None:
-    assert trl_columns([survivors([-0.5, -0.25]), survivors([-2.0, -1.0])]) == {
+    other = survivors([-2.0, -1.0])
+    other.row = 1
+    rows = [{"prompt": "1+1", "answer": "2", "logprobs": "x"}, {"prompt": "1+2", "answer": "3", "prompts": "y"}]
+    assert trl_columns([survivors([-0.5, -0.25]), other], rows) == {
         "prompt_ids": [[1, 2], [1, 2]],
         "completion_ids": [[7, 8], [7, 8]],
         "logprobs": [[-0.5, -0.25], [-2.0, -1.0]],
         "rollout_reward": [0.0, 0.0],
+        "answer": ["2", "3"],
     }
 
 
 def test_the_tokens_of_the_ungraded_are_masked() -> None:
     group = Group(0, 0, [1, 2], [Rollout([7, 8], [-1.0] * 2, True), Rollout([9], [-1.0], True, reward=1.0)])
-    columns = trl_columns([group])
+    columns = trl_columns([group], [{}])
     assert columns["rollout_reward"] == [None, 1.0]
     assert columns["env_mask"] == [[0, 0], [1]]
 
 
 def test_without_log_probabilities_of_all_trl_gets_none() -> None:
-    assert trl_columns([survivors([-0.5, -0.25], None)])["logprobs"] is None
+    assert trl_columns([survivors([-0.5, -0.25], None)], [{}])["logprobs"] is None
 
 
 PROMPT = "1+2*3"
@@ -133,7 +137,7 @@ def scored(
 
     size = len(group.survivors)
     trainer = make_trainer(
-        lambda prompts, trainer: trl_columns([group]),
+        lambda prompts, trainer: trl_columns([group], ROWS),
         [task, *rewards],
         out,
         size,
@@ -144,12 +148,25 @@ def scored(
     Scoring(trainer, (lambda: [group]) if baseline else None, task)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
-    return trainer, trainer._generate_and_score_completions([{"prompt": PROMPT} for _ in range(size)])
+    asked = [{"prompt": PROMPT, "answer": "7", "id": 1} for _ in range(size)]
+    return trainer, trainer._generate_and_score_completions(asked)
 
 
 def length(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
     """A tenth for every token."""
     return [-0.1 * len(ids) for ids in completion_ids]
+
+
+def test_other_reward_functions_see_the_row_that_a_group_is_of(tmp_path: Path) -> None:
+    seen: list[list[Any]] = []
+
+    def other(completions: list[str], answer: list[str], id: list[int], **_: Any) -> list[float]:
+        seen.append([*answer, *id])
+        return [0.0] * len(completions)
+
+    scored(Group(0, 3, PROMPT_IDS, [written(1.0, 9), written(0.0, 10)]), tmp_path, [other])
+    assert seen == [[ROWS[3]["answer"], ROWS[3]["answer"], 1, 1]]
+    assert ROWS[3]["answer"] != "7"
 
 
 GRADED = [((9, 10, 11, 12, 13), 1.0), ((9, 10), 0.0), ((8, 10, 12), 1.0)]

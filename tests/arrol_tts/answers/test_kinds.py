@@ -264,6 +264,33 @@ x+y=7 == y=7-x == x=7-y
 x^2+y^2=9 == y^2=9-x^2
 (x-1)(x-4)=0 == x^2-5x+4=0
 |x| = 5 == x = \pm 5 == 5, -5
+\sqrt{x^2} == x
+|x| == x
+\sqrt{4x^2} == 2x
+|x-1| == |1-x|
+|x^2+1| == x^2+1
+\sqrt{(x-7)^2} == |x-7|
+\sqrt{(x-7)^2} == |7-x|
+\sqrt{4(x-7)^2} == 2|x-7|
+\sqrt{x^2 y} == x\sqrt{y}
+(\sqrt{x})^2 == x
+\lceil n/2\rceil == \lfloor (n+1)/2\rfloor
+\lfloor n\rfloor == n
+\max(x,y) == \frac{x+y+|x-y|}{2}
+|x-5|=2 == |5-x|=2
+\sqrt{x^2+2x+1} == x+1
+\sqrt[4]{x^4} == x
+|x|=5 == x=\pm 5
+|x|<2 == (-2,2)
+\gcd(n,12) == \gcd(12,n)
+\frac{n!}{(n-1)!} == n
+|n-100| == |100-n|
+\frac{1}{\sqrt{x^2}} == \frac1x
+\sqrt{x^2+1} == \sqrt{1+x^2}
+2x+\sqrt{2}=4 == x=2-\frac{\sqrt2}{2}
+x^2-y^2 == (x-y)(x+y)
+\sqrt{12x^2y} == 2x\sqrt{3y}
+\frac{\sqrt{x^2}}{2} == x/2
 x^2 = 16 == x=\pm 4
 m+n = 15 == 15
 a+b+c = 9 == 9
@@ -620,6 +647,30 @@ x! # x
 \binom{n}{2} # \frac{n}{2}
 \binom{n}{2} # \binom{2}{n}
 \lfloor x/2 \rfloor # x/2
+|x-5|<2 # x>3
+|x-5|=2 # 3
+|x-4|\le 1 # x\ge 3
+|2x-9|>1 # x<4
+|x+6|<1 # x<-5
+|x-10| # 10-x
+|t-20| # 20-t
+|2x-15| # 15-2x
+\sqrt{(x-7)^2} # 7-x
+\max(x,10) # 10
+\max(n,3) # n
+\min(x,100) # x
+\lfloor x/7\rfloor # \lfloor x/8\rfloor
+\lfloor n/100\rfloor # 0
+|n-100| # 100-n
+\gcd(n,11) # \gcd(n,13)
+\gcd(n,10007) # 1
+\sqrt{\frac{1}{(x-7)^2}} # \frac{1}{7-x}
+\sqrt{4(x-7)^2} # 14-2x
+|x-10|=y # y=10-x
+\min(n,10^6) # n
+|x-10^{15}| # 10^{15}-x
+|x-y| # x-y
+\frac{|x-9|}{x-9} # -1
 f^{-1}(x) # 1/f(x)
 f^{-1}(2) # f(2)
 g(f(x)) # f(g(x))

@@ -112,6 +112,19 @@ def test_an_effort_and_tools_are_told_to_the_template(tmp_path: Path) -> None:
     assert prompt_ids(tokenizer, replace(question, chat_template_kwargs={"reasoning_effort": "high"}))[0] != 11
 
 
+@pytest.mark.parametrize("variables", [{"x": 0}, {"x": "a"}, {"x": []}])
+def test_a_template_that_fails_on_its_variables_refuses_them(tmp_path: Path, variables: dict[str, Any]) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(POCKET_MODEL, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ 1 // x }}")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    good = {"x": 1, "prompt": "a", "chat": 3, "tokenizer": 0}
+    assert prompt_ids(tokenizer, Question("q", TEXT, chat_template_kwargs=good)) == tokenizer.encode("1")
+    with pytest.raises(InputError, match="the model's chat template refuses the messages"):
+        prompt_ids(tokenizer, Question("q", TEXT, chat_template_kwargs=variables))
+
+
 # --- further fields in vLLM ---
 
 CALL = '<tool_call>{"name": "add", "arguments": {"order": "precedence"}}</tool_call>'

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arrol_tts.engine.request import Question, Request, Sampling
+from arrol_tts.engine.request import Question, Request, Sampling, check_request
 from arrol_tts.errors import InputError
 from arrol_tts.stopping import KeepShare, TraceSpec
 
@@ -57,6 +57,19 @@ def test_each_question_of_a_request_is_a_group_of_its_own() -> None:
     assert [each.stop for each in request.specs] == [("x", "y")] * 2
     assert len({each.group for each in request.specs}) == 2
     assert all(each.rules == spec.rules for each in request.specs)
+
+
+@pytest.mark.parametrize("name", ["tools", "self", "conversation", "tokenize", "chat_template"])
+def test_what_is_no_variable_of_a_template_is_refused(name: str) -> None:
+    question = Question("a", "1", chat_template_kwargs={name: 1})
+    with pytest.raises(InputError, match=f"chat_template_kwargs has '{name}', which is no variable of a template"):
+        check_request([question], Sampling(), TraceSpec(), has_head=False)
+
+
+@pytest.mark.parametrize("numbers", [(), (1, 1), (-1,), ("1",)])
+def test_samples_are_different_numbers_and_some(numbers: Any) -> None:
+    with pytest.raises(InputError, match="samples of question 'a' is .* different numbers of traces"):
+        check_request([Question("a", "1", samples=numbers)], Sampling(), TraceSpec(), has_head=False)
 
 
 def test_two_calls_never_share_a_group() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -42,11 +44,13 @@ class StandIn(ThreadingHTTPServer):
     request_queue_size = 128
     owner = "somebody"
     template_end = "Answer:"
+    template_status = 200
 
     def __init__(self, answer: Callable[[dict[str, Any]], Answer], info: Any = None, model: str = "m") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer, self.info, self.model = answer, info, model
         self.requests: list[dict[str, Any]] = []
+        self.templates: list[dict[str, Any]] = []
         self.headers: dict[str, str] = {}
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -96,7 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.path == "/tokenize":
-            self.reply(200, {"token_strs": list(self.server.template_end)})
+            self.server.templates.append(request["chat_template_kwargs"])
+            self.reply(self.server.template_status, {"token_strs": list(self.server.template_end)})
             return
         request["path"] = self.path
         self.server.requests.append(request)
@@ -195,6 +200,31 @@ def test_retry_after_is_heeded(start: Start) -> None:
     assert len(list(engine.sample(QUESTIONS[:1], Sampling(n=1)))) == 1
     engine.close()
     assert times[1] - times[0] >= 0.4
+
+
+@pytest.mark.parametrize("asked", ["86400", "inf", "nan", "-1"])
+def test_no_server_makes_a_trace_wait_for_long(start: Start, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_engine, "MAX_PAUSE_SECONDS", 0.05)
+    server = start(lambda request: (200, completion()) if len(server.requests) > 1 else (429, {}))
+    server.headers = {"retry-after": asked}
+    engine = ServerEngine(server.url)
+    begun = time.monotonic()
+    assert len(list(engine.sample(QUESTIONS[:1], Sampling(n=1)))) == 1
+    assert time.monotonic() - begun < 5
+    engine.close()
+
+
+def test_a_trace_that_is_not_complete_in_time_has_failed_though_its_chunks_keep_coming(start: Start) -> None:
+    def slowly() -> Iterator[dict[str, Any]]:
+        for _ in range(100):
+            time.sleep(0.05)
+            yield chunk(content="so ")
+
+    server = start(lambda request: (200, slowly()))
+    engine = ServerEngine(server.url, timeout=0.3, retries=0)
+    with pytest.raises(ServerError, match="TimeoutError"):
+        list(engine.sample(QUESTIONS[:1], Sampling(n=1), stop_question=lambda trace: ""))
+    engine.close()
 
 
 def test_a_server_that_keeps_failing_loses_its_questions_to_the_other(start: Start) -> None:
@@ -319,6 +349,41 @@ def test_max_in_flight_bounds_the_requests_of_a_server(start: Start) -> None:
     server = start(answer)
     assert once_each(sample(server.url, max_in_flight=6))
     assert 3 < most[0] <= 6
+    most[0] = 0
+    engine = ServerEngine(server.url, max_in_flight=6)
+    with ThreadPoolExecutor(8) as pool:  # the bound is the server's, not a call's
+        calls = list(pool.map(lambda _: list(engine.sample(QUESTIONS, SAMPLING)), range(8)))
+    engine.close()
+    assert all(map(once_each, calls))
+    assert 3 < most[0] <= 6
+
+
+def test_a_call_that_is_closed_while_it_waits_for_room_leaves_none_taken(start: Start) -> None:
+    release = threading.Event()
+
+    def answer(request: dict[str, Any]) -> Answer:
+        release.wait(10)
+        return 200, completion()
+
+    server = start(answer)
+    engine = ServerEngine(server.url, max_in_flight=4)
+    calls = [engine.sample(QUESTIONS, SAMPLING) for _ in range(3)]
+    while len(server.requests) < 3:
+        time.sleep(0.01)
+    for call in calls:
+        call.close()
+    release.set()
+    assert once_each(list(engine.sample(QUESTIONS, SAMPLING)))
+    engine.close()
+
+
+def test_a_question_that_cannot_be_sent_leaves_no_room_taken(start: Start) -> None:
+    engine = ServerEngine(start(lambda request: (200, completion())).url, chat=False, max_in_flight=1)
+    image = {"type": "image_url", "image_url": {"url": "data:,"}}
+    with pytest.raises(InputError, match="has a part of type"):
+        list(engine.sample([Question("q", [{"role": "user", "content": [image]}])], SAMPLING))
+    assert engine._servers[0].in_flight == 0
+    engine.close()
 
 
 def test_a_refused_request_is_not_repeated(start: Start) -> None:
@@ -327,11 +392,21 @@ def test_a_refused_request_is_not_repeated(start: Start) -> None:
         sample(server.url)
 
 
-@pytest.mark.parametrize("content", [b"<html>", {}, {"choices": []}, [], {"choices": [{"message": None}]}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"<html>", b"\xff", b"[" * 100_000, {}, {"choices": []}, [], {"choices": [{"message": None}]}),
+        completion() | {"usage": {"completion_tokens": "many"}},
+        completion() | {"usage": {"completion_tokens": math.inf}},
+        completion(message={"content": None, "tool_calls": ["add"]}),
+        completion(message={"content": None, "tool_calls": [{"function": "add"}]}),
+        completion(logprobs={"content": [{"logprob": -1.0, "top_logprobs": []}]}),
+    ],
+)
 def test_answers_that_cannot_be_read_are_an_error(start: Start, content: Any) -> None:
     server = start(lambda request: (200, content))
     with pytest.raises(ServerError, match="answers what cannot be read"):
-        sample(server.url)
+        sample(server.url, TraceSpec(confidence="logprobs" in str(content)))
 
 
 def test_scores_need_the_plug_in_and_the_error_says_how_to_start_it(start: Start) -> None:
@@ -534,6 +609,20 @@ def answer_by_seed(unclear: str) -> Callable[[dict[str, Any]], Answer]:
     return lambda request: (200, completion(f"the answer is {10 + rank.get(request['seed'], -3)}"))
 
 
+def test_a_stop_text_that_looks_like_a_log_is_none(start: Start) -> None:
+    def whole() -> Iterator[dict[str, Any]]:
+        yield {"choices": [{"delta": {"content": "7"}, "finish_reason": "stop", "stop_reason": "{"}]}
+        yield {"choices": [], "usage": {"completion_tokens": 2}}
+
+    server = start(lambda request: (200, whole()))
+    server.owner = "vllm"
+    engine = ServerEngine(server.url)
+    sampling = Sampling(n=1, stop=("{",))
+    (trace,) = engine.sample(QUESTIONS[:1], sampling, stop_question=lambda trace: "")
+    engine.close()
+    assert (trace.text, trace.num_tokens) == ("7", 2)
+
+
 def test_waves_ask_for_more_of_the_questions_that_are_open_and_of_no_others(start: Start) -> None:
     server = start(answer_by_seed("q2"))
     results = waves_over(server.url)
@@ -675,6 +764,34 @@ def test_a_trace_that_ended_inside_its_thinking_has_no_answer(
     (trace,) = voter.solve("3+4", n=1).traces
     voter.close()
     assert (trace.reasoning, trace.text, trace.answer, trace.finish_reason) == ("so it is 7", "", None, "stop")
+
+
+def test_a_template_is_asked_about_again_after_passing_trouble_and_then_no_more(start: Start) -> None:
+    server = start(lambda request: (200, completion("so it is 7")))
+    server.owner, server.template_end, server.template_status = "vllm", "<think>\n", 503
+    engine = ServerEngine(server.url)
+
+    def ask() -> str | None:
+        (trace,) = engine.sample(QUESTIONS[:1], Sampling(n=1))
+        return trace.reasoning
+
+    assert ask() is None
+    server.template_status = 200
+    assert (ask(), ask()) == ("so it is 7", "so it is 7")
+    assert len(server.templates) == 2
+    engine.close()
+
+
+def test_so_many_templates_are_remembered_and_no_more(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_engine, "MAX_TEMPLATES", 2)
+    server = start(lambda request: (200, completion()))
+    server.owner = "vllm"
+    engine = ServerEngine(server.url)
+    for name in "abacab":
+        list(engine.sample([Question("q", "x", chat_template_kwargs={"a": name})], Sampling(n=2)))
+    assert [asked["a"] for asked in server.templates] == ["a", "b", "c", "b"]
+    assert len(engine._opened) == 2
+    engine.close()
 
 
 def test_a_conversation_goes_to_servers_whole_with_its_images_and_fields(start: Start) -> None:

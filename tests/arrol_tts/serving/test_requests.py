@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from arrol_tts.serving.errors import ApiError, api_error
 from arrol_tts.serving.messages import check_messages, check_response_format, check_tools
@@ -80,6 +81,41 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str, message: str
 )
 def test_a_body_that_is_no_request_is_refused(body: bytes, message: str) -> None:
     assert message in refused(read_fields, ChatFields, body).message
+
+
+@pytest.mark.parametrize("name", ["stop", "stop_token_ids", "bad_words", "allowed_token_ids"])
+def test_a_list_is_wrong_once_however_many_of_its_entries_are(name: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        ChatFields.model_validate_json(json.dumps({"messages": ASK, name: [[]] * 2000}))
+    assert error.value.error_count() == 1
+    assert refused(chat, **{name: [[]] * 2000}).param == f"{name}[0]"
+
+
+def test_a_list_of_prompts_is_wrong_once_however_many_of_them_are() -> None:
+    body = json.dumps({"prompt": [1] * 2000}).encode()
+    with pytest.raises(ValidationError) as error:
+        TextFields.model_validate_json(body)
+    assert error.value.error_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"stop": ["x"] * 1025}, "stop"), ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias")],
+)
+def test_a_field_has_so_many_entries_at_most(fields: dict[str, Any], param: str) -> None:
+    error = refused(chat, **fields)
+    assert error.param == param
+    assert "should have at most 1024 items" in error.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{f"a{i}": 1 for i in range(1001)}, {"arrol": {f"a{i}": 1 for i in range(1001)}},
+     {"logit_bias": {str(i): "" for i in range(1001)}}],
+)  # fmt: skip
+def test_of_very_many_mistakes_none_is_named(fields: dict[str, Any]) -> None:
+    error = refused(chat, **fields)
+    assert (error.message, error.param) == ("the body has 1001 unknown or wrong fields", None)
 
 
 @pytest.mark.parametrize(

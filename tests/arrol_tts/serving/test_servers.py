@@ -67,6 +67,28 @@ def test_the_majority_of_a_plain_servers_answers_wins(begin: Begin) -> None:
     assert endpoint.figure("arrol_tokens_cached_total") == 12
 
 
+@pytest.mark.parametrize(
+    ("allow", "lacking"),
+    [
+        (None, {"self-certainty", "quality"}),
+        ([], {"self-certainty", "deepconf", "quality"}),
+        (["confidence"], {"quality"}),
+    ],
+)
+def test_the_list_of_models_has_the_methods_that_can_vote_here(allow: list[str] | None, lacking: set[str]) -> None:
+    server = StandIn(says("7"), "vllm")
+    engine = ServerEngine(server.url)
+    engine._servers[0].info = None if allow is None else {"allow": allow, "heads": [""]}
+    with serving(engine, None, model="m") as endpoint:
+        cards = httpx.get(f"{endpoint.url}/v1/models").json()["data"]
+        assert httpx.get(f"{endpoint.url}/v1/models/m@self-certainty-32").is_success == (allow == ["confidence"])
+    names = {card["id"] for card in cards}
+    every = {"m@majority-32", "m@deepconf-32", "m@self-certainty-32", "m@quality-32"}
+    assert every - names == {f"m@{method}-32" for method in lacking}
+    engine.close()
+    server.kill()
+
+
 def test_a_conversation_goes_through_whole_with_its_fields(begin: Begin) -> None:
     endpoint, (server,) = begin(says("1"), owner="vllm")
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}

@@ -9,10 +9,9 @@ from array import array
 import numpy as np
 import pytest
 
-from arrol_tts.errors import VoteError
 from arrol_tts.stopping import TraceLog, TraceSpec, Verdict
 from arrol_tts.trace import Trace
-from arrol_tts.voting import vote
+from arrol_tts.voting import METHODS, vote
 
 SPEC = TraceSpec(confidence=True, logprobs=True, self_certainty=True, score_finish=True, features_finish=True)
 
@@ -39,9 +38,7 @@ def test_everything_that_was_observed_is_in_the_trace(wire: bool) -> None:
     trace = log.to_trace("q", 4, "text", [7, 8, 9], "stop")
     assert (trace.question_id, trace.sample_id, trace.text, trace.token_ids) == ("q", 4, "text", [7, 8, 9])
     assert (trace.num_tokens, trace.finish_reason, trace.detail) == (3, "stop", "")
-    assert list(trace.scores) == [1, 2]
-    assert trace.scores[1] == 0.25
-    assert math.isnan(trace.scores[2])
+    assert trace.scores == {1: 0.25, 2: 0.0}
     assert trace.confidence is not None
     assert (trace.confidence.dtype, trace.confidence.tolist()) == (np.float32, [1.5, 2.5, 3.5])
     assert trace.logprobs is not None
@@ -68,18 +65,21 @@ def test_deepconfs_measures_come_without_every_tokens_number(wire: bool) -> None
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
-def test_measures_of_confidences_that_are_not_finite_are_null(odd: float) -> None:
-    spec = TraceSpec(confidence_window=2, self_certainty=True)
-    log = TraceLog(spec, confidence=array("f", [4.0, odd, 6.0]), certainty=odd, length=3)
-    trace = over_the_wire(log).to_trace("q", 0, "", [1, 2, 3], "length")
-    assert trace.meta["self_certainty"] is None
-    assert trace.meta["deepconf"] == {"window": 2} | dict.fromkeys(
-        ("mean", "tail", "bottom_window", "lowest_window")
-    )
-    json.dumps(log.to_wire(), allow_nan=False)
-    trace.answer = "1"
-    with pytest.raises(VoteError, match="confidence that is not finite"):
-        vote([trace], method="deepconf", window=2)
+def test_what_is_not_finite_counts_as_0_and_spoils_no_vote(odd: float) -> None:
+    spec = TraceSpec(confidence=True, confidence_window=2, self_certainty=True, score_finish=True)
+    log = TraceLog(spec, {2: math.nan}, array("f", [4.0, odd, odd]), certainty=odd, length=3)
+    json.dumps(log.to_wire() | {"confidence": ""}, allow_nan=False)
+    spoilt = over_the_wire(log).to_trace("q", 0, "", [1, 2, 3], "length")
+    assert spoilt.confidence is not None
+    assert spoilt.confidence.tolist() == [4.0, 0.0, 0.0]
+    assert spoilt.meta["self_certainty"] == 0.0
+    assert spoilt.meta["deepconf"]["lowest_window"] == 0.0
+    good = full_log().to_trace("q", 1, "", [1, 2, 3], "stop")
+    good.scores = {2: 0.75}
+    spoilt.answer, good.answer = "1", "2"
+    for method in METHODS:
+        weights = vote([spoilt, good], method).weights
+        assert weights[0] < weights[1] or method == "majority", method
 
 
 def ended_by(stop_text: str, text: str) -> Trace:

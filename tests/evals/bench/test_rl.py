@@ -18,11 +18,12 @@ from arrol_train.rl.tasks import load_task
 from arrol_tts.pocket import POCKET_MODEL
 from arrol_tts.pocket.task import parse, solve
 from evals.bench import rl, rl_real, rl_runs, rl_tuned
-from evals.bench.rl_figures import comparison, figure, row
+from evals.bench.rl_figures import comparison, figure, rates, row
 from evals.bench.rl_pictures import measured_cost
 from evals.bench.rl_runs import (
     ARMS,
     PRUNED,
+    RATES,
     REGIMES,
     UNPRUNED_G,
     UNPRUNED_M,
@@ -31,6 +32,7 @@ from evals.bench.rl_runs import (
     Log,
     Runs,
     arms_of,
+    at_rate,
 )
 from evals.bench.rl_starts import asked_questions
 
@@ -70,7 +72,7 @@ def test_every_run_of_the_real_model_has_a_valid_configuration_and_task(arm: Arm
 
 
 def test_names_of_runs_are_distinct() -> None:
-    arms = [*arms_of("pocket_rare"), *rl.OPTIONS]
+    arms = [*arms_of("pocket_rare"), *(at_rate(arm, x) for arm in ARMS for x in RATES if x != 1), *rl.OPTIONS]
     assert len({arm.name for arm in arms}) == len(arms)
 
 
@@ -176,6 +178,25 @@ def test_figures_follow_from_the_logs(tmp_path: Path) -> None:
     assert "area_gain_equal_steps_over_unpruned_wide" not in figures
     assert figures["accuracy_gain_equal_steps_over_unpruned_m_interval"] == pytest.approx([0.25, 0.25])
     assert figures["curve_pruned"] == [[0, 0, 0.25], [5, 10, 0.5], [10, 20, 1.0]]
+
+
+def test_each_arm_is_compared_at_the_rate_where_its_own_area_is_largest(tmp_path: Path) -> None:
+    ends = {1: {"pruned": 0.75, "unpruned_m": 0.75}, 2: {"pruned": 1.0, "unpruned_m": 0.25}}
+    made = rates(
+        REGIMES["pocket"],
+        {
+            times: {
+                name: [log(tmp_path / f"{name}{times}", 1.0, (0.25, 0.5, end), **FIELDS)]
+                for name, end in at.items()
+            }
+            for times, at in ends.items()
+        },
+    )
+    assert made["best"] == {"pruned": 2.0, "unpruned_m": 1.0}
+    # (0.375 + 0.75) / 2 against (0.375 + 0.625) / 2 and against (0.375 + 0.375) / 2.
+    gains = {times: found["area_gain_equal_time_over_unpruned_m"] for times, found in made["areas"].items()}
+    assert gains == pytest.approx({"1": 0.0, "2": 0.1875, "best": 0.0625})
+    assert at_rate(UNPRUNED_M, 2).options == {"learning_rate": 2 * rl_runs.LEARNING_RATE}
 
 
 def test_a_line_of_the_options_is_against_runs_of_as_many_rollouts(tmp_path: Path) -> None:
