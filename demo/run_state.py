@@ -10,7 +10,7 @@ from typing import Any
 from arrol_tts.answers import answers_equal
 from arrol_tts.events import Ended, Event, Progress, Voted
 from arrol_tts.trace import Trace
-from arrol_tts.voting import METHODS, TokenLedger, VoteResult
+from arrol_tts.voting import METHODS, TokenLedger, VoteResult, answered
 
 from .charts import score_chart
 
@@ -173,12 +173,12 @@ class RunState:
 
     def _tallies(self) -> list[dict[str, Any]]:
         """The votes so far by every method whose signals the traces carry."""
-        answered = [trace for trace in self.traces if trace.answer is not None]
+        votes = list(filter(answered, self.traces))
         tallies = []
         for method, name in SHOWN_METHODS.items():
-            if not answered or not all(_carries(trace, METHODS[method].needs) for trace in answered):
+            if not votes or not all(_carries(trace, METHODS[method].needs) for trace in votes):
                 continue
-            result = self._vote(answered, method)
+            result = self._vote(votes, method)
             tallies.append(
                 {
                     "method": name,

@@ -114,7 +114,7 @@ class ServerEngine(Engine):
         chat: bool = True,
         max_in_flight: int = 512,
         retries: int = 3,
-        timeout: float = 600.0,
+        timeout: float = 1800.0,
         shared_folder: str | Path | None = None,
     ) -> None:
         urls = [base_urls] if isinstance(base_urls, str) else list(base_urls)

@@ -70,6 +70,14 @@ def test_methods_without_their_signals_are_left_out() -> None:
     assert [row["method"] for row in run.payload()["tally"]] == ["Majority"]
 
 
+def test_a_blank_answer_is_no_vote() -> None:
+    run = state(2)
+    run.apply(Ended(trace(0, " ", 0.9)))
+    assert run.payload()["tally"] == []
+    run.apply(Ended(trace(1, "2", 0.5)))
+    assert {row["answer"] for row in run.payload()["tally"]} == {"2"}
+
+
 def test_counters() -> None:
     run = state(3)
     run.apply(Ended(trace(0, "1", 0.9, num_tokens=30)))
