@@ -224,7 +224,7 @@ def test_an_error_of_one_call_is_not_the_next_ones(
         list(bad)
 
 
-def test_confidences_that_are_not_finite_are_null_in_the_log(
+def test_confidences_that_are_not_finite_count_as_zero(
     vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -238,4 +238,4 @@ def test_confidences_that_are_not_finite_are_null_in_the_log(
     traces = list(
         vllm_engine.sample([Question("q", TEXTS[0])], Sampling(n=2, max_tokens=9), TraceSpec(confidence_window=4))
     )
-    assert [trace.meta["deepconf"]["lowest_window"] for trace in traces] == [None, None]
+    assert [trace.meta["deepconf"]["lowest_window"] for trace in traces] == [0.0, 0.0]
