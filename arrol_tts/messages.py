@@ -68,6 +68,18 @@ def check_conversation(messages: Sequence[Message], where: str = "the conversati
         raise InputError(f"{where} is empty: ask something in its last message")
 
 
+def check_asked(asked: str | Sequence[Message], where: str) -> None:
+    """Refuse a text that no tokenizer takes, or a conversation that no model could answer.
+
+    Raises:
+        InputError: as `check_text` and `check_conversation`.
+    """
+    if isinstance(asked, str):
+        check_text(asked, where)
+    else:
+        check_conversation(asked, where)
+
+
 def check_text(text: str, where: str) -> None:
     """Refuse text that has no UTF-8, such as half a surrogate pair, which no tokenizer takes.
 

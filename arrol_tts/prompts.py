@@ -14,7 +14,7 @@ from arrol_tts.messages import (
     INSTRUCTING,
     Message,
     as_conversation,
-    check_conversation,
+    check_asked,
     check_text,
     check_variables,
     text_of,
@@ -120,12 +120,9 @@ class Prompt:
         if options["chat"]:
             given = options.get("chat_template_kwargs", {})
             options["chat_template_kwargs"] = {**self.chat_template_kwargs, **given}
-        if isinstance(question, str):
-            check_text(question, where)
-            if not question.strip():
-                return Question(question_id, "", **options)
-        else:
-            check_conversation(question, where)
+        check_asked(question, where)
+        if isinstance(question, str) and not question.strip():
+            return Question(question_id, "", **options)
         conversation = as_conversation(question)
         instructing = list(takewhile(lambda message: message["role"] in INSTRUCTING, conversation))
         if system is not None:

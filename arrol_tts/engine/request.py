@@ -10,14 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from arrol_tts.errors import InputError
-from arrol_tts.messages import (
-    Message,
-    as_conversation,
-    check_conversation,
-    check_text,
-    check_variables,
-    text_of,
-)
+from arrol_tts.messages import Message, as_conversation, check_asked, check_variables, text_of
 from arrol_tts.stopping import Threshold, TraceSpec
 from arrol_tts.trace import Trace
 
@@ -254,12 +247,10 @@ def _check_prompt(question: Question) -> None:
     if question.token_ids is not None:
         if not question.token_ids:
             raise InputError(f"question {question.id!r} is empty: ask something")
-    elif isinstance(question.messages, str):
-        if not question.messages.strip():
-            raise InputError(f"question {question.id!r} is empty: ask something")
-        check_text(question.messages, f"question {question.id!r}")
+    elif isinstance(question.messages, str) and not question.messages.strip():
+        raise InputError(f"question {question.id!r} is empty: ask something")
     else:
-        check_conversation(question.messages, f"question {question.id!r}")
+        check_asked(question.messages, f"question {question.id!r}")
     check_variables(question.chat_template_kwargs)
     for name in question.request_fields:
         if name in OWN_FIELDS:

@@ -8,6 +8,7 @@ disjoint from those trained on; intervals are Student's over seeds. See ``rl_run
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,6 +61,8 @@ OPTIONS = (
     Arm("revisit", rollout={"revisit": 0.5}),
     Arm("max_group", rollout={"max_group": 64}),
 )
+AT_RATES = {times: [at_rate(arm, times) for arm in ARMS] for times in RATES}
+"""The compared arms at each learning rate."""
 VOTED = ("pocket_rare", "pocket")
 """Regimes of whose heads votes are taken, on the questions that the pocket model is asked."""
 
@@ -87,7 +90,7 @@ def main(
     if not figures_only:
         for name in chosen:
             runs.make([(name, arm, seed) for seed in range(seeds) for arm in arms_of(name)])
-        arms = [*(at_rate(arm, times) for times in RATES for arm in ARMS), *OPTIONS]
+        arms = [*itertools.chain(*AT_RATES.values()), *OPTIONS]
         runs.make([(ABLATED, arm, seed) for seed in range(more_seeds) for arm in arms])
     figures = figures_of(runs, chosen, seeds, more_seeds, votes=not figures_only)
     write_result("rl", figures, list(range(seeds)))
@@ -131,10 +134,10 @@ def figures_of(
                 "seeds": finished,
                 "commits": made_at,
             }
-    tried = runs.finished(ABLATED, [at_rate(arm, times) for times in RATES for arm in ARMS], range(more_seeds))
-    if tried:
+    if tried := runs.finished(ABLATED, [*itertools.chain(*AT_RATES.values())], range(more_seeds)):
         logs_at = {
-            times: {arm.name: runs.logs(ABLATED, at_rate(arm, times), tried) for arm in ARMS} for times in RATES
+            times: {arm.name: runs.logs(ABLATED, of, tried) for arm, of in zip(ARMS, arms, strict=True)}
+            for times, arms in AT_RATES.items()
         }
         figures["rates"] = {"seeds": tried, **rates(REGIMES[ABLATED], logs_at)}
     for arm in (PRUNED, UNPRUNED_G, *OPTIONS):
