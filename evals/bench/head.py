@@ -47,7 +47,7 @@ from arrol_tts.trace import Trace
 
 from ..smollm2 import FOLDER
 from ..word_problems import problems
-from . import write_result
+from . import keep_for, write_result
 from .compared import compared
 
 FOLDS = 5
@@ -71,7 +71,7 @@ def main(
     count: Annotated[int, typer.Option("--questions", help="questions of the real model")] = REAL_QUESTIONS,
     n: Annotated[int, typer.Option(help="samples per question")] = 16,
     policy: Annotated[Path, typer.Option(help="trained from the pocket model; by default bench-rl's")] = Path(
-        "runs/rl/pruned-1/policy"
+        "runs/rl/pocket-pruned-1/policy"
     ),
     pocket: Annotated[Path, typer.Option(help="collection of `python -m arrol_train.build_pocket head`")] = Path(
         "runs/pocket-collection"
@@ -81,7 +81,7 @@ def main(
     ] = None,
 ) -> None:
     """Measure, and write evals/results/head.json."""
-    out.mkdir(parents=True, exist_ok=True)
+    keep_for(out, {"model": str(model), "questions": count, "n": n, "policy": str(policy), "pocket": str(pocket)})
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "real": lambda: real(out / "real", model, count, n),
         "ablation": lambda: ablation(out / "real" / "collection"),

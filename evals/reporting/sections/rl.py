@@ -243,7 +243,7 @@ def _meaning(figures: Figures) -> str:
     return (
         "**What it means.** Differences in area at equal processor time, pruned against nothing pruned: "
         f"{'; '.join(said)}. Where a difference cannot be told from none, sampling fewer rollouts does as well as "
-        "pruning, and needs no head. All of it is one small model on synthetic arithmetic, at one learning rate."
+        "pruning, and needs no head. All of it is one small model on synthetic arithmetic."
     )
 
 

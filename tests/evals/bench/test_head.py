@@ -9,8 +9,9 @@ import pytest
 
 from arrol_train.heads.choose import split_questions
 from arrol_train.heads.dataset import open_collected
+from arrol_tts.errors import InputError
 from arrol_tts.head_config import QualityHeadConfig
-from evals.bench.head import SHORT, _variants, expressions, pruning, votes, write_word_problems
+from evals.bench.head import SHORT, _variants, expressions, main, pruning, votes, write_word_problems
 from evals.reporting.sections.head import ABLATION
 from tests.arrol_train.heads.made import write_collection
 
@@ -41,6 +42,16 @@ def test_worked_examples_are_not_asked(tmp_path: Path) -> None:
     data, shots = write_word_problems(tmp_path, 500)
     assert len(data.read_text().splitlines()) == 500
     assert not set(data.read_text().splitlines()) & set(shots.read_text().splitlines())
+
+
+def test_parts_measured_with_other_settings_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"model": Path("m"), "policy": Path("p"), "pocket": Path("c"), "part": None}
+    monkeypatch.setattr("evals.bench.head.write_result", lambda *_: None)
+    monkeypatch.setattr("evals.bench.head.PARTS", ())
+    main(tmp_path, count=3, n=4, **settings)
+    main(tmp_path, count=3, n=4, **settings)
+    with pytest.raises(InputError, match="was made from n 4, and this call has 5"):
+        main(tmp_path, count=3, n=5, **settings)
 
 
 def test_every_variant_of_the_ablation_is_another(tmp_path: Path) -> None:
