@@ -141,9 +141,11 @@ def figures_of(
         }
         figures["rates"] = {"seeds": tried, **rates(REGIMES[ABLATED], logs_at)}
     for arm in (PRUNED, UNPRUNED_G, *OPTIONS):
-        if finished := runs.finished(ABLATED, (arm, UNPRUNED_M), range(more_seeds)):
-            ours, others = (runs.logs(ABLATED, each, finished) for each in (arm, UNPRUNED_M))
-            figures["options"][arm.name] = row(REGIMES[ABLATED], ours, others) | {"seeds": finished}
+        others = [other for other in (UNPRUNED_M, PRUNED) if other is not arm]
+        if finished := runs.finished(ABLATED, (arm, *others), range(more_seeds)):
+            logs_of = {other.name: runs.logs(ABLATED, other, finished) for other in others}
+            ours = runs.logs(ABLATED, arm, finished)
+            figures["options"][arm.name] = row(REGIMES[ABLATED], ours, logs_of) | {"seeds": finished}
     for name in VOTED:
         if name in regimes and (voted := runs.finished(name, (PRUNED,), range(seeds))):
             heads = [runs.folder(name, PRUNED, seed) for seed in voted]

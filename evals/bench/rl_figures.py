@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,20 +121,17 @@ def rates(regime: Regime, arms: Mapping[float, Mapping[str, Sequence[Log]]]) -> 
     }
 
 
-def row(regime: Regime, logs: Sequence[Log], against: Sequence[Log]) -> dict[str, Any]:
-    """One line of the ablation; ``against`` are the runs of M rollouts and the same seeds."""
+def row(regime: Regime, logs: Sequence[Log], others: Mapping[str, Sequence[Log]]) -> dict[str, Any]:
+    """One line of the ablation; ``others`` are runs of the same seeds, by the names of their arms."""
     made: dict[str, Any] = {}
     for name in ("variance", "no_signal", "balance"):
         made |= figure(name, [log.mean(f"rollout/{name}", regime.cold_start) for log in logs])
     made |= figure("accuracy", [log.accuracy for log in logs])
     made |= figure("seconds_step", [log.seconds("total", 0) for log in logs])
-    for axis, column in AXES.items():
-        ends = [min(a.curve[-1, column], b.curve[-1, column]) for a, b in zip(logs, against, strict=True)]
-        gains = [
-            ours.area(column, end) - other.area(column, end)
-            for ours, other, end in zip(logs, against, ends, strict=True)
-        ]
-        made |= figure(f"area_gain_equal_{axis}", gains)
+    for (axis, column), (other, theirs) in itertools.product(AXES.items(), others.items()):
+        ends = [min(a.curve[-1, column], b.curve[-1, column]) for a, b in zip(logs, theirs, strict=True)]
+        gains = [a.area(column, end) - b.area(column, end) for a, b, end in zip(logs, theirs, ends, strict=True)]
+        made |= figure(f"area_gain_equal_{axis}_over_{other}", gains)
     return made
 
 

@@ -196,11 +196,23 @@ def _rates(tried: Figures) -> Iterator[str]:
 
 def _options(options: Mapping[str, Figures]) -> Iterator[str]:
     yield (
-        "What the options change where successes are rare, each against as many rollouts from the start. No "
-        "signal: share of the groups whose kept rollouts are all right or all wrong."
+        "What the options change where successes are rare: the area that each gains over 8 rollouts from the "
+        "start, and over pruned runs without it, of the same seeds. No signal: share of the groups whose kept "
+        "rollouts are all right or all wrong. What an option gains differs more between seeds than between most "
+        "of them: a line of one seed says that it works, and ranks it at best against none."
     )
     yield table(
-        ["option", "seeds", "variance of rewards", "no signal", "seconds a step", "area gained, steps", "time"],
+        [
+            "option",
+            "seeds",
+            "variance of rewards",
+            "no signal",
+            "seconds a step",
+            "gained over M, equal steps",
+            "equal time",
+            "over pruned, equal steps",
+            "equal time",
+        ],
         [
             [
                 OPTIONS.get(name, name.replace("-", " ")),
@@ -208,8 +220,11 @@ def _options(options: Mapping[str, Figures]) -> Iterator[str]:
                 f"{of['variance']:.3f}",
                 f"{of['no_signal']:.3f}",
                 f"{of['seconds_step']:.2f}",
-                gain(of, "area_gain_equal_steps"),
-                gain(of, "area_gain_equal_time"),
+                *(
+                    gain(of, f"area_gain_equal_{axis}_over_{other}")
+                    for other in ("unpruned_m", "pruned")
+                    for axis in ("steps", "time")
+                ),
             ]
             for name, of in options.items()
         ],

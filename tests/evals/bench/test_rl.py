@@ -199,10 +199,15 @@ def test_each_arm_is_compared_at_the_rate_where_its_own_area_is_largest(tmp_path
     assert at_rate(UNPRUNED_M, 2).options == {"learning_rate": 2 * rl_runs.LEARNING_RATE}
 
 
-def test_a_line_of_the_options_is_against_runs_of_as_many_rollouts(tmp_path: Path) -> None:
+def test_a_line_of_the_options_is_against_other_runs_of_the_same_seeds(tmp_path: Path) -> None:
     ours = [log(tmp_path / "p", 2.0, (0.25, 0.5, 1.0), **FIELDS)]
-    made = row(REGIMES["pocket"], ours, [log(tmp_path / "m", 1.0, (0.25, 0.5, 0.75), **FIELDS)])
-    assert made["area_gain_equal_steps"] == pytest.approx(0.0625)
+    others = {"unpruned_m": (1.0, 0.75), "pruned": (2.0, 0.5)}
+    logs = {name: [log(tmp_path / name, s, (0.25, 0.5, end), **FIELDS)] for name, (s, end) in others.items()}
+    made = row(REGIMES["pocket"], ours, logs)
+    assert made["area_gain_equal_steps_over_unpruned_m"] == pytest.approx(0.0625)
+    # After ten seconds ours are halfway: (0.25 + 0.5) / 2 against (0.375 + 0.625) / 2.
+    assert made["area_gain_equal_time_over_unpruned_m"] == pytest.approx(-0.125)
+    assert made["area_gain_equal_steps_over_pruned"] == pytest.approx(0.125)
     assert made["variance"] == pytest.approx(0.1)
     assert made["seconds_step"] == pytest.approx(2.0)
 
