@@ -23,6 +23,8 @@ OPTIONS = {
     "policy-group_signed": "signed, by group",
     "policy-max_variance": "largest variance",
     "after": "all finished, M chosen by their rewards (PODS)",
+    "group-16": "16 started",
+    "group-64": "64 started",
     "late": "pruned at token 32",
     "candidates": "position chosen among 8, 16 and 32",
     "baseline-all": "baseline from all that were started",
@@ -174,11 +176,11 @@ def labels_of(found: Figures) -> dict[str, str]:
 
 
 def _rates(tried: Figures) -> Iterator[str]:
-    best = tried["best"]
+    best, seeds = tried["best"], ", ".join(map(str, tried["seeds"]))
     yield (
-        f"Where successes are rare, at other learning rates ({len(tried['seeds'])} seeds; all else is as above): "
-        "area at equal time, and what pruned runs gain at the same rate. The last line has each at the rate where "
-        "its own area is largest, by the same test questions for all: "
+        f"Where successes are rare, at other learning rates (seeds {seeds}; all else is as above): area at equal "
+        "time, and what pruned runs gain at the same rate. The last line has each at the rate where its own area "
+        "is largest, by the same test questions for all: "
         f"{best['pruned']:g}x pruned, {best['unpruned_m']:g}x and {best['unpruned_g']:g}x not pruned."
     )
     yield table(
@@ -198,8 +200,8 @@ def _options(options: Mapping[str, Figures]) -> Iterator[str]:
     yield (
         "What the options change where successes are rare: the area that each gains over 8 rollouts from the "
         "start, and over pruned runs without it, of the same seeds. No signal: share of the groups whose kept "
-        "rollouts are all right or all wrong. What an option gains differs more between seeds than between most "
-        "of them: a line of one seed says that it works, and ranks it at best against none."
+        "rollouts are all right or all wrong. Gains differ more between seeds than between most options: a line "
+        "of one seed tells apart only what is far apart."
     )
     yield table(
         [
