@@ -29,6 +29,7 @@ from .reporting.sections import write_sections
 from .reporting.sections.pocket import readme_part, saved_part
 from .reporting.sections.real import readme_part as real_part
 from .reporting.sections.rl import readme_part as rl_part
+from .reporting.sections.rl_real import readme_part as rl_real_part
 from .reporting.sections.serve import costs_part
 from .reporting.summary import interval
 from .sampling.folder import RunFolder
@@ -40,6 +41,7 @@ MARKED = (
     ("README.md", "real", real_part),
     ("README.md", "pocket", readme_part),
     ("README.md", "rl", rl_part),
+    ("README.md", "rl_real", rl_real_part),
     ("docs/voting.md", "pocket", saved_part),
     ("docs/apps.md", "serve", costs_part),
 )

@@ -91,31 +91,38 @@ def show(figures: Figures) -> Iterator[str]:
 
 def readme_part(figures: Figures) -> str:
     """What README.md says of it."""
-    rows = [
-        [
-            f"{REGIMES[name]}, {found['accuracy_before']:.0%} right before",
-            f"{found['group']} to {found['survivors']}",
-            *(
-                f"{found[f'area_time_{arm}']:.3f} ({found[f'seconds_total_{arm}']:.1f} s)"
-                for arm in ("pruned", "unpruned_m", "unpruned_g")
-            ),
-            *(gain(found, f"area_gain_equal_time_over_{arm}") for arm in ("unpruned_m", "unpruned_g")),
-        ]
-        for name, found in figures["regimes"].items()
-    ]
-    heading = ["where", "G to M", "pruned", "M, none pruned", "G, none pruned", "pruned beats M by", "G by"]
+    regimes = {REGIMES[name]: found for name, found in figures["regimes"].items()}
     return "\n\n".join(
         [
             "**Training with pruned rollouts**, on the pocket model (**synthetic**; `make bench-rl` makes "
             "[evals/results/rl.json](evals/results/rl.json)), beside what costs as little: mean test accuracy "
             "over as many seconds of training (seconds of a step), and what pruned runs gain; 95% intervals over "
-            f"{min(len(found['seeds']) for found in figures['regimes'].values())} seeds.",
-            table(heading, rows),
+            f"{min(len(found['seeds']) for found in regimes.values())} seeds.",
+            equal_time_table(regimes),
             "Where successes are rare, pruning teaches more in the same time. Where they are not, or soon are "
             "not, sampling fewer rollouts does as well and needs no head: "
             "[docs/training.md](docs/training.md#does-pruning-pay) has the arithmetic, `arrol-train advise` says "
             "it of your run, and with `rollout.max_group` the run goes by it.",
         ]
+    )
+
+
+def equal_time_table(regimes: Mapping[str, Figures]) -> str:
+    """Areas at equal time of every arm, and what pruned runs gain, a row for each regime by what it is called."""
+    return table(
+        ["where", "G to M", "pruned", "M, none pruned", "G, none pruned", "pruned beats M by", "G by"],
+        [
+            [
+                f"{called}, {found['accuracy_before']:.0%} right before",
+                f"{found['group']} to {found['survivors']}",
+                *(
+                    f"{found[f'area_time_{arm}']:.3f} ({found[f'seconds_total_{arm}']:.1f} s)"
+                    for arm in ("pruned", "unpruned_m", "unpruned_g")
+                ),
+                *(gain(found, f"area_gain_equal_time_over_{arm}") for arm in ("unpruned_m", "unpruned_g")),
+            ]
+            for called, found in regimes.items()
+        ],
     )
 
 

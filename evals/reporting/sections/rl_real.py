@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .base import Section
 from .parts import Figures, picture
-from .rl import gains_at_equal_time, regime_table
+from .rl import equal_time_table, gains_at_equal_time, regime_table
 
 
 def show(figures: Figures) -> Iterator[str]:
@@ -26,9 +26,32 @@ def show(figures: Figures) -> Iterator[str]:
             f"{figures['head_auroc']:.3f}, within a question {figures['head_auroc_within']:.3f}."
         )
     yield (
-        f"**What it means.** Differences in area at equal processor time: {gains_at_equal_time(figures)}. With so "
-        "few seeds an interval is wide: it says what was seen, and not which way is better, unless it leaves out "
-        "zero."
+        f"**What it means.** Differences in area at equal processor time: {gains_at_equal_time(figures)}; "
+        f"seed by seed {_by_seed(figures)}. With so few seeds an interval is wide: it says what was seen, and not "
+        "which way is better, unless it leaves out zero."
+    )
+
+
+def readme_part(figures: Figures) -> str:
+    """What README.md says of it."""
+    seeds = len(figures["accuracy_pruned_per_seed"])
+    return "\n\n".join(
+        [
+            f"With a real model ({figures['model']}) on {figures['questions']}, {seeds} seeds, too few to tell a "
+            "small gain from none (`make bench-rl-real`, "
+            "[evals/results/rl_real.json](evals/results/rl_real.json)):",
+            equal_time_table({"word problems": figures}),
+            f"Seed by seed pruned runs gain {_by_seed(figures)}.",
+        ]
+    )
+
+
+def _by_seed(figures: Figures) -> str:
+    """What pruned runs gain in area at equal time, in words."""
+    gains = {arm: figures[f"area_gain_equal_time_over_unpruned_{arm}_per_seed"] for arm in ("m", "g")}
+    return " and ".join(
+        f"{', '.join(f'{gain:+.3f}' for gain in gained)} over {arm.upper()}, none pruned"
+        for arm, gained in gains.items()
     )
 
 
