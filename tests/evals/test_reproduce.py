@@ -92,7 +92,7 @@ def test_every_section_asks_shows_means_and_names_its_origin() -> None:
 
 def test_every_picture_of_the_page_is_there() -> None:
     names = [part.partition(")")[0] for part in PAGE.split("](")[1:] if part.partition(")")[0].endswith(".png")]
-    assert len(names) == 7
+    assert len(names) == 8
     assert all((ROOT / "docs" / name).is_file() for name in names)
 
 
