@@ -91,6 +91,8 @@ def every_figure(figures: Figures) -> Iterator[str]:
 def _single(figures: Figures, prefix: str = "") -> Iterator[list[str]]:
     for name, value in figures.items():
         label = f"{prefix}{name}".replace("_", " ")
+        if _is_per_seed(name):
+            continue
         if isinstance(value, Mapping) and not _has_rows(value):
             yield from _single(value, f"{label}, ")
         elif _is_cell(value) or _is_interval(value):
@@ -117,9 +119,13 @@ def _laid_out(rows: Sequence[Figures]) -> tuple[list[str], list[list[str]]]:
 
 
 def _readable(rows: Sequence[Figures], key: str) -> bool:
-    """Whether a field makes a column: it is a value in some row, and not the interval of another column."""
+    """Whether a field makes a column: a value in some row, neither of single seeds nor an interval of another."""
     of_another = key.endswith("_interval") and key.removesuffix("_interval") in rows[0]
-    return not of_another and any(_is_cell(row.get(key)) or _is_interval(row.get(key)) for row in rows)
+    return (
+        not of_another
+        and not _is_per_seed(key)
+        and any(_is_cell(row.get(key)) or _is_interval(row.get(key)) for row in rows)
+    )
 
 
 def _has_rows(value: Figures) -> bool:
@@ -131,6 +137,11 @@ def _has_rows(value: Figures) -> bool:
 def _with_interval(row: Figures, key: str) -> str:
     ends = row.get(f"{key}_interval")
     return _cell(row.get(key)) + (f" ({to(ends, '.3g')})" if ends else "")
+
+
+def _is_per_seed(name: str) -> bool:
+    """Whether these are the values of single seeds: two of them are no interval, and the file has them."""
+    return name.endswith("_per_seed")
 
 
 def _is_mean(value: Any) -> bool:

@@ -31,8 +31,12 @@ def test_an_unknown_benchmark_is_shown_with_all_its_figures(tmp_path: Path) -> N
     figures = {
         "speed": 2.0,
         "speed_interval": [1.5, 2.5],
+        "speed_per_seed": [2.4, 1.6],  # is no interval
         "by_size": {"small": {"auroc": {"mean": 0.75, "folds": [0.7, 0.8]}}, "large": {"auroc": {"mean": 0.5}}},
-        "rows": [{"rule": "none", "setting": "", "right": 0.5}, {"rule": "keep", "setting": "half", "right": 1.0}],
+        "rows": [
+            {"rule": "none", "setting": "", "right": 0.5, "right_per_seed": [1, 0]},
+            {"rule": "keep", "setting": "half", "right": 1.0},
+        ],
     }
     machine = {"cores": 2, "cpu": "abacus"}
     result = {"command": "python -m evals.bench.new", "commit": "0" * 40, "machine": machine, "seeds": [0]}
