@@ -150,7 +150,7 @@ def regime_table(found: Figures) -> str:
         ]
         for arm, label in labels.items()
     ]
-    for arm in (arm for arm in labels if arm != "pruned"):
+    for arm in rivals_of(found):
         rows.append(
             [
                 f"pruned against {labels[arm]}",
@@ -182,6 +182,11 @@ def labels_of(found: Figures) -> dict[str, str]:
     return {arm: label for arm, label in labels.items() if f"accuracy_{arm}" in found}
 
 
+def rivals_of(found: Figures) -> dict[str, str]:
+    """Labels of the arms that pruned runs are compared with."""
+    return {arm: label for arm, label in labels_of(found).items() if arm != "pruned"}
+
+
 def _rates(tried: Figures) -> Iterator[str]:
     best, seeds = tried["best"], ", ".join(map(str, tried["seeds"]))
     yield (
@@ -205,7 +210,7 @@ def _rates(tried: Figures) -> Iterator[str]:
 
 def _options(options: Mapping[str, Figures]) -> Iterator[str]:
     yield (
-        "What the options change where successes are rare: the area that each gains over 8 rollouts from the "
+        "What the options change where successes are rare: the area that each gains over M rollouts from the "
         "start, and over pruned runs without it, of the same seeds. No signal: share of the groups whose kept "
         "rollouts are all right or all wrong. Gains differ more between seeds than between most options: a line "
         "of one seed tells apart only what is far apart."
@@ -275,8 +280,7 @@ def gains_at_equal_time(found: Figures) -> str:
     """What pruned runs gain in area over every other arm, in words."""
     return " and ".join(
         f"{gain(found, f'area_gain_equal_time_over_{arm}')} against {label}"
-        for arm, label in labels_of(found).items()
-        if arm != "pruned"
+        for arm, label in rivals_of(found).items()
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .base import Section
 from .parts import Figures, picture
-from .rl import equal_time_table, gains_at_equal_time, regime_table
+from .rl import equal_time_table, gains_at_equal_time, regime_table, rivals_of
 
 
 def show(figures: Figures) -> Iterator[str]:
@@ -47,11 +47,12 @@ def readme_part(figures: Figures) -> str:
 
 
 def _by_seed(figures: Figures) -> str:
-    """What pruned runs gain in area at equal time, in words."""
-    gains = {arm: figures[f"area_gain_equal_time_over_unpruned_{arm}_per_seed"] for arm in ("m", "g")}
+    """What pruned runs gain in area at equal time with each seed, in words."""
+    gains = {
+        label: figures[f"area_gain_equal_time_over_{arm}_per_seed"] for arm, label in rivals_of(figures).items()
+    }
     return " and ".join(
-        f"{', '.join(f'{gain:+.3f}' for gain in gained)} over {arm.upper()}, none pruned"
-        for arm, gained in gains.items()
+        f"{', '.join(f'{gain:+.3f}' for gain in gained)} against {label}" for label, gained in gains.items()
     )
 
 
